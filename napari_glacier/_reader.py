@@ -1,0 +1,62 @@
+"""napari's reader: a dataset folder, a five-band TIFF or a dataset.yaml becomes layers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+
+
+def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerTuple]] | None:
+    """A reader for what is ours, None for anything else; decided from names and one header.
+
+    Parameters
+    ----------
+    path : str or list of str
+        One path; a list (a stack of files) is never ours.
+    """
+    if isinstance(path, list):
+        return None
+    target = Path(path)
+    return read_layers if _is_ours(target) else None
+
+
+def read_layers(path: str | list[str]) -> list[LayerTuple]:
+    """Open the dataset and give its layers, bottom first.
+
+    Raises
+    ------
+    GlacierError
+        If the dataset is damaged; says which file and what to do.
+    """
+    import napari
+
+    from napari_glacier.controllers.session import Session
+    from napari_glacier.controllers.workspace import workspace_of
+
+    target = Path(path[0] if isinstance(path, list) else path)
+    session = Session.open(target.parent if target.name == "dataset.yaml" else target)
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        # From here on the layers are followed, whether or not a widget is open.
+        workspace_of(viewer)
+    return session.layer_data()
+
+
+def _is_ours(path: Path) -> bool:
+    from napari_glacier.core.dataset import is_dataset
+
+    if path.is_dir():
+        return is_dataset(path)
+    if path.name == "dataset.yaml":
+        return is_dataset(path.parent)
+    if path.suffix.lower() in {".tif", ".tiff"} and path.is_file():
+        from napari_glacier.core.errors import RasterError
+        from napari_glacier.core.raster import read_info
+
+        try:
+            # Fewer bands are anyone's picture.
+            return read_info(path).count >= 5
+        except RasterError:
+            return False
+    return False

@@ -1,0 +1,1 @@
+"""Decisions without Qt: what happens when a person opens, predicts, corrects, trains."""

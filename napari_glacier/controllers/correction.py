@@ -1,0 +1,312 @@
+"""Correcting labels: classes, tools, locks, undo, saving, review states. No Qt."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from psygnal import Signal
+
+from napari_glacier.controllers.session import REVIEW_STATES, listed
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.errors import DataError, JournalError
+
+# napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
+CLASS_KEYS = tuple(f"Alt-{index}" for index in range(10))
+TOOLS = ("paint", "fill", "polygon", "erase", "pick", "pan_zoom")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassButton:
+    """What the button of a class shows."""
+
+    index: int
+    name: str
+    color: str
+    key: str
+    locked: bool
+    selected: bool
+
+
+class CorrectionController:
+    """Decides what the Correct widget does with the Labels layer of a workspace.
+
+    Parameters
+    ----------
+    workspace : Workspace
+
+    Signals
+    -------
+    changed() : class, tool, brush or lock
+    status_changed() : strokes, saved state, review
+    """
+
+    changed = Signal()
+    status_changed = Signal()
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._layer: Any = None
+        self._session: Any = None
+        workspace.session_changed.connect(self._on_session)
+        workspace.layers_changed.connect(self._follow_layer)
+        self._on_session(workspace.session)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a Labels layer to correct."""
+        return self._layer is not None
+
+    @property
+    def classes(self) -> tuple[ClassButton, ...]:
+        """The classes of the open dataset, background first."""
+        session, layer = self.workspace.session, self._layer
+        if session is None:
+            return ()
+        scheme = session.scheme
+        selected = layer.selected_label if layer is not None else -1
+        locked = session.mask.locked_classes
+        return tuple(
+            ClassButton(index, name, scheme.colors[index], CLASS_KEYS[index], index in locked, index == selected)
+            for index, name in enumerate(scheme.class_names)
+        )
+
+    @property
+    def tool(self) -> str:
+        """The Labels layer's mode."""
+        return str(self._layer.mode) if self._layer is not None else "pan_zoom"
+
+    @property
+    def brush_px(self) -> int:
+        """Diameter of the brush in pixels."""
+        return int(self._layer.brush_size) if self._layer is not None else 10
+
+    def select_class(self, index: int) -> None:
+        """Paint with a class from now on; looking around becomes painting."""
+        layer = self._need_layer()
+        layer.selected_label = index
+        self.workspace.viewer.layers.selection.active = layer
+        if str(layer.mode) in {"pan_zoom", "transform", "erase", "pick"}:
+            self.set_tool("paint")
+        self.changed.emit()
+
+    def set_tool(self, tool: str) -> None:
+        """Change the layer's mode; the journal notes strokes under the tool's name."""
+        layer = self._need_layer()
+        self.workspace.viewer.layers.selection.active = layer
+        layer.mode = tool
+
+    def set_brush(self, diameter_px: int) -> None:
+        """Change the brush's diameter."""
+        self._need_layer().brush_size = max(1, int(diameter_px))
+
+    def lock(self, index: int, locked: bool) -> None:
+        """Keep the pixels of a class as they are, whatever is painted over them."""
+        session = self.workspace.session
+        if session is None:
+            return
+        # A mask of another scene of the dataset gets the same locks when it comes on screen.
+        if locked:
+            session.mask.locked_classes.add(index)
+        else:
+            session.mask.locked_classes.discard(index)
+        self.changed.emit()
+
+    def undo(self) -> None:
+        """Take back the last stroke of this sitting; the journal keeps that, too."""
+        self._need_layer().undo()
+        self._committed("undo")
+
+    def redo(self) -> None:
+        """Draw again what was taken back."""
+        self._need_layer().redo()
+        self._committed("redo")
+
+    @property
+    def status(self) -> str:
+        """One sentence on what is not yet in the mask files."""
+        session = self.workspace.session
+        if session is None:
+            return ""
+        if session.read_only:
+            return session.read_only
+        unsaved = session.unsaved()
+        if not unsaved:
+            return "Everything is saved."
+        strokes, tiles = sum(unsaved.values()), len(unsaved)
+        return (
+            f"{_count(strokes, 'stroke')} in {_count(tiles, 'tile')}, safe in the journal, "
+            "not yet written to mask files."
+        )
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether Save and Discard have something to do."""
+        session = self.workspace.session
+        return session is not None and not session.closed and bool(session.unsaved())
+
+    @property
+    def recovered(self) -> str:
+        """What was brought back from an earlier sitting, or an empty text."""
+        session = self.workspace.session
+        return session.recovered.sentence if session is not None and session.recovered is not None else ""
+
+    @property
+    def conflicts(self) -> str:
+        """Which mask files changed outside while corrections to them were waiting."""
+        session = self.workspace.session
+        if session is None or not session.conflicts:
+            return ""
+        return (
+            f"The mask files of {listed(session.conflicts)} were changed by another program after they were "
+            "corrected here. Saving them is refused; discard the strokes, or put the old files back."
+        )
+
+    def save(self) -> str:
+        """Write the corrections into the mask files; gives a sentence on what was done.
+
+        Raises
+        ------
+        SaveError
+            If a tile could not be written; names each one and why. What could be written is.
+        JournalError
+            If the dataset is held by another window.
+        """
+        session = self._need_session()
+        if session.read_only:
+            raise JournalError(session.read_only)
+        report = session.save()
+        self.status_changed.emit()
+        return summarise(report)
+
+    def discard(self) -> str:
+        """Drop what was not saved and show the masks as their files are."""
+        session = self._need_session()
+        if session.read_only:
+            raise JournalError(session.read_only)
+        number = session.discard()
+        layer = self._layer
+        if layer is not None:
+            # Turning editing off is napari's way to forget the undo history, which belongs to the strokes dropped.
+            mode = layer.mode
+            layer.editable = False
+            layer.editable = True
+            layer.mode = mode
+            layer.refresh()
+        self.status_changed.emit()
+        return f"{_count(number, 'stroke')} dropped; the labels are as their files."
+
+    @property
+    def tile_id(self) -> str:
+        """The tile under the middle of the view."""
+        place = self.workspace.tile_under_view()
+        return place.tile.id if place is not None else ""
+
+    @property
+    def review(self) -> str:
+        """Review state of that tile."""
+        session, tile_id = self.workspace.session, self.tile_id
+        return session.review(tile_id) if session is not None and tile_id else REVIEW_STATES[0]
+
+    def set_review(self, state: str, tile_id: str | None = None) -> None:
+        """Note how far the review of a tile has come."""
+        session = self._need_session()
+        session.set_review(tile_id or self.tile_id, state)
+
+    def close(self) -> None:
+        """Disconnect from the workspace and its layer."""
+        self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+        self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
+        self._leave_session()
+        self._leave_layer()
+
+    def _committed(self, tool: str) -> None:
+        session = self.workspace.session
+        if session is not None:
+            session.mask.commit(tool)
+        self.status_changed.emit()
+
+    def _need_layer(self) -> Any:
+        if self._layer is None:
+            raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
+        return self._layer
+
+    def _need_session(self) -> Any:
+        if self.workspace.session is None:
+            raise DataError("No dataset is open. Open one first (Data widget).")
+        return self.workspace.session
+
+    def _on_session(self, session: Any) -> None:
+        self._leave_session()
+        self._session = session
+        if session is not None:
+            session.edited.connect(self._on_edited)
+            session.reviewed.connect(self._on_reviewed)
+        self._follow_layer()
+        self.status_changed.emit()
+
+    def _leave_session(self) -> None:
+        if self._session is not None:
+            self._session.edited.disconnect(self._on_edited, missing_ok=True)
+            self._session.reviewed.disconnect(self._on_reviewed, missing_ok=True)
+        self._session = None
+
+    def _on_edited(self) -> None:
+        self.status_changed.emit()
+
+    def _on_reviewed(self, tile_id: str) -> None:
+        self.status_changed.emit()
+
+    def _follow_layer(self) -> None:
+        layer = self.workspace.labels_layer
+        if layer is not self._layer:
+            locked = set(self._layer.data.locked_classes) if self._layer is not None else set()
+            self._leave_layer()
+            self._layer = layer
+            if layer is not None:
+                layer.data.locked_classes |= locked
+                for index in range(len(self.classes)):
+                    layer.bind_key(CLASS_KEYS[index], self._key_action(index), overwrite=True)
+                layer.events.mode.connect(self._on_mode)
+                layer.events.selected_label.connect(self._on_changed)
+                layer.events.brush_size.connect(self._on_changed)
+                layer.data.tool = str(layer.mode)
+        self.changed.emit()
+
+    def _leave_layer(self) -> None:
+        if self._layer is not None:
+            self._layer.events.mode.disconnect(self._on_mode)
+            self._layer.events.selected_label.disconnect(self._on_changed)
+            self._layer.events.brush_size.disconnect(self._on_changed)
+            for index in range(len(self.classes)):
+                self._layer.bind_key(CLASS_KEYS[index], None, overwrite=True)
+        self._layer = None
+
+    def _key_action(self, index: int) -> Any:
+        def choose_class(layer: Any) -> None:
+            self.select_class(index)
+
+        return choose_class
+
+    def _on_mode(self, event: Any) -> None:
+        tool = str(event.mode)
+        if tool in TOOLS and self._layer is not None:
+            self._layer.data.tool = tool
+        self.changed.emit()
+
+    def _on_changed(self, event: Any) -> None:
+        self.changed.emit()
+
+
+def summarise(report: Any) -> str:
+    """A sentence on a save; SaveError where a tile was refused."""
+    from napari_glacier.core.errors import SaveError
+
+    saved = list(report.saved)
+    done = f"{_count(len(saved), 'tile')} written: {listed(saved)}." if saved else "There was nothing to write."
+    if report.refused:
+        problems = " ".join(str(reason) for reason in report.refused.values())
+        raise SaveError(f"{done if saved else ''} {_count(len(report.refused), 'tile')} not written: {problems}".strip())
+    return done
+
+
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

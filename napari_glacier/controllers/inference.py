@@ -1,0 +1,469 @@
+"""Predicting: which model on which part of the scene, and what becomes of the result. No Qt.
+
+torch is imported by `napari_glacier.nn`, inside the worker thread that runs the job.
+"""
+
+import logging
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from psygnal import Signal
+
+from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.errors import CheckpointError, DataError
+from napari_glacier.core.mosaic import Mosaic, Placement
+from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.core.tiling import Window
+
+if TYPE_CHECKING:
+    from napari_glacier.core.classes import ClassScheme
+    from napari_glacier.nn.predictor import Prediction
+
+logger = logging.getLogger(__name__)
+
+Scope = Literal["view", "tile", "all"]
+Region = Literal["all", "unlabelled", "view"]
+TTA_CHOICES: tuple[Literal["off", 2, 6, 8], ...] = ("off", 2, 6, 8)
+WINDOW_PX, OVERLAP_PX = 512, 128
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A line of the model list; `source` is what `resolve_models` takes, None for the bundled ensemble."""
+
+    title: str
+    source: Path | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be predicted, fixed when Run is pressed."""
+
+    model: ModelChoice
+    tta: Literal["off", 2, 6, 8]
+    device: str
+    scope: Scope
+    parts: "tuple[Part, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A rectangle of a scene; `scene` covers it with whole windows of the scene's own grid."""
+
+    number: int
+    scene: "Mosaic | Excerpt"
+    inside: Window
+    target: Window
+    tiles: tuple[Placement, ...]
+
+
+class Excerpt:
+    """A part of a mosaic that is read as a scene of its own.
+
+    Its first pixel is the corner of a window of the whole mosaic, so what is predicted in it equals
+    what would be predicted for the whole.
+    """
+
+    def __init__(self, mosaic: Mosaic, window: Window) -> None:
+        self.dataset = mosaic.dataset
+        self.name = mosaic.name
+        self.shape = (window.height, window.width)
+        self.georef = mosaic.georef.offset(window.row, window.col) if mosaic.georef is not None else None
+        self.placements = tuple(
+            replace(place, row=place.row - window.row, col=place.col - window.col)
+            for place in mosaic.tiles_in(window)
+        )
+        self._mosaic, self._window = mosaic, window
+
+    @property
+    def whole(self) -> Window:
+        """The window that is the excerpt."""
+        return Window(0, 0, *self.shape)
+
+    def read(
+        self, window: Window, bands: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Bands and validity of a window of the excerpt."""
+        moved = Window(window.row + self._window.row, window.col + self._window.col, window.height, window.width)
+        return self._mosaic.read(moved, bands)
+
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Pixels that carry data."""
+        return self.read(self.whole, ())[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a job has come."""
+
+    done: int
+    total: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job gives: a prediction for each part, and the files written."""
+
+    request: Request
+    name: str
+    scheme: "ClassScheme"
+    predictions: "tuple[tuple[Part, Prediction], ...]"
+    written: tuple[Path, ...]
+    problem: str = ""
+
+
+class InferenceController:
+    """Decides what the Predict widget does.
+
+    Parameters
+    ----------
+    workspace : Workspace
+
+    Signals
+    -------
+    models_changed(), predicted()
+    """
+
+    models_changed = Signal()
+    predicted = Signal()
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._picked: list[ModelChoice] = []
+        self._index: npt.NDArray[np.uint8] | None = None
+        self._entropy: npt.NDArray[np.float32] | None = None
+        self._known: npt.NDArray[np.bool_] | None = None
+        self._scheme: ClassScheme | None = None
+        self._name = ""
+        self._shown_for: tuple[Any, int] | None = None
+        workspace.session_changed.connect(self._on_session)
+
+    # -- what can be chosen
+
+    def models(self) -> list[ModelChoice]:
+        """Bundled ensemble, picked files, and the runs of the open dataset, newest first."""
+        choices = [ModelChoice("Bundled ensemble", None, "trained on synthetic scenes")] if _has_bundled() else []
+        choices += self._picked
+        session = self.workspace.session
+        if session is not None:
+            known = {choice.source for choice in choices}
+            for folder in sorted((session.root / "runs").glob("*/best.safetensors"), reverse=True):
+                run = RunFolder(folder.parent)
+                if run.best_path not in known:
+                    choices.append(ModelChoice(f"Run {run.path.name}", run.best_path))
+        return choices
+
+    def add_model(self, path: Path) -> ModelChoice:
+        """Offer a checkpoint file, a run folder or an ensemble.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no model at that place.
+        """
+        path = Path(path)
+        if path.is_dir():
+            usable = (path / "best.safetensors").is_file() or (path / "ensemble.yaml").is_file() or any(
+                path.glob("*.safetensors")
+            )
+        else:
+            usable = path.is_file() and path.suffix in {".safetensors", ".yaml", ".yml", ".pth", ".pt"}
+        if not usable:
+            raise CheckpointError(
+                f"{path} is no model. Choose a .safetensors checkpoint, a run folder or an ensemble.yaml."
+            )
+        if path.name == "best.safetensors":
+            title = f"Run {path.parent.name}"
+        else:
+            title = path.stem if path.is_file() else path.name
+        choice = next((known for known in self.models() if known.source == path), ModelChoice(title, path))
+        if choice not in self.models():
+            self._picked.insert(0, choice)
+        self.models_changed.emit()
+        return choice
+
+    def request(self, model: ModelChoice, tta: Literal["off", 2, 6, 8], device: str, scope: Scope) -> Request:
+        """Fix what is to be predicted from what is on screen now.
+
+        Raises
+        ------
+        DataError
+            If no dataset is open, or nothing of it is on screen.
+        """
+        session = self._need_session()
+        if scope == "all":
+            parts = tuple(_part(number, scene, scene.whole) for number, scene in enumerate(session.scenes))
+            if not session.stacked and len(session.scenes) > 1:
+                # Scenes of different sizes are on screen one at a time; all are predicted and written.
+                parts = (parts[session.scene_number], *(p for p in parts if p.number != session.scene_number))
+        else:
+            number = self.workspace.plane if session.stacked else session.scene_number
+            parts = (_part(number, session.scenes[number], self._window(scope)),)
+        return Request(model, tta, device, scope, parts)
+
+    # -- running
+
+    def job(self, request: Request) -> Generator[Step, None, Outcome]:
+        """Predict every part; runs in a worker thread, may be closed between steps.
+
+        Raises
+        ------
+        GlacierError
+            If the model cannot be loaded, lacks bands, or the device is not there.
+        """
+        yield Step(0, 0, "Loading the model…")
+        from napari_glacier.nn.ensemble import resolve_models
+        from napari_glacier.nn.predictor import Predictor
+
+        ensemble = resolve_models([request.model.source] if request.model.source is not None else None)
+        predictor = Predictor(
+            ensemble, tta=request.tta, device=request.device, window_px=WINDOW_PX, overlap_px=OVERLAP_PX
+        )
+        predictions: list[tuple[Part, Prediction]] = []
+        count = len(request.parts)
+        for number, part in enumerate(request.parts):
+            name = f"{part.scene.name} " if count > 1 else ""
+            run = predictor.run(part.scene)
+            try:
+                while True:
+                    try:
+                        progress = next(run)
+                    except StopIteration as stop:
+                        predictions.append((part, stop.value))
+                        break
+                    share = progress.done / progress.total if progress.total else 0.0
+                    yield Step(round(1000 * (number + share)), 1000 * count, f"{name}{progress.message}".strip())
+            finally:
+                run.close()
+        yield Step(1000 * count, 1000 * count, "Writing masks…")
+        written, problem = self._write(ensemble, predictions)
+        return Outcome(request, ensemble.name, ensemble.scheme, tuple(predictions), written, problem)
+
+    def show(self, outcome: Outcome) -> None:
+        """Lay the result over the scene; on the GUI thread. Parts predicted earlier stay."""
+        session = self._need_session()
+        mask_shape = session.mask.shape
+        key = (session, session.scene_number)
+        fresh = (
+            self._index is None
+            or self._shown_for != key
+            or self._index.shape != mask_shape
+            or self._name != outcome.name
+        )
+        if fresh:
+            self._index = np.zeros(mask_shape, np.uint8)
+            self._entropy = np.zeros(mask_shape, np.float32)
+            self._known = np.zeros(mask_shape, bool)
+        assert self._index is not None and self._entropy is not None and self._known is not None
+        self._shown_for, self._name, self._scheme = key, outcome.name, outcome.scheme
+        for part, prediction in outcome.predictions:
+            if not session.stacked and part.number != session.scene_number:
+                continue
+            into: Any = part.target.slices
+            into = (part.number, *into) if session.stacked else into
+            from_ = part.inside.slices
+            self._index[into] = prediction.index_HW[from_]
+            self._entropy[into] = prediction.entropy_HW[from_]
+            self._known[into] = prediction.valid_HW[from_]
+        self._put_layers(outcome)
+        self.predicted.emit()
+
+    # -- the result
+
+    @property
+    def has_prediction(self) -> bool:
+        """Whether a prediction of the scene on screen is shown."""
+        return self._index is not None and self.workspace.prediction_layer is not None
+
+    def legend(self) -> list[tuple[str, str, str, str]]:
+        """Colour, class, area and share of each class of the prediction.
+
+        The area is in km² where the scene has a projected georeference, else in pixels.
+        """
+        if self._index is None or self._known is None or self._scheme is None:
+            return []
+        counts = np.bincount(self._index[self._known].ravel(), minlength=self._scheme.num_classes)
+        georef = self._need_session().georef()
+        area = georef.pixel_area_m2 if georef is not None else None
+        total = max(int(counts.sum()), 1)
+        rows = []
+        for index, name in enumerate(self._scheme.class_names):
+            amount = f"{counts[index] * area / 1e6:,.2f} km²" if area else f"{counts[index]:,} px"
+            rows.append((self._scheme.colors[index], name, amount, f"{100 * counts[index] / total:.1f} %"))
+        return rows
+
+    def accept(self, region: Region) -> int:
+        """Take the prediction over into the labels as one stroke; gives the number of pixels that changed.
+
+        Locked classes and nodata stay as they are.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to accept, or the model's classes are not the labels'.
+        """
+        session = self._need_session()
+        if self._index is None or self._known is None or self._scheme is None:
+            raise DataError("There is no prediction to accept. Run a model first.")
+        if session.read_only:
+            raise DataError(session.read_only)
+        if self._scheme.class_names != session.scheme.class_names:
+            raise DataError(
+                f"The model tells {', '.join(self._scheme.class_names)} apart, the labels have "
+                f"{', '.join(session.scheme.class_names)}. Choose a model of the labels' classes."
+            )
+        where = self._known & self._region(region)
+        if not where.any():
+            raise DataError(
+                "Every predicted tile has labels already. Accept the visible area or everything instead."
+                if region == "unlabelled"
+                else "Nothing of the prediction lies there. Move the view over it."
+            )
+        changed = self.workspace.assign(self._index, where, tool="accept", model=self._name)
+        self.predicted.emit()
+        return changed
+
+    def close(self) -> None:
+        """Disconnect from the workspace."""
+        self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+
+    def _region(self, region: Region) -> npt.NDArray[np.bool_]:
+        session = self._need_session()
+        shape = session.mask.shape
+        if region == "all":
+            return np.ones(shape, bool)
+        where = np.zeros(shape, bool)
+        if region == "view":
+            lead = (self.workspace.plane,) if session.stacked else ()
+            where[(*lead, *self._window("view").slices)] = True
+            return where
+        unsaved = session.unsaved()
+        unlabelled = {
+            tile.id for tile in session.dataset.tiles if tile.mask_path is None and tile.id not in unsaved
+        }
+        for number, scene in enumerate(session.current_scenes):
+            for place in scene.placements:
+                if place.tile.id in unlabelled:
+                    where[((number,) if session.stacked else ()) + place.slices] = True
+        return where
+
+    def _window(self, scope: str) -> Window:
+        if scope == "tile":
+            place = self.workspace.tile_under_view()
+            if place is None:
+                raise DataError("There is no tile under the middle of the view. Move the view over one.")
+            return Window(place.row, place.col, place.tile.height, place.tile.width)
+        window = self.workspace.visible_window()
+        if window is None:
+            raise DataError("Nothing of the dataset is on screen. Move the view over it, or predict everything.")
+        return window
+
+    def _put_layers(self, outcome: Outcome) -> None:
+        session, viewer = self._need_session(), self.workspace.viewer
+        place = world_placement(None if session.stacked else session.georef(), 3 if session.stacked else 2)
+        layer = self.workspace.prediction_layer
+        if layer is not None and layer.data is self._index:
+            layer.refresh()
+            self.workspace.uncertainty_layer.refresh()
+            return
+        for old in (layer, self.workspace.uncertainty_layer):
+            if old is not None:
+                viewer.layers.remove(old)
+        active = viewer.layers.selection.active
+        tag = {"session": session}
+        common = {**place, "opacity": 0.7}
+        uncertainty = viewer.add_image(
+            self._entropy,
+            name="Uncertainty",
+            colormap="magma",
+            contrast_limits=(0.0, 1.0),
+            visible=False,
+            metadata={KEY: {**tag, "role": "uncertainty"}},
+            **common,
+        )
+        prediction = viewer.add_labels(
+            self._index,
+            name="Prediction",
+            colormap=class_colormap(outcome.scheme),
+            features=class_features(outcome.scheme),
+            metadata={KEY: {**tag, "role": "prediction", "model": outcome.name}},
+            **common,
+        )
+        prediction.editable = False
+        labels = self.workspace.labels_layer
+        if labels is not None:
+            for layer in (uncertainty, prediction):
+                viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
+        viewer.layers.selection.active = active if active is not None else labels
+
+    def _write(
+        self, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]"
+    ) -> tuple[tuple[Path, ...], str]:
+        """Write the tiles that were predicted as a whole; a folder that cannot be written is no reason to fail."""
+        from napari_glacier.nn.output import write_predictions
+
+        session = self._need_session()
+        folder = session.root / "predictions" / ensemble.name
+        written: list[Path] = []
+        try:
+            for part, prediction in predictions:
+                written += write_predictions(part.scene, prediction, folder, tiles=[p.tile.id for p in part.tiles])
+        except OSError as error:
+            logger.warning("predictions were not written to %s: %s", folder, error)
+            return tuple(written), f"Not written to {folder}: {error.strerror or error}."
+        return tuple(written), ""
+
+    def _on_session(self, session: Any) -> None:
+        self._index = self._entropy = self._known = None
+        self._shown_for = None
+        self.models_changed.emit()
+        self.predicted.emit()
+
+    def _need_session(self) -> Any:
+        if self.workspace.session is None:
+            raise DataError("No dataset is open. Open one first (Data widget).")
+        return self.workspace.session
+
+
+def _has_bundled() -> bool:
+    try:
+        return (resources.files("napari_glacier._sample") / "ensemble").is_dir()
+    except ModuleNotFoundError:
+        return False
+
+
+def _part(number: int, scene: Mosaic, target: Window) -> Part:
+    """A part whose scene is made of whole windows of the mosaic's own grid."""
+    row, height = _aligned(target.row, target.height, scene.shape[0])
+    col, width = _aligned(target.col, target.width, scene.shape[1])
+    around = Window(row, col, height, width)
+    inside = Window(target.row - row, target.col - col, target.height, target.width)
+    tiles = tuple(
+        place
+        for place in scene.tiles_in(target)
+        if place.row >= target.row
+        and place.col >= target.col
+        and place.row + place.tile.height <= target.row + target.height
+        and place.col + place.tile.width <= target.col + target.width
+    )
+    whole = around == Window(0, 0, *scene.shape)
+    return Part(number, scene if whole else Excerpt(scene, around), inside, target, tiles)
+
+
+def _aligned(start: int, length: int, limit: int) -> tuple[int, int]:
+    """Start and length of the windows of a scene of `limit` pixels that touch a stretch of it."""
+    step = WINDOW_PX - OVERLAP_PX
+    count = 1 if limit <= WINDOW_PX else 1 + -(-(limit - WINDOW_PX) // step)
+    first = max(0, -(-(start - WINDOW_PX + 1) // step))
+    last = min(count - 1, (start + length - 1) // step)
+    if first == 0 and last == count - 1:
+        return 0, limit
+    return first * step, (last - first) * step + WINDOW_PX

@@ -1,0 +1,324 @@
+"""An open dataset: its scenes, the mask being edited, and the journal that keeps every stroke.
+
+There is one session a dataset folder in a process. The reader, the sample data and all widgets share it,
+so that one window paints, saves and predicts on the same pixels.
+"""
+
+import logging
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from psygnal import Signal
+
+from napari_glacier.controllers.layers import scene_layers
+from napari_glacier.core.classes import ClassScheme, get_scheme
+from napari_glacier.core.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.edits import EditableMask
+from napari_glacier.core.errors import DataError, JournalError
+from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.journal import Journal, Stroke
+from napari_glacier.core.mosaic import Mosaic, plan_scenes
+from napari_glacier.core.saving import SaveReport, fingerprint, save_tiles
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SCHEME = "glacier4"
+REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Strokes of an earlier sitting that were never written to mask files."""
+
+    num_strokes: int
+    tile_ids: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What a person is told."""
+        strokes = "1 stroke" if self.num_strokes == 1 else f"{self.num_strokes} strokes"
+        was = "was" if self.num_strokes == 1 else "were"
+        keep = "it" if self.num_strokes == 1 else "them"
+        return (
+            f"{strokes} from an earlier session {was} restored ({listed(self.tile_ids)}); "
+            f"Save keeps {keep}, Discard drops {keep}."
+        )
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+class Session:
+    """One dataset that is open for looking at, predicting on and correcting.
+
+    Use `Session.open`; the constructor is for it alone.
+
+    Signals
+    -------
+    edited() : strokes were made, undone, saved or discarded; may come from another thread
+    reviewed(tile_id), saved(SaveReport), closing()
+    """
+
+    edited = Signal()
+    reviewed = Signal(str)
+    saved = Signal(object)
+    closing = Signal()
+
+    _open: ClassVar[dict[Path, "Session"]] = {}
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.assumed_scheme = dataset.scheme is None
+        self.dataset = dataset if dataset.scheme is not None else dataset.with_scheme(get_scheme(DEFAULT_SCHEME))
+        self.scenes: tuple[Mosaic, ...] = plan_scenes(self.dataset)
+        self.journal = Journal.open(self.dataset.root)
+        self.scene_number = 0
+        self.closed = False
+        self.recovered: Recovered | None = None
+        self.conflicts: tuple[str, ...] = ()
+        self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._masks: dict[int, EditableMask] = {}
+        try:
+            self._note_base_masks()
+            self._recover()
+            self.mask_of(0)
+        except BaseException:
+            self.journal.close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path, scheme: str | None = None) -> "Session":
+        """The session of a dataset folder (or of a file in it), opened if it is not yet.
+
+        Raises
+        ------
+        GlacierError
+            If the folder is no dataset, a file of it is damaged, or the journal cannot be opened.
+        """
+        dataset = open_dataset(Path(path), scheme=scheme)
+        key = dataset.root.resolve()
+        known = cls._open.get(key)
+        if known is not None:
+            if scheme is not None and scheme != known.scheme.name:
+                raise DataError(
+                    f"{dataset.root} is open with the classes of {known.scheme.name}. "
+                    f"Close its layers before opening it with {scheme}."
+                )
+            return known
+        session = cls(dataset)
+        cls._open[key] = session
+        return session
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder."""
+        return self.dataset.root
+
+    @property
+    def scheme(self) -> ClassScheme:
+        """The classes of the labels."""
+        scheme = self.dataset.scheme
+        assert scheme is not None
+        return scheme
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the scenes are many and of one size, shown one above another with a slider."""
+        return len(self.scenes) > 1 and len({scene.shape for scene in self.scenes}) == 1
+
+    @property
+    def current_scenes(self) -> tuple[Mosaic, ...]:
+        """The scenes that are on screen together: the whole stack, or one."""
+        return self.scenes if self.stacked else (self.scenes[self.scene_number],)
+
+    @property
+    def mask(self) -> EditableMask:
+        """What the Labels layer on screen edits."""
+        return self.mask_of(self.scene_number)
+
+    @property
+    def tile_ids(self) -> tuple[str, ...]:
+        """Ids of all tiles, in the dataset's order."""
+        return tuple(tile.id for tile in self.dataset.tiles)
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing can be corrected here, or an empty text."""
+        if not self.journal.read_only:
+            return ""
+        holder = f" by {self.journal.holder}" if self.journal.holder else ""
+        return f"This dataset is open elsewhere{holder}: it can be looked at here, but not corrected."
+
+    def georef(self, plane: int = 0) -> GeoRef | None:
+        """Where a scene on screen lies."""
+        return self.current_scenes[plane].georef
+
+    def find(self, tile_id: str) -> tuple[int, Any]:
+        """Number of the scene that a tile belongs to, and its placement there."""
+        for number, scene in enumerate(self.scenes):
+            for place in scene.placements:
+                if place.tile.id == tile_id:
+                    return number, place
+        raise DataError(f"{self.root} has no tile {tile_id!r}.")
+
+    def mask_of(self, number: int) -> EditableMask:
+        """The mask of a scene (of all scenes, where they are a stack), read on first asking."""
+        number = 0 if self.stacked else number
+        if number not in self._masks:
+            scenes = self.scenes if self.stacked else (self.scenes[number],)
+            mask = self._read_mask(scenes)
+            mask.replay(self._strokes_of({place.tile.id for scene in scenes for place in scene.placements}))
+            mask.committed.append(self._on_committed)
+            self._masks[number] = mask
+        return self._masks[number]
+
+    def layer_data(self, number: int | None = None) -> list[tuple[Any, dict[str, Any], str]]:
+        """Layers of a scene for napari, bottom first; makes it the current one."""
+        if number is not None:
+            self.scene_number = 0 if self.stacked else number
+        return scene_layers(
+            self.current_scenes, self.mask, self.scheme, self.dataset.bands, {"session": self, "role": ""}
+        )
+
+    def commit(self) -> None:
+        """Write what was drawn a moment ago into the journal."""
+        for mask in self._masks.values():
+            mask.commit()
+
+    def unsaved(self) -> dict[str, int]:
+        """Number of strokes not yet written to the mask file, for each tile that has some."""
+        return self.journal.unsaved_tiles()
+
+    def save(self, tile_ids: Sequence[str] | None = None) -> SaveReport:
+        """Write the corrections into the mask files of their tiles.
+
+        Tiles that cannot be written are named in the report; their strokes stay in the journal.
+        """
+        self.commit()
+        report = save_tiles(self.dataset, self.journal, tile_ids)
+        self._reload_tiles()
+        self.recovered = None if not self.unsaved() else self.recovered
+        self.saved.emit(report)
+        self.edited.emit()
+        return report
+
+    def discard(self, tile_ids: Sequence[str] | None = None) -> int:
+        """Drop strokes that were not saved and show the masks as their files are; gives their number."""
+        self.commit()
+        chosen = list(self.unsaved()) if tile_ids is None else list(tile_ids)
+        strokes = self._strokes_of(set(chosen))
+        back = [
+            replace(
+                stroke,
+                patches=tuple(
+                    replace(patch, before_HW=patch.after_HW, after_HW=patch.before_HW) for patch in stroke.patches
+                ),
+            )
+            for stroke in reversed(strokes)
+        ]
+        self.journal.discard_unsaved(chosen)
+        for mask in self._masks.values():
+            mask.replay(back)
+        self.recovered = None
+        self.edited.emit()
+        return len(strokes)
+
+    def review(self, tile_id: str) -> str:
+        """How far the review of a tile has come."""
+        return self.journal.review(tile_id)
+
+    def set_review(self, tile_id: str, state: str) -> None:
+        """Note how far the review of a tile has come; `JournalError` where the dataset is held elsewhere."""
+        if self.journal.read_only:
+            raise JournalError(self.read_only)
+        if state != self.journal.review(tile_id):
+            self.journal.set_review(tile_id, state)
+            self.reviewed.emit(tile_id)
+
+    def hold(self, holder: Any) -> None:
+        """Keep the session open for `holder` until it releases it."""
+        self._holders.add(holder)
+
+    def release(self, holder: Any) -> None:
+        """Let go; the last one to do so closes the session."""
+        self._holders.discard(holder)
+        if not self._holders:
+            self.close()
+
+    def close(self) -> None:
+        """Commit what is pending, close the journal and give the dataset's lock back."""
+        if self.closed:
+            return
+        self.closing.emit()
+        for mask in self._masks.values():
+            mask.commit()
+            mask.close()
+        self.closed = True
+        self._open.pop(self.root.resolve(), None)
+        self.journal.close()
+
+    def _read_mask(self, scenes: Sequence[Mosaic]) -> EditableMask:
+        if len(scenes) == 1:
+            scene = scenes[0]
+            return EditableMask(scene.read_masks(), scene.valid(), scene.placements, self.journal)
+        index_NHW = np.stack([scene.read_masks() for scene in scenes])
+        editable_NHW = np.stack([scene.valid() for scene in scenes])
+        return EditableMask(
+            index_NHW, editable_NHW, tuple(scene.placements[0] for scene in scenes), self.journal
+        )
+
+    def _strokes_of(self, tile_ids: set[str]) -> list[Stroke]:
+        strokes = []
+        for stroke in self.journal.unsaved():
+            patches = tuple(patch for patch in stroke.patches if patch.tile_id in tile_ids)
+            if patches:
+                strokes.append(replace(stroke, patches=patches))
+        return strokes
+
+    def _recover(self) -> None:
+        known = set(self.tile_ids)
+        unsaved = {tile_id: count for tile_id, count in self.unsaved().items() if tile_id in known}
+        if unsaved:
+            strokes = self._strokes_of(known)
+            self.recovered = Recovered(len(strokes), tuple(sorted(unsaved)))
+
+    def _note_base_masks(self) -> None:
+        """Remember what each mask file held, so that a change made outside is noticed."""
+        if self.journal.read_only:
+            return
+        unsaved = self.unsaved()
+        conflicts = []
+        for tile in self.dataset.tiles:
+            current = self._fingerprint(tile)
+            known = self.journal.base_fingerprint(tile.id)
+            if known == current:
+                continue
+            if known is not None and tile.id in unsaved:
+                conflicts.append(tile.id)
+            else:
+                self.journal.set_base_fingerprint(tile.id, current)
+        self.conflicts = tuple(conflicts)
+
+    def _fingerprint(self, tile: Tile) -> str:
+        index_HW = self.dataset.read_mask(tile)
+        return fingerprint(np.zeros((tile.height, tile.width), np.uint8) if index_HW is None else index_HW)
+
+    def _reload_tiles(self) -> None:
+        """A first save gives a tile the mask file it did not have."""
+        if any(tile.mask_path is None and tile.new_mask_path.is_file() for tile in self.dataset.tiles):
+            tiles = tuple(
+                replace(tile, mask_path=tile.new_mask_path)
+                if tile.mask_path is None and tile.new_mask_path.is_file()
+                else tile
+                for tile in self.dataset.tiles
+            )
+            self.dataset = replace(self.dataset, tiles=tiles)
+
+    def _on_committed(self, *_: Any) -> None:
+        self.edited.emit()

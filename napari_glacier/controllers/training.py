@@ -1,0 +1,353 @@
+"""Starting training as a process of its own and following it through its run folder. No Qt, no torch."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psygnal import Signal
+
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.config import RunConfig, load_config, recipe_names, recipe_path, save_config
+from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.runfiles import RunFolder
+
+logger = logging.getLogger(__name__)
+
+LOG_TAIL_LINES = 200
+_LOG_TAIL_BYTES = 32_768
+START_NONE, START_CURRENT = "none", "current model"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a person filled into the Train widget."""
+
+    recipe: str
+    data: Path
+    output: Path
+    epochs: int | None = None
+    init_from: str | None = None
+    device: str = "auto"
+
+
+@dataclass
+class Curves:
+    """Figures of the finished epochs and the step under way."""
+
+    epochs: list[int] = field(default_factory=list)
+    series: dict[str, list[float]] = field(default_factory=dict)
+    total_epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    step_epoch: int | None = None
+    eta_s: float | None = None
+    best_epoch: int | None = None
+    best_mcc: float | None = None
+    checkpoint: str | None = None
+    ended: str | None = None
+    message: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    _SHOWN = ("train_loss", "val_loss", "train_mcc", "val_mcc", "val_iou", "lr")
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Add one event of a run folder."""
+        kind = event.get("event")
+        if kind == "step":
+            self.step, self.steps, self.step_epoch = event.get("step"), event.get("steps"), event.get("epoch")
+        elif kind == "epoch":
+            self._take_epoch(event)
+        elif kind == "warning":
+            self.warnings.append(str(event.get("message", "")))
+        elif kind in {"done", "stopped", "failed"}:
+            self.ended = str(kind)
+            self.message = str(event.get("message", ""))
+            self.checkpoint = event.get("checkpoint") or self.checkpoint
+            self.step = None
+        elif kind == "start":
+            # A resumed run starts again after it ended.
+            self.ended = None
+            self.total_epochs = event.get("epochs") or self.total_epochs
+
+    def _take_epoch(self, event: Mapping[str, Any]) -> None:
+        number = int(event["epoch"])
+        while self.epochs and self.epochs[-1] >= number:
+            # A resumed run does its unfinished epochs again.
+            self.epochs.pop()
+            for values in self.series.values():
+                values.pop()
+        self.epochs.append(number)
+        for name in self._SHOWN:
+            value = event.get(name)
+            values = self.series.setdefault(name, [float("nan")] * (len(self.epochs) - 1))
+            values.append(float(value) if value is not None else float("nan"))
+        self.total_epochs = event.get("epochs", self.total_epochs)
+        self.eta_s = event.get("eta_s")
+        self.step = None
+        if event.get("best"):
+            self.best_epoch, self.best_mcc = number, event.get("val_mcc")
+
+
+class TrainingController:
+    """Fills in a run, starts it, follows it, stops it.
+
+    Parameters
+    ----------
+    workspace : Workspace
+
+    Signals
+    -------
+    followed(RunFolder or None) : another run is being followed
+    progressed() : new events or another state
+    """
+
+    followed = Signal(object)
+    progressed = Signal()
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.run: RunFolder | None = None
+        self.curves = Curves()
+        self._events_read = 0
+        self._state = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def recipes() -> list[str]:
+        """Names of the recipes that can be chosen."""
+        return recipe_names()
+
+    @staticmethod
+    def recipe_note(name: str) -> str:
+        """What a recipe says of itself in its first comment lines."""
+        lines = []
+        for line in recipe_path(name).read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            lines.append(line.lstrip("# ").strip())
+        return " ".join(lines).strip()
+
+    @staticmethod
+    def recipe_epochs(name: str) -> int:
+        """How many epochs a recipe trains at most."""
+        return load_config(name, ["data.train=."]).train.epochs
+
+    @property
+    def default_data(self) -> Path | None:
+        """The folder of the open dataset."""
+        return self.workspace.session.root if self.workspace.session is not None else None
+
+    @property
+    def default_output(self) -> Path | None:
+        """Where runs of the open dataset go."""
+        return self.default_data / "runs" if self.default_data is not None else None
+
+    @property
+    def unsaved(self) -> int:
+        """Tiles of the open dataset whose corrections training would not see."""
+        session = self.workspace.session
+        return len(session.unsaved()) if session is not None else 0
+
+    def configure(self, plan: Plan) -> RunConfig:
+        """The configuration of a plan, validated before any process is started.
+
+        Raises
+        ------
+        ConfigError
+            One sentence for every value that is wrong.
+        """
+        if not plan.data.is_dir():
+            raise ConfigError(f"The data folder {plan.data} does not exist. Choose the folder of a dataset.")
+        quoted = {key: str(value).replace("'", "''") for key, value in (("data", plan.data), ("out", plan.output))}
+        overrides = [
+            f"data.train='{quoted['data']}'",
+            f"output='{quoted['out']}'",
+            f"device={plan.device}",
+        ]
+        if plan.epochs is not None:
+            overrides.append(f"train.epochs={plan.epochs}")
+        if plan.init_from is not None:
+            start = plan.init_from.replace("'", "''")
+            overrides.append(f"model.init_from='{start}'")
+        config = load_config(plan.recipe, overrides)
+        return config.model_copy(update={"recipe": config.recipe or plan.recipe})
+
+    def start(self, plan: Plan) -> RunFolder:
+        """Write run.yaml into a new run folder and start the trainer, which outlives this window.
+
+        Raises
+        ------
+        ConfigError, DataError
+            If the plan does not hold; nothing is started.
+        """
+        config = self.configure(plan)
+        try:
+            run = RunFolder.create(plan.output, plan.recipe)
+        except OSError as error:
+            raise DataError(
+                f"No run folder can be made in {plan.output} ({error.strerror}). Choose an output folder you may write to."
+            ) from error
+        save_config(config, run.config_path)
+        # -P keeps a stray training.py in the current folder from shadowing the trainer.
+        command = [sys.executable, "-P", "-m", "training.run", "--config", str(run.config_path)]
+        with run.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **_detached()
+            )
+        logger.info("started %s (process %d)", " ".join(command), self._process.pid)
+        self.follow(run)
+        return run
+
+    def stop(self) -> None:
+        """Ask the trainer to finish its step, write a checkpoint and end."""
+        if self.run is not None:
+            self.run.request_stop()
+            self.progressed.emit()
+
+    def runs(self, output: Path | None = None) -> list[RunFolder]:
+        """Runs in an output folder, newest first."""
+        folder = output or self.default_output
+        if folder is None or not folder.is_dir():
+            return []
+        found = [RunFolder(child) for child in folder.iterdir() if (child / "run.yaml").is_file()]
+        return sorted(found, key=lambda run: run.path.name, reverse=True)
+
+    def reattach(self, output: Path | None = None) -> RunFolder | None:
+        """Follow the newest run of an output folder: one that is under way before one that has ended."""
+        runs = self.runs(output)
+        alive = [run for run in runs if run.is_alive()]
+        chosen = (alive or runs or [None])[0]
+        if chosen is not None:
+            self.follow(chosen)
+        return chosen
+
+    def follow(self, run: RunFolder | None) -> None:
+        """Read a run from its beginning and go on from there at every `poll`."""
+        same_process = self._process is not None and run is not None and not run.events_path.exists()
+        if not same_process:
+            self._reap()
+        self.run = run
+        self.curves = Curves()
+        self._events_read = 0
+        self._state = ""
+        self.followed.emit(run)
+        self.poll()
+
+    def poll(self) -> bool:
+        """Read what is new; gives whether anything was."""
+        if self.run is None:
+            return False
+        events = self.run.events(after=self._events_read)
+        self._events_read += len(events)
+        for event in events:
+            self.curves.take(event)
+        state = self.state
+        fresh = bool(events) or state != self._state
+        self._state = state
+        if fresh:
+            self.progressed.emit()
+        return fresh
+
+    @property
+    def state(self) -> str:
+        """new, starting, running, stopping, done, stopped or failed."""
+        if self.run is None:
+            return "new"
+        state: str = self.run.state()
+        ended = self._process.poll() if self._process is not None else None
+        if state == "new":
+            if self._process is not None and ended is None:
+                return "starting"
+            return "failed" if ended else "new"
+        if state == "running" and self.run.stop_requested():
+            return "stopping"
+        return state
+
+    @property
+    def active(self) -> bool:
+        """Whether the followed run is under way."""
+        return self.state in {"starting", "running", "stopping"}
+
+    @property
+    def status(self) -> str:
+        """One line: epoch, time left, best so far; or how the run ended."""
+        curves, state = self.curves, self.state
+        if self.run is None:
+            return ""
+        best = ""
+        if curves.best_epoch is not None and curves.best_mcc is not None:
+            best = f"best validation MCC {curves.best_mcc:.3f} (epoch {curves.best_epoch})"
+        if state == "starting":
+            return "Starting: loading libraries and data…"
+        if state in {"running", "stopping"}:
+            done = curves.epochs[-1] if curves.epochs else 0
+            total = f" of {curves.total_epochs}" if curves.total_epochs else ""
+            parts = [f"Epoch {curves.step_epoch or done}{total}"]
+            if curves.step is not None and curves.steps:
+                parts.append(f"step {curves.step}/{curves.steps}")
+            if curves.eta_s:
+                parts.append(f"{duration(curves.eta_s)} left")
+            if best:
+                parts.append(best)
+            if state == "stopping":
+                parts.append("stopping after this step")
+            return ", ".join(parts)
+        if state == "new":
+            return "This run has not begun; its trainer is not running."
+        words = {"done": "Finished", "stopped": "Stopped; it can be resumed", "failed": "Failed"}[state]
+        reason = f": {curves.message}" if state == "failed" and curves.message else ""
+        if state == "failed" and not reason:
+            reason = ": the log below says why"
+        return f"{words}{reason}{'; ' + best if best else ''}."
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The best checkpoint of the followed run, once there is one."""
+        if self.run is None or not self.run.best_path.is_file():
+            return None
+        return self.run.best_path
+
+    def log_tail(self) -> str:
+        """The end of what the trainer wrote to its terminal."""
+        if self.run is None or not self.run.log_path.is_file():
+            return ""
+        with self.run.log_path.open("rb") as file:
+            file.seek(0, 2)
+            start = max(0, file.tell() - _LOG_TAIL_BYTES)
+            file.seek(start)
+            text = file.read().decode("utf-8", errors="replace")
+        # A progress bar overwrites its line with carriage returns; its last state is what counts.
+        lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+        return "\n".join(lines[1 if start else 0 :][-LOG_TAIL_LINES:]).strip()
+
+    def close(self) -> None:
+        """Stop following; training goes on."""
+        self._reap()
+        self.run = None
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            # Left to itself on purpose; telling Popen so keeps it from warning when it is collected.
+            self._process.poll()
+            self._process.returncode = self._process.returncode if self._process.returncode is not None else 0
+            self._process = None
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``."""
+    seconds = max(0, round(seconds))
+    if seconds < 90:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _detached() -> dict[str, Any]:
+    """Arguments of Popen that keep a process alive when this one ends."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+    return {"start_new_session": True}

@@ -1,0 +1,306 @@
+"""What the plugin's widgets of one napari window share: the session on screen and its layers."""
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from psygnal import Signal
+
+from napari_glacier.controllers.layers import KEY, map_text
+from napari_glacier.controllers.session import Session
+from napari_glacier.core.tiling import Window
+
+_WORKSPACES: "weakref.WeakKeyDictionary[Any, Workspace]" = weakref.WeakKeyDictionary()
+
+
+def workspace_of(viewer: Any) -> "Workspace":
+    """The workspace of a viewer, made on first asking.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or napari.components.ViewerModel
+    """
+    if viewer not in _WORKSPACES:
+        _WORKSPACES[viewer] = Workspace(viewer)
+    return _WORKSPACES[viewer]
+
+
+def attach(viewer: Any, session: Session) -> "Workspace":
+    """Make `session` the one this viewer works on; its layers are followed as they are added."""
+    workspace = workspace_of(viewer)
+    workspace.attach(session)
+    return workspace
+
+
+def tag_of(layer: Any) -> dict[str, Any]:
+    """What the plugin wrote into a layer's metadata; empty for other people's layers."""
+    tag = layer.metadata.get(KEY)
+    return tag if isinstance(tag, dict) else {}
+
+
+class Workspace:
+    """Follows the layers of one viewer and ties the Labels layer to the journal.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or napari.components.ViewerModel
+        Held weakly: a closed window is let go.
+
+    Signals
+    -------
+    session_changed(Session or None), layers_changed(), painted()
+    """
+
+    session_changed = Signal(object)
+    layers_changed = Signal()
+    painted = Signal()
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = weakref.ref(viewer)
+        self.session: Session | None = None
+        # A layer's connections, to be undone when it leaves.
+        self._adopted: dict[Any, list[Callable[[], None]]] = {}
+        self._replacing = False
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    @property
+    def viewer(self) -> Any:
+        """The viewer; RuntimeError once it is gone."""
+        viewer = self._viewer()
+        if viewer is None:
+            raise RuntimeError("the viewer of this workspace is closed")
+        return viewer
+
+    def open(self, path: str | Path, scheme: str | None = None) -> Session:
+        """Open a dataset and show it; what was open before leaves the window.
+
+        Raises
+        ------
+        GlacierError
+            If the folder cannot be opened; the window stays as it is.
+        """
+        session = Session.open(path, scheme=scheme)
+        if session is self.session and self.labels_layer is not None:
+            return session
+        previous = self.session
+        if previous is not None and previous is not session:
+            self._remove_layers_of(previous)
+        self.attach(session)
+        self.show_scene(session.scene_number)
+        return session
+
+    def attach(self, session: Session) -> None:
+        """Make `session` the current one and adopt those of its layers that are already here."""
+        if session is not self.session:
+            self.session = session
+            session.hold(self)
+            for layer in self.viewer.layers:
+                self._adopt(layer)
+            self.session_changed.emit(session)
+
+    def show_scene(self, number: int) -> None:
+        """Show a scene of the session in place of the one on screen (all at once where they are stacked)."""
+        session = self._need_session()
+        self._replacing = True
+        try:
+            self._remove_layers_of(session)
+            for data, arguments, kind in session.layer_data(number):
+                getattr(self.viewer, f"add_{kind}")(data, **arguments)
+        finally:
+            self._replacing = False
+        self.viewer.layers.selection.active = self.labels_layer
+        self.viewer.reset_view()
+        self.layers_changed.emit()
+
+    def close_session(self) -> None:
+        """Take the session's layers away and release it (and with it the dataset's lock)."""
+        if self.session is not None:
+            session = self.session
+            self._remove_layers_of(session)
+            self._release(session)
+
+    @property
+    def labels_layer(self) -> Any:
+        """The Labels layer that edits the session's masks, or None."""
+        return self._find("labels")
+
+    @property
+    def prediction_layer(self) -> Any:
+        """The Labels layer that shows the last prediction, or None."""
+        return self._find("prediction")
+
+    @property
+    def uncertainty_layer(self) -> Any:
+        """The image layer with the last prediction's entropy, or None."""
+        return self._find("uncertainty")
+
+    @property
+    def plane(self) -> int:
+        """Which scene of a stack is on screen; 0 where there is no stack."""
+        session = self.session
+        if session is None or not session.stacked:
+            return 0
+        return min(max(round(float(self.viewer.dims.point[0])), 0), len(session.scenes) - 1)
+
+    def visible_window(self) -> Window | None:
+        """The part of the scene that the canvas shows, in its pixels; None where nothing of it does."""
+        layer = self.labels_layer
+        if layer is None:
+            return None
+        height, width = layer.data.shape[-2:]
+        (top, left), (bottom, right) = layer.corner_pixels[:, -2:]
+        window = Window(int(top), int(left), int(bottom - top), int(right - left)).clipped(height, width)
+        return window if window.height > 0 and window.width > 0 else None
+
+    def fly_to(self, row: float, col: float, height: float, width: float, plane: int = 0) -> None:
+        """Centre the view on a rectangle of the scene and zoom so that it fits with a margin."""
+        layer = self.labels_layer
+        if layer is None:
+            return
+        session = self._need_session()
+        lead = (plane,) if session.stacked else ()
+        if session.stacked:
+            self.viewer.dims.set_point(0, plane)
+        centre = layer.data_to_world((*lead, row + (height - 1) / 2, col + (width - 1) / 2))
+        corner = layer.data_to_world((*lead, row + height, col + width))
+        extent = [max(abs(corner[axis] - centre[axis]) * 2, 1e-9) for axis in (-2, -1)]
+        camera = self.viewer.scene.camera
+        camera.center = (camera.center[0], centre[-2], centre[-1])
+        canvas = self.viewer.canvas.size
+        camera.zoom = 0.9 * min(size / length for size, length in zip(canvas, extent, strict=True))
+
+    def tile_under_view(self) -> Any:
+        """The placement of the tile at the centre of the view, else the nearest one, else None."""
+        layer, session = self.labels_layer, self.session
+        if layer is None or session is None:
+            return None
+        if session.stacked:
+            return session.scenes[self.plane].placements[0]
+        centre = self.viewer.scene.camera.center
+        row, col = layer.world_to_data(centre[-2:])
+
+        def distance(place: Any) -> float:
+            down = max(place.row - row, row - place.row - place.tile.height, 0)
+            across = max(place.col - col, col - place.col - place.tile.width, 0)
+            return float(down**2 + across**2)
+
+        return min(session.current_scenes[0].placements, key=distance, default=None)
+
+    def map_position(self) -> str:
+        """Easting and northing under the cursor, or an empty text for pixels that lie nowhere."""
+        session = self.session
+        georef = session.georef(self.plane) if session is not None else None
+        if georef is None or session is None or session.stacked:
+            return ""
+        return map_text(georef, self.viewer.cursor.position)
+
+    def close(self) -> None:
+        """Let go of the viewer, its layers and the session."""
+        viewer = self._viewer()
+        if viewer is not None:
+            viewer.layers.events.inserted.disconnect(self._on_inserted)
+            viewer.layers.events.removed.disconnect(self._on_removed)
+        for layer in list(self._adopted):
+            self._drop(layer)
+        if self.session is not None:
+            self._release(self.session)
+        _WORKSPACES.pop(viewer, None)
+
+    def _need_session(self) -> Session:
+        if self.session is None:
+            raise RuntimeError("no dataset is open in this window")
+        return self.session
+
+    def _find(self, role: str) -> Any:
+        session = self.session
+        for layer in reversed(list(self.viewer.layers)):
+            tag = tag_of(layer)
+            if session is not None and tag.get("session") is session and tag.get("role") == role:
+                return layer
+        return None
+
+    def _on_inserted(self, event: Any) -> None:
+        session = tag_of(event.value).get("session")
+        if session is None:
+            return
+        if session is not self.session and tag_of(event.value).get("role") == "labels" and not session.closed:
+            # Layers of another dataset were dropped on this window: the widgets go with the newest.
+            self.attach(session)
+        if session is self.session:
+            self._adopt(event.value)
+            if not self._replacing:
+                self.layers_changed.emit()
+
+    def _on_removed(self, event: Any) -> None:
+        layer = event.value
+        session = tag_of(layer).get("session")
+        self._drop(layer)
+        if session is None or self._replacing:
+            return
+        if not any(tag_of(other).get("session") is session for other in self.viewer.layers):
+            self._release(session)
+        self.layers_changed.emit()
+
+    def _adopt(self, layer: Any) -> None:
+        tag = tag_of(layer)
+        if tag.get("session") is not self.session or layer in self._adopted:
+            return
+        undo: list[Callable[[], None]] = [_say_where(layer, tag["session"])]
+        if tag.get("role") == "labels":
+            mask = layer.data
+
+            def on_paint(event: Any = None) -> None:
+                mask.commit()
+                self.painted.emit()
+
+            def on_refused(rows: slice, cols: slice) -> None:
+                # napari shows what was drawn, the mask what was let in.
+                layer.refresh()
+
+            layer.events.paint.connect(on_paint)
+            mask.refused.append(on_refused)
+            undo += [lambda: layer.events.paint.disconnect(on_paint), lambda: mask.refused.remove(on_refused)]
+        self._adopted[layer] = undo
+
+    def _drop(self, layer: Any) -> None:
+        for undo in self._adopted.pop(layer, ()):
+            undo()
+
+    def _remove_layers_of(self, session: Session) -> None:
+        for layer in [layer for layer in self.viewer.layers if tag_of(layer).get("session") is session]:
+            self.viewer.layers.remove(layer)
+
+    def _release(self, session: Session) -> None:
+        session.release(self)
+        if session is self.session:
+            self.session = None
+            self.session_changed.emit(None)
+
+
+def _say_where(layer: Any, session: Session) -> Callable[[], None]:
+    """Let napari's status bar speak of easting and northing over one of our layers; gives the undo."""
+    original = layer.get_status
+
+    def get_status(position: Any = None, **arguments: Any) -> dict[str, str]:
+        status = original(position, **arguments)
+        if position is None or not arguments.get("world"):
+            return status
+        if session.stacked:
+            number = min(max(round(float(position[0])), 0), len(session.scenes) - 1)
+            where = f"tile {session.scenes[number].name} {status['coords']}"
+        else:
+            georef = session.georef(0)
+            if georef is None:
+                return status
+            where = map_text(georef, position)
+        # The plain text stands where napari puts its bracketed coordinates.
+        return {**status, "coords": where, "coordinates": f"{where}: {status['value']}"}
+
+    layer.get_status = get_status
+
+    def undo() -> None:
+        del layer.get_status
+
+    return undo

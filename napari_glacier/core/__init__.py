@@ -1,0 +1,1 @@
+"""Bands, classes, rasters, datasets, edits: everything that needs neither torch nor a window."""

@@ -1,0 +1,103 @@
+"""A model's input as a named list of channels, and how it is scaled.
+
+Channels are the bands of `CANONICAL_BANDS`, ``valid`` (1 on data, 0 on nodata), and the normalised
+difference indices ``NDSI`` (Dozier 1989) and ``NDWI`` (McFeeters 1996, with SWIR-1 in the place of
+the near infrared that these tiles lack, as in the modified index of Xu 2006).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+# index name -> (a, b) of (a - b) / (a + b)
+_INDICES = {"NDSI": ("B3", "B6"), "NDWI": ("B2", "B6")}
+KNOWN_CHANNELS = (*CANONICAL_BANDS, "valid", *_INDICES)
+
+
+def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
+    """Return the channels as a tuple; `ConfigError` names an unknown or doubled one."""
+    unknown = [name for name in channels if name not in KNOWN_CHANNELS]
+    if unknown or not channels:
+        raise ConfigError(
+            f"Channels {unknown or list(channels)} are not known. Choose from: {', '.join(KNOWN_CHANNELS)}."
+        )
+    if len(set(channels)) < len(channels):
+        raise ConfigError(f"A channel occurs twice in {list(channels)}. Name each channel once.")
+    return tuple(channels)
+
+
+def required_bands(channels: Sequence[str]) -> tuple[str, ...]:
+    """Bands that must be read to make these channels, in canonical order."""
+    needed = {band for name in check_channels(channels) for band in _INDICES.get(name, (name,))}
+    return tuple(band for band in CANONICAL_BANDS if band in needed)
+
+
+def assemble_channels(
+    image_CHW: FloatArray, bands: Sequence[str], valid_HW: BoolArray, channels: Sequence[str]
+) -> FloatArray:
+    """Make a model's input channels, in the data's own units, from bands.
+
+    Parameters
+    ----------
+    image_CHW : float32 array, shape (len(bands), H, W)
+    bands : sequence of str
+        Names of the planes of `image_CHW`.
+    valid_HW : bool array, shape (H, W)
+    channels : sequence of str
+
+    Returns
+    -------
+    float32 array, shape (len(channels), H, W); an index is 0 where its denominator is.
+    """
+    if tuple(channels) == tuple(bands):
+        return image_CHW
+    plane = dict(zip(bands, image_CHW, strict=True))
+    out_CHW = np.zeros((len(channels), *image_CHW.shape[1:]), np.float32)
+    for k, name in enumerate(channels):
+        if name == "valid":
+            out_CHW[k] = valid_HW
+        elif name in _INDICES:
+            a_HW, b_HW = (plane[band] for band in _INDICES[name])
+            total_HW = a_HW + b_HW
+            np.divide(a_HW - b_HW, total_HW, out=out_CHW[k], where=total_HW != 0)
+        else:
+            out_CHW[k] = plane[name]
+    return out_CHW
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Mean and standard deviation of each channel over valid training pixels, in the data's own units."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    method: str = "zscore"
+
+    def apply(self, image_CHW: FloatArray, valid_HW: BoolArray) -> FloatArray:
+        """Return ``(image - mean) / std`` with nodata pixels at 0, as float32 of the same shape."""
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        std = np.maximum(np.asarray(self.std, np.float32), 1e-6)[:, None, None]
+        scaled_CHW = (image_CHW - mean) / std * valid_HW
+        return scaled_CHW.astype(np.float32, copy=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for a checkpoint's metadata."""
+        return {"mean": list(self.mean), "std": list(self.std), "method": self.method}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
+        """Inverse of `as_dict`."""
+        return cls(
+            tuple(map(float, values["mean"])),
+            tuple(map(float, values["std"])),
+            str(values.get("method", "zscore")),
+        )

@@ -1,0 +1,172 @@
+"""Class schemes: which index means what, and which code stands for it on disk.
+
+A scheme is a property of a data set, decided over all its masks and never guessed per pixel.
+Inside the program a mask is a uint8 index image; `IGNORE_INDEX` marks pixels that count for nothing.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.errors import SchemeError
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScheme:
+    """An ordered list of classes with their codes on disk and their colours on screen.
+
+    Parameters
+    ----------
+    name : str
+        The scheme's name in configuration files and checkpoints.
+    class_names : tuple of str
+        Index 0 is the background.
+    codes : tuple of int
+        The value that stands for each class in a mask file.
+    colors : tuple of str
+        ``#rrggbb`` for each class; the background's is only used in legends.
+    also_read : mapping of int to int
+        Further codes that older files use, and the class index they mean.
+    any_nonzero : bool
+        Every non-zero value means class 1 (seismic masks come with 8 or 16 bits).
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    codes: tuple[int, ...]
+    colors: tuple[str, ...]
+    also_read: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    any_nonzero: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_names)
+
+    def decode(self, codes_HW: npt.NDArray[np.generic], source: str = "the mask") -> npt.NDArray[np.uint8]:
+        """Turn codes as read from a file into class indices.
+
+        Parameters
+        ----------
+        codes_HW : array of any number dtype, shape (H, W)
+        source : str
+            Named in the error.
+
+        Returns
+        -------
+        uint8 array, shape (H, W)
+
+        Raises
+        ------
+        SchemeError
+            If a value is outside the scheme; lists every such value with its count.
+        """
+        if self.any_nonzero:
+            return np.asarray(codes_HW != 0, np.uint8)
+        meaning = {code: index for index, code in enumerate(self.codes)} | dict(self.also_read)
+        if codes_HW.dtype == np.uint8:
+            # The usual file: one pass through a table instead of one comparison a class.
+            table = np.full(256, IGNORE_INDEX, np.uint8)
+            for code, index in meaning.items():
+                table[code] = index
+            index_HW: npt.NDArray[np.uint8] = table[codes_HW]
+            unknown_HW = index_HW == IGNORE_INDEX
+        else:
+            index_HW = np.zeros(codes_HW.shape, np.uint8)
+            unknown_HW = np.ones(codes_HW.shape, bool)
+            for code, index in meaning.items():
+                here_HW = codes_HW == code
+                index_HW[here_HW] = index
+                unknown_HW &= ~here_HW
+        if unknown_HW.any():
+            values, counts = np.unique(codes_HW[unknown_HW], return_counts=True)
+            listed = ", ".join(f"{v:g} ({n} px)" for v, n in zip(values[:8], counts[:8], strict=True))
+            more = f" and {len(values) - 8} more values" if len(values) > 8 else ""
+            raise SchemeError(
+                f"{source} holds {listed}{more}, which the scheme {self.name} does not know "
+                f"(it reads {sorted(meaning)}). Choose the scheme that fits with --scheme, or correct the mask."
+            )
+        return index_HW
+
+    def encode(self, index_HW: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Turn class indices into the codes written to files; ignored pixels become background.
+
+        Raises
+        ------
+        SchemeError
+            If an index is neither a class of the scheme nor `IGNORE_INDEX`.
+        """
+        table = np.full(256, -1, np.int16)
+        table[: self.num_classes] = self.codes
+        table[IGNORE_INDEX] = self.codes[0]
+        codes_HW = table[np.asarray(index_HW, np.uint8)]
+        if (codes_HW < 0).any():
+            bad = sorted(set(np.unique(index_HW).tolist()) - set(range(self.num_classes)) - {IGNORE_INDEX})
+            raise SchemeError(
+                f"Class index {bad} is outside the scheme {self.name} with {self.num_classes} classes "
+                f"({', '.join(self.class_names)}). Use an index of the scheme."
+            )
+        return codes_HW.astype(np.uint8)
+
+
+# Glacier blue, debris vermilion, lake violet-blue: apart from each other and from snow, rock and
+# cyan ice for the common kinds of colour blindness (hues after Okabe & Ito, 2008).
+_FOUR_NAMES = ("background", "glacier", "debris", "lake")
+_FOUR_COLORS = ("#5b6470", "#56b4e9", "#d55e00", "#3b2fd0")
+
+SCHEMES: Mapping[str, ClassScheme] = MappingProxyType(
+    {
+        scheme.name: scheme
+        for scheme in (
+            ClassScheme("glacier4", _FOUR_NAMES, (0, 85, 170, 255), _FOUR_COLORS),
+            ClassScheme("glacier4-index", _FOUR_NAMES, (0, 1, 2, 3), _FOUR_COLORS),
+            ClassScheme("glacier2", _FOUR_NAMES[:2], (0, 255), _FOUR_COLORS[:2], also_read=MappingProxyType({1: 1})),
+            ClassScheme("salt2", ("background", "salt"), (0, 255), ("#5b6470", "#e69f00"), any_nonzero=True),
+        )
+    }
+)
+
+
+def get_scheme(name: str) -> ClassScheme:
+    """Return the scheme of that name; `SchemeError` lists the known ones."""
+    try:
+        return SCHEMES[name]
+    except KeyError:
+        raise SchemeError(f"There is no class scheme {name!r}. Known schemes: {', '.join(SCHEMES)}.") from None
+
+
+def infer_scheme(values: Iterable[float], example: str = "") -> ClassScheme:
+    """Decide the scheme of five-band data from the values of ALL its masks.
+
+    {0, 255} (or {0, 1}) alone means two classes; codes 85 or 170 mean four; 2 or 3 mean four by index.
+
+    Parameters
+    ----------
+    values : iterable of float
+        Every value that occurs in any mask.
+    example : str
+        Where an unknown value was seen, for the error.
+
+    Raises
+    ------
+    SchemeError
+        If no glacier scheme reads all the values.
+    """
+    present = set(values)
+    for name in ("glacier2", "glacier4", "glacier4-index"):
+        scheme = SCHEMES[name]
+        if present <= set(scheme.codes) | set(scheme.also_read):
+            return scheme
+    known = {float(code) for scheme in SCHEMES.values() for code in scheme.codes}
+    odd = sorted(present - known) or sorted(present)
+    where = f" (seen in {example})" if example else ""
+    raise SchemeError(
+        f"The masks hold the values {sorted(present)[:12]}{where}; {odd[:8]} fits no scheme. "
+        "Known codes: glacier4 0/85/170/255, glacier4-index 0/1/2/3, glacier2 0/255. "
+        "Correct the masks or name the scheme with --scheme."
+    )

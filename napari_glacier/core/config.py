@@ -1,0 +1,292 @@
+"""The configuration of a training run: one tree for the YAML file, the command line and the widget's form.
+
+`version` is the schema's version. A file given by hand, a recipe and the copy kept in a run folder
+are the same schema.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.channels import check_channels
+from napari_glacier.core.classes import SCHEMES
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.files import write_text_atomically
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class DataConfig(_Section):
+    """Which tiles train, which validate, and what of them the model sees."""
+
+    train: Path = Field(description="Dataset folder to learn from (its root or its train folder).")
+    val: Path | None = Field(
+        None, description="Dataset folder to validate on; none: the dataset's own val split, else a hold-out."
+    )
+    train_masks: Path | None = Field(None, description="Folder of training masks where it is not beside the bands.")
+    val_masks: Path | None = Field(None, description="Folder of validation masks where it is not beside the bands.")
+    scheme: str | None = Field(None, description="Class scheme; none: decided over all masks.")
+    channels: list[str] = Field(list(CANONICAL_BANDS), description="The model's input channels, in order.")
+    tiles: list[str] | None = Field(None, description="Ids of the tiles to train on; none: all that have a mask.")
+    val_fraction: float = Field(
+        0.15, gt=0.0, lt=1.0, description="Share of tiles held out where no validation data are given."
+    )
+    zero_is_nodata: bool = Field(True, description="A pixel with all bands zero is nodata.")
+    mean: list[float] | None = Field(None, description="Mean of each channel; none: pooled over valid training pixels.")
+    std: list[float] | None = Field(
+        None, description="Standard deviation of each channel; none: pooled over valid training pixels."
+    )
+    workers: int = Field(4, ge=0, description="Loader processes; never more than the cores left over.")
+
+    @field_validator("channels")
+    @classmethod
+    def _known_channels(cls, value: list[str]) -> list[str]:
+        return list(check_channels(value))
+
+    @field_validator("scheme")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and value not in SCHEMES:
+            raise ValueError(f"there is no class scheme {value!r}; known are {', '.join(SCHEMES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _statistics_fit(self) -> "DataConfig":
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != len(self.channels):
+                raise ValueError(f"data.{name} has {len(values)} numbers for {len(self.channels)} channels")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("data.mean and data.std go together: give both or neither")
+        return self
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    name: str = Field("ba_unet", description="Architecture, by its name in the registry.")
+    encoder: str = Field("resnet34", description="Encoder of the network.")
+    encoder_weights: str | None = Field(None, description="none, 'imagenet', or a local weight file.")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the architecture.")
+    init_from: str | None = Field(None, description="Checkpoint to start from: a path, a run folder, or 'bundled'.")
+
+
+class LossConfig(_Section):
+    """A weighted sum of masked losses."""
+
+    terms: dict[str, float] = Field({"focal": 0.6, "dice": 0.4}, description="Weight of each loss.")
+    focal_gamma: float = Field(2.0, ge=0.0, description="Focusing exponent of the focal loss.")
+    focal_alpha: list[float] | None = Field(
+        None, description="Weight of each class in the focal loss; none: 1, 2, 3, 4 (four classes), else 1."
+    )
+
+
+class SamplingConfig(_Section):
+    """Which crops a training epoch sees."""
+
+    kind: Literal["balanced", "uniform"] = Field(
+        "balanced", description="Class-centred crops towards a target mix, or any crop."
+    )
+    crop_px: int = Field(256, ge=32, description="Side of a training crop in pixels.")
+    crops_per_epoch: int | None = Field(
+        None, ge=1, description="Crops an epoch; none: as many as cover the training tiles once."
+    )
+    target_mix: list[float] | None = Field(
+        None, description="Wanted share of each class; none: 10/35/40/15 %, two classes 50/50."
+    )
+    max_repeats: float = Field(
+        20.0, ge=1.0, description="How much oftener than uniform sampling a class may be centred on."
+    )
+
+
+class AugmentationConfig(_Section):
+    """Random changes of a training crop; 0 turns one off."""
+
+    flips: float = Field(0.5, ge=0.0, le=1.0, description="Probability of each flip.")
+    rot90: float = Field(0.5, ge=0.0, le=1.0, description="Probability of a turn by a multiple of 90 degrees.")
+    affine: float = Field(0.3, ge=0.0, le=1.0, description="Probability of a shift, scale and rotation.")
+    shift: float = Field(0.05, ge=0.0, le=0.5, description="Largest shift as a share of the crop.")
+    scale: float = Field(0.2, ge=0.0, lt=1.0, description="Largest change of scale as a share.")
+    rotate_deg: float = Field(45.0, ge=0.0, le=180.0, description="Largest rotation in degrees.")
+    elastic: float = Field(0.0, ge=0.0, le=1.0, description="Probability of an elastic deformation.")
+    grid_distortion: float = Field(0.0, ge=0.0, le=1.0, description="Probability of a grid distortion.")
+    brightness_contrast: float = Field(
+        0.2, ge=0.0, le=1.0, description="Probability of a change of brightness and contrast."
+    )
+    gamma: float = Field(0.0, ge=0.0, le=1.0, description="Probability of a change of gamma.")
+    noise: float = Field(0.1, ge=0.0, le=1.0, description="Probability of Gaussian noise.")
+    blur: float = Field(0.1, ge=0.0, le=1.0, description="Probability of a Gaussian blur.")
+
+
+class OptimConfig(_Section):
+    """AdamW with warm-up and a plateau schedule."""
+
+    lr: float = Field(5e-4, gt=0.0, description="Peak learning rate.")
+    weight_decay: float = Field(1e-4, ge=0.0, description="Decoupled weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's momentum terms.")
+    warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
+    clip_norm: float = Field(1.0, ge=0.0, description="Largest gradient norm; 0 turns clipping off.")
+    plateau_factor: float = Field(0.5, gt=0.0, lt=1.0, description="Factor on the learning rate at a plateau.")
+    plateau_patience: int = Field(5, ge=0, description="Epochs without progress before the learning rate falls.")
+    min_lr: float = Field(1e-7, ge=0.0, description="Smallest learning rate.")
+
+
+class TrainConfig(_Section):
+    """The loop."""
+
+    epochs: int = Field(60, ge=1, description="Epochs at most.")
+    batch_size: int = Field(8, ge=1, description="Crops a step, over all processes.")
+    accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before an update.")
+    amp: Literal["auto", "off", "bf16", "fp16"] = Field(
+        "auto", description="Mixed precision; auto: bf16 where the device has it."
+    )
+    patience: int = Field(15, ge=1, description="Epochs without progress before training stops.")
+    min_delta: float = Field(0.001, ge=0.0, description="What counts as progress.")
+    monitor: Literal["val_mcc", "val_loss"] = Field("val_mcc", description="What best and early stopping go by.")
+    max_size_mb: float = Field(200.0, gt=0.0, description="Largest checkpoint in MB before a warning.")
+
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `off` as false.
+        return "off" if value is False else value
+
+
+class RunConfig(_Section):
+    """Everything that decides a training run."""
+
+    version: Literal[1] = Field(1, description="Version of this schema.")
+    recipe: str | None = Field(None, description="Recipe that this configuration started from.")
+    output: Path = Field(Path("runs"), description="Folder in which the run folder is made.")
+    seed: int = Field(0, ge=0, description="Seed of every random draw.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    save_path: Path | None = Field(
+        None, description="Also put the best weights here; a name ending in .pth gets a plain state dict beside it."
+    )
+    data: DataConfig = Field(description="Data.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="Network.")
+    loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Sampling of crops.")
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="Augmentation.")
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimiser.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Loop.")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the trainer."""
+    folder = _recipe_folder()
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """Path of a shipped recipe; `ConfigError` lists the known ones."""
+    if name not in recipe_names():
+        raise ConfigError(f"There is no recipe {name!r}. Give a YAML file or one of: {', '.join(recipe_names())}.")
+    return Path(str(_recipe_folder() / f"{name}.yaml"))
+
+
+def load_config(path_or_recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a configuration.
+
+    Parameters
+    ----------
+    path_or_recipe : str or Path
+        A YAML file, or the name of a shipped recipe.
+    overrides : sequence of str
+        ``key.sub=value`` with the value read as YAML, applied over the file.
+
+    Raises
+    ------
+    ConfigError
+        One sentence for every key or value that is wrong.
+    """
+    path = Path(path_or_recipe)
+    if path.is_dir() and (path / "run.yaml").is_file():
+        path = path / "run.yaml"
+    if not path.is_file():
+        if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+            raise ConfigError(f"The configuration {path} does not exist. Give a YAML file or a recipe's name.")
+        path = recipe_path(str(path_or_recipe))
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}. Correct the file.") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}; a configuration is a mapping of keys to values.")
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str = "the configuration") -> RunConfig:
+    """Validate a tree of plain values; `ConfigError` has one sentence a problem."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from error
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write a configuration as YAML, atomically; it loads back to an equal one."""
+    write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _recipe_folder() -> Any:
+    return resources.files("training.recipes")
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r} is not of the form key.sub=value.")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is a value, not a section.")
+        node = child
+    try:
+        node[leaf] = _yaml_value(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not readable as YAML.") from error
+
+
+def _yaml_value(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        # YAML 1.1 takes 1e-4 for a string (it wants 1.0e-4); people write 1e-4.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "the configuration"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key}; {_nearest_key(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing")
+        else:
+            lines.append(f"{key} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+    return f"{source}: " + "; ".join(lines) + "."
+
+
+def _nearest_key(location: tuple[int | str, ...]) -> str:
+    model: Any = RunConfig
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            break
+        model = field.annotation
+    return f"known here are {', '.join(model.model_fields)}"

@@ -1,0 +1,233 @@
+"""A data set: a folder of tiles, each with its bands and perhaps a mask, and how their pixels are read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.errors import BandError, DataError, SchemeError
+from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset
+from napari_glacier.core.raster import read_raster
+from napari_glacier.core.tiles import BandSource, Tile, band_size_message
+
+__all__ = ["BandSource", "Dataset", "Tile", "is_dataset", "open_dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The tiles of a folder, and how their pixels are read.
+
+    Attributes
+    ----------
+    root : Path
+    tiles : tuple of Tile
+    scheme : ClassScheme or None
+        None where no tile has a mask and nothing says which classes are meant.
+    bands : tuple of str
+        Canonical bands that at least one tile has.
+    zero_is_nodata : bool
+        Whether a pixel with all bands zero is nodata (on for satellite bands).
+    warnings : tuple of str
+        What a person should know: missing bands, an assumed scheme.
+    """
+
+    root: Path
+    tiles: tuple[Tile, ...]
+    scheme: ClassScheme | None
+    bands: tuple[str, ...]
+    zero_is_nodata: bool = True
+    warnings: tuple[str, ...] = ()
+    _by_id: Mapping[str, Tile] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_id", {tile.id: tile for tile in self.tiles})
+
+    def tile(self, tile_id: str) -> Tile:
+        """The tile of that id; `DataError` shows ids that exist."""
+        try:
+            return self._by_id[tile_id]
+        except KeyError:
+            known = ", ".join(list(self._by_id)[:12])
+            raise DataError(f"{self.root} has no tile {tile_id!r}. Its tiles are: {known}.") from None
+
+    def split(self, name: str) -> tuple[Tile, ...]:
+        """Tiles of a split: ``train``, ``val``, ``test``, or ``all`` where the folder has none."""
+        return tuple(tile for tile in self.tiles if tile.split == name)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order of the tiles."""
+        return tuple(dict.fromkeys(tile.split for tile in self.tiles))
+
+    def with_scheme(self, scheme: ClassScheme) -> "Dataset":
+        """The same data set read with another scheme."""
+        return replace(self, scheme=scheme)
+
+    def read_image(self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS) -> npt.NDArray[np.float32]:
+        """Bands of a tile in the data's own units, float32, shape (len(bands), H, W).
+
+        Nodata and NaN are 0; a band that the tile lacks is all 0.
+        """
+        return self.read(tile, bands)[0]
+
+    def read_valid(self, tile: Tile) -> npt.NDArray[np.bool_]:
+        """Pixels that carry data, shape (H, W): not nodata in all bands."""
+        return self.read(tile, tuple(tile.bands))[1]
+
+    def read(
+        self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Bands of a tile and the pixels that carry data, (len(bands), H, W) and (H, W).
+
+        A pixel is nodata where ALL bands of the tile are nodata, NaN or (where `zero_is_nodata`) 0.
+        Validity looks at every band of the tile, so it does not depend on the bands asked for.
+
+        Raises
+        ------
+        BandError
+            If a band's size differs from the tile's.
+        """
+        planes = self._read_planes(tile)
+        image_CHW = np.zeros((len(bands), tile.height, tile.width), np.float32)
+        valid_HW = np.zeros((tile.height, tile.width), bool)
+        for band, plane in planes.items():
+            gone_HW = ~np.isfinite(plane)
+            if tile.nodata is not None and np.isfinite(tile.nodata):
+                # Written nodata may have lost digits (-1.7e308 in a float64 file), hence a relative test.
+                gone_HW |= (
+                    np.isclose(plane, tile.nodata, rtol=1e-6, atol=0)
+                    if abs(tile.nodata) > 1e30
+                    else plane == tile.nodata
+                )
+            if self.zero_is_nodata:
+                valid_HW |= ~gone_HW & (plane != 0)
+            else:
+                valid_HW |= ~gone_HW
+            if band in bands:
+                image_CHW[list(bands).index(band)] = np.where(gone_HW, 0, plane)
+        image_CHW *= valid_HW
+        return image_CHW, valid_HW
+
+    def read_mask(self, tile: Tile) -> npt.NDArray[np.uint8] | None:
+        """Class indices of a tile's mask, shape (H, W), or None where it has none.
+
+        Raises
+        ------
+        SchemeError
+            If a value is outside the scheme; names the file, the value and its count.
+        BandError
+            If the mask's size differs from the tile's.
+        """
+        if tile.mask_path is None:
+            return None
+        if self.scheme is None:
+            raise SchemeError(f"{self.root} has no class scheme. Name one with --scheme.")
+        codes_HW = _mask_plane(tile.mask_path, read_raster(tile.mask_path))
+        if codes_HW.shape != (tile.height, tile.width):
+            raise BandError(
+                f"The mask of tile {tile.id} is {codes_HW.shape[0]} x {codes_HW.shape[1]}, its bands are "
+                f"{tile.height} x {tile.width} ({tile.mask_path}). Re-export the mask on the tile's grid."
+            )
+        return self.scheme.decode(codes_HW, source=str(tile.mask_path))
+
+    def _read_planes(self, tile: Tile) -> dict[str, npt.NDArray[Any]]:
+        rasters: dict[Path, npt.NDArray[Any]] = {}
+        planes = {}
+        for band, source in tile.bands.items():
+            if source.path not in rasters:
+                rasters[source.path] = read_raster(source.path)
+            plane = rasters[source.path][source.index]
+            if plane.shape != (tile.height, tile.width):
+                raise BandError(band_size_message(tile.id, band, plane.shape, (tile.height, tile.width)))
+            planes[band] = plane
+        return planes
+
+
+def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool = True) -> Dataset:
+    """Find the tiles of a folder (or a single file) and decide their class scheme.
+
+    Reads every header and, to decide the scheme, every mask; no band is read.
+
+    Parameters
+    ----------
+    path : Path
+        A folder of one of the layouts above, a folder within it, or a TIFF.
+    scheme : str, optional
+        Name of the class scheme; else what `dataset.yaml` says, else decided over all masks.
+    zero_is_nodata : bool
+
+    Raises
+    ------
+    DataError
+        If nothing opens as a data set, or the tiles' files do not fit together.
+    """
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Give a folder of tiles or a TIFF.")
+    root, tiles = find_tiles(path)
+    bands = tuple(band for band in CANONICAL_BANDS if any(band in tile.bands for tile in tiles))
+    warnings = _missing_band_warnings(tiles)
+    chosen, note = _choose_scheme(root, tiles, scheme)
+    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
+
+
+def _choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
+    if name is not None:
+        return get_scheme(name), ()
+    written = _described_scheme(root)
+    if written is not None:
+        return get_scheme(written), ()
+    masks = [tile.mask_path for tile in tiles if tile.mask_path is not None]
+    if not masks:
+        return None, ()
+    values: dict[float, Path] = {}
+    for mask in masks:
+        for value in np.unique(_mask_plane(mask, read_raster(mask))).tolist():
+            values.setdefault(float(value), mask)
+    known = {float(code) for code in (0, 1, 2, 3, 85, 170, 255)}
+    odd = next((path for value, path in values.items() if value not in known), masks[0])
+    scheme = infer_scheme(values, example=str(odd))
+    if scheme.name == "glacier2":
+        return scheme, (
+            f"The masks hold only {sorted(int(v) for v in values)}: read as two classes (glacier2). "
+            "If they are a part of a four-class data set, name it with --scheme glacier4.",
+        )
+    return scheme, ()
+
+
+def _described_scheme(root: Path) -> str | None:
+    path = root / DESCRIPTION_FILE
+    if not path.is_file():
+        return None
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not readable as YAML. Correct or remove it.") from error
+    scheme = description.get("scheme") if isinstance(description, dict) else None
+    return str(scheme) if scheme else None
+
+
+def _missing_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
+    missing: dict[str, list[str]] = {}
+    for tile in tiles:
+        for band in CANONICAL_BANDS:
+            if band not in tile.bands:
+                missing.setdefault(band, []).append(tile.id)
+    return tuple(
+        f"Band {band} is missing in {len(ids)} of {len(tiles)} tiles "
+        f"({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''}); it is filled with zeros."
+        for band, ids in missing.items()
+    )
+
+
+def _mask_plane(path: Path, raster: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if raster.shape[0] != 1:
+        raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
+    plane: npt.NDArray[Any] = raster[0]
+    return plane

@@ -1,0 +1,160 @@
+"""Comparing predicted masks with true ones, over all pixels and over valid pixels alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.bands import exact_identity, number_identity, plain_identity
+from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.errors import DataError, PairingError, SchemeError
+from napari_glacier.core.metrics import ConfusionMatrix
+from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.raster import RASTER_SUFFIXES, read_raster
+
+
+def evaluate_folders(
+    predicted: Path,
+    truth: Path,
+    data: Path | None = None,
+    scheme: str | None = None,
+    glacier_classes: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Metrics of a folder of predicted masks against a folder of true ones.
+
+    Parameters
+    ----------
+    predicted, truth : Path
+        Folders of mask TIFFs, paired by the identity in their names.
+    data : Path, optional
+        The data set they belong to; it tells which pixels are valid.
+    scheme : str, optional
+        Of both folders; else decided over the masks of each.
+    glacier_classes : sequence of str, optional
+        With a four-class prediction and two-class truth: the classes that count as glacier.
+
+    Returns
+    -------
+    dict
+        ``all_pixels`` and ``valid_pixels`` (None without `data`) with mcc, iou, f1, precision, recall and
+        per_class; ``tiles`` with each tile's values.
+
+    Raises
+    ------
+    DataError
+        If masks do not pair, differ in size, or their schemes cannot be compared.
+    """
+    pairs = _pairs(Path(predicted), Path(truth))
+    dataset = open_dataset(data) if data is not None else None
+    predicted_scheme, truth_scheme = _schemes(pairs, scheme)
+    recode = _recode(predicted_scheme, truth_scheme, glacier_classes)
+    names = truth_scheme.class_names
+    total_all, total_valid = ConfusionMatrix(len(names)), ConfusionMatrix(len(names))
+    tiles = []
+    for tile_id, (predicted_path, truth_path) in pairs.items():
+        predicted_HW = recode[predicted_scheme.decode(_codes(predicted_path), str(predicted_path))]
+        truth_HW = truth_scheme.decode(_codes(truth_path), str(truth_path))
+        if predicted_HW.shape != truth_HW.shape:
+            raise DataError(
+                f"{predicted_path} is {predicted_HW.shape}, {truth_path} is {truth_HW.shape}. "
+                "Predict on the grid of the truth, or resample one of them."
+            )
+        record: dict[str, Any] = {"tile": tile_id}
+        valid_HW = _valid(dataset, tile_id, truth_HW.shape) if dataset else None
+        for key, total, where in (("all_pixels", total_all, None), ("valid_pixels", total_valid, valid_HW)):
+            if key == "valid_pixels" and valid_HW is None:
+                continue
+            matrix = ConfusionMatrix(len(names))
+            matrix.update(predicted_HW, truth_HW, where)
+            total.merge(matrix)
+            record[key] = matrix.summary(names)
+        tiles.append(record)
+    return {
+        "all_pixels": total_all.summary(names),
+        "valid_pixels": total_valid.summary(names) if dataset else None,
+        "scheme": truth_scheme.name,
+        "tiles": tiles,
+    }
+
+
+def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
+    for folder in (predicted, truth):
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder. Give a folder of mask TIFFs.")
+    files = {name: _tiffs(folder) for name, folder in (("prediction", predicted), ("truth", truth))}
+    for name, folder in (("prediction", predicted), ("truth", truth)):
+        if not files[name]:
+            raise DataError(f"{folder} holds no TIFF. Give the folder of the {name} masks.")
+    tiles, _ = pair_files(files)
+    alone = [key for key, found in tiles.items() if len(found) < 2]
+    if alone:
+        raise PairingError(
+            f"{len(alone)} mask(s) have no partner: {', '.join(alone[:8])}. "
+            f"{predicted} and {truth} must hold the same tiles; move away what is not to be compared."
+        )
+    return {key: (found["prediction"], found["truth"]) for key, found in tiles.items()}
+
+
+def _tiffs(folder: Path) -> list[Path]:
+    # Continuous outputs of a prediction lie beside its masks and are none.
+    kinds = ("_probabilities", "_uncertainty")
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTER_SUFFIXES and not p.stem.endswith(kinds))
+
+
+def _schemes(pairs: Mapping[str, tuple[Path, Path]], name: str | None) -> tuple[ClassScheme, ClassScheme]:
+    if name is not None:
+        return get_scheme(name), get_scheme(name)
+    values: tuple[set[float], set[float]] = (set(), set())
+    for paths in pairs.values():
+        for seen, path in zip(values, paths, strict=True):
+            seen.update(float(value) for value in np.unique(_codes(path)))
+    predicted_scheme, truth_scheme = infer_scheme(values[0]), infer_scheme(values[1])
+    # A prediction that happens to hold background and lake alone reads as two classes; the truth knows better.
+    if values[0] <= {float(code) for code in truth_scheme.codes}:
+        predicted_scheme = truth_scheme
+    return predicted_scheme, truth_scheme
+
+
+def _recode(predicted: ClassScheme, truth: ClassScheme, glacier_classes: Sequence[str] | None) -> npt.NDArray[np.uint8]:
+    """Table from predicted class index to the truth's class index."""
+    if predicted.class_names == truth.class_names and glacier_classes is None:
+        return np.arange(predicted.num_classes, dtype=np.uint8)
+    if truth.num_classes == 2 and glacier_classes is not None:
+        unknown = set(glacier_classes) - set(predicted.class_names)
+        if unknown:
+            raise SchemeError(
+                f"--glacier-classes names {sorted(unknown)}; the prediction has {', '.join(predicted.class_names)}."
+            )
+        return np.array([name in glacier_classes for name in predicted.class_names], np.uint8)
+    raise SchemeError(
+        f"The prediction has the classes {', '.join(predicted.class_names)}, the truth {', '.join(truth.class_names)}. "
+        "Say which predicted classes count as glacier, for example --glacier-classes glacier debris."
+    )
+
+
+def _codes(path: Path) -> npt.NDArray[Any]:
+    raster = read_raster(path)
+    if raster.shape[0] != 1:
+        raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
+    plane: npt.NDArray[Any] = raster[0]
+    return plane
+
+
+def _valid(dataset: Dataset, tile_id: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    tile = _tile_of(dataset, tile_id)
+    if (tile.height, tile.width) != shape:
+        raise DataError(f"Tile {tile_id} of {dataset.root} is {tile.height} x {tile.width}, its masks are {shape}.")
+    return dataset.read_valid(tile)
+
+
+def _tile_of(dataset: Dataset, mask_identity: str) -> Tile:
+    """The tile that masks of this identity belong to, by the loosening ideas of identity that pair files."""
+    for identity in (exact_identity, plain_identity, number_identity):
+        wanted = identity(mask_identity)
+        found = [tile for tile in dataset.tiles if wanted and identity(Path(tile.name).stem) == wanted]
+        if len(found) == 1:
+            return found[0]
+    return dataset.tile(mask_identity)

@@ -1,0 +1,303 @@
+"""The journal of a data set: every stroke, durable once drawn; what is saved; the tiles' review states.
+
+One SQLite file beside the tiles. The process that holds its lock file writes; another one reads, and learns
+who holds it. Nothing is ever deleted: patches are unsaved, saved, or discarded.
+"""
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from napari_glacier.core.errors import JournalError
+from napari_glacier.core.journal_file import SCHEMA_VERSION, JournalFile
+from napari_glacier.core.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
+from napari_glacier.core.strokes import Patch, Stroke, StrokeInfo, pack, unpack
+
+__all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
+
+REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
+
+_UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
+# A tile's first base is kept as its origin: it tells a mask that came with the data from one made here.
+_SET_BASE = """
+INSERT INTO tile (tile_id, base, origin) VALUES (?1, ?2, ?2)
+ON CONFLICT (tile_id) DO UPDATE SET base = ?2, origin = COALESCE(origin, ?2)
+"""
+_logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The journal of one data set; open it with `Journal.open`. Safe to use from several threads.
+
+    Attributes
+    ----------
+    path : Path
+        The SQLite file.
+    read_only : bool
+        Another process holds the journal: nothing can be recorded here.
+    holder : str or None
+        Who holds it, where that is another process.
+    author : str
+        Written with each stroke.
+    """
+
+    def __init__(self, file: JournalFile, author: str) -> None:
+        self._file = file
+        self.author = author
+        self.path = file.path
+        self.read_only = file.read_only
+        self.holder = file.holder
+
+    @classmethod
+    def open(cls, root: Path, author: str | None = None) -> "Journal":
+        """Open the journal of the data set in `root`, making it where there is none.
+
+        Where the folder is read-only the journal lies in the user's data folder; strokes kept there are
+        brought home once the folder can be written.
+
+        Raises
+        ------
+        JournalError
+            If the journal is damaged, was written by a newer version, or cannot be created.
+        """
+        root = Path(root).absolute()
+        author = author or user_name()
+        elsewhere = user_journal_path(root)
+        if is_writable_folder(root):
+            with contextlib.suppress(PermissionError):
+                journal = cls(JournalFile(root / JOURNAL_NAME), author)
+                if elsewhere.is_file() and not journal.read_only:
+                    journal._bring_home(elsewhere)
+                return journal
+        try:
+            elsewhere.parent.mkdir(parents=True, exist_ok=True)
+            _copy_once(root / JOURNAL_NAME, elsewhere)
+            return cls(JournalFile(elsewhere), author)
+        except OSError as error:
+            raise JournalError(
+                f"Neither {root} nor {elsewhere.parent} can be written ({error.strerror or error}), so edits could "
+                "not be kept. Make one of them writable, or name another folder in NAPARI_GLACIER_DATA_DIR."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file and give up the lock; again is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(
+        self,
+        patches: Sequence[Patch],
+        *,
+        tool: str,
+        model: str | None = None,
+        group: str | None = None,
+        bases: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write one stroke; it is on disk when this returns.
+
+        Parameters
+        ----------
+        patches : sequence of Patch
+        tool : str
+            What made it: paint, fill, undo, …
+        model : str, optional
+            The model whose prediction was accepted.
+        group : str, optional
+            Common to strokes that belong together; a new one where not given.
+        bases : mapping of str to str, optional
+            Base fingerprints of tiles, set in the same transaction.
+
+        Returns
+        -------
+        int
+            The stroke's id; ids grow.
+
+        Raises
+        ------
+        JournalError
+            If the disk is full or the journal is held by another process; nothing was written then.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, now, model, tuple(patches))
+        return self._insert(stroke, bases or {})
+
+    def _insert(self, stroke: Stroke, bases: Mapping[str, str]) -> int:
+        rows = [
+            (p.tile_id, p.row, p.col, *p.before_HW.shape, pack(p.before_HW), pack(p.after_HW)) for p in stroke.patches
+        ]
+        with self._file.writing() as connection:
+            cursor = connection.execute(
+                "INSERT INTO stroke (grp, tool, author, time, model) VALUES (?, ?, ?, ?, ?)",
+                (stroke.group, stroke.tool, stroke.author, stroke.time, stroke.model),
+            )
+            stroke_id = cursor.lastrowid
+            assert stroke_id is not None
+            connection.executemany(
+                "INSERT INTO patch (stroke_id, tile_id, row, col, height, width, before, after) "
+                f"VALUES ({stroke_id}, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            connection.executemany(_SET_BASE, bases.items())
+        return stroke_id
+
+    def unsaved(self, tile_id: str | None = None) -> list[Stroke]:
+        """Strokes in order, each with those of its patches that are not saved yet (of one tile, where given).
+
+        Patches already saved are left out: replaying them would bring old values back.
+        """
+        where, values = f"state = {_UNSAVED}", ()
+        if tile_id is not None:
+            return self._strokes(f"{where} AND tile_id = ?", (tile_id,))
+        return self._strokes(where, values)
+
+    def unsaved_tiles(self) -> dict[str, int]:
+        """Tiles with unsaved patches, and how many strokes those belong to."""
+        rows = self._file.read(
+            f"SELECT tile_id, COUNT(DISTINCT stroke_id) FROM patch WHERE state = {_UNSAVED} GROUP BY tile_id"
+        )
+        return dict(rows)
+
+    def stroke(self, stroke_id: int) -> Stroke:
+        """One stroke with all its patches, saved or not; `JournalError` where there is none of that id."""
+        found = self._strokes("stroke_id = ?", (stroke_id,))
+        if not found:
+            raise JournalError(f"{self.path} has no stroke {stroke_id}. Take an id from the history.")
+        return found[0]
+
+    def discard_unsaved(self, tile_ids: Iterable[str]) -> None:
+        """Give up the unsaved patches of tiles; they stay in the file, marked discarded."""
+        with self._file.writing() as connection:
+            connection.executemany(
+                f"UPDATE patch SET state = {_DISCARDED} WHERE state = {_UNSAVED} AND tile_id = ?",
+                [(tile_id,) for tile_id in tile_ids],
+            )
+
+    def history(self, limit: int = 100) -> list[StrokeInfo]:
+        """The latest strokes without their pixels, newest first."""
+        rows = self._file.read(
+            "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, p.tile_id, MIN(p.state) FROM "
+            "(SELECT * FROM stroke ORDER BY id DESC LIMIT ?) s JOIN patch p ON p.stroke_id = s.id "
+            "GROUP BY s.id, p.tile_id ORDER BY s.id DESC, p.tile_id",
+            (limit,),
+        )
+        found: dict[int, StrokeInfo] = {}
+        for *fields, tile_id, state in rows:
+            before = found.get(fields[0])
+            tiles = (*before.tile_ids, tile_id) if before else (tile_id,)
+            unsaved = state == _UNSAVED or (before is not None and before.unsaved)
+            found[fields[0]] = StrokeInfo(*fields, tile_ids=tiles, unsaved=unsaved)
+        return list(found.values())
+
+    def review(self, tile_id: str) -> str:
+        """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""
+        return str(self._tile_field("review", tile_id) or REVIEW_STATES[0])
+
+    def set_review(self, tile_id: str, state: str) -> None:
+        """Set the review state of a tile."""
+        if state not in REVIEW_STATES:
+            raise JournalError(f"{state!r} is no review state. Use one of: {', '.join(REVIEW_STATES)}.")
+        with self._file.writing() as connection:
+            connection.execute(
+                "INSERT INTO tile (tile_id, review) VALUES (?1, ?2) ON CONFLICT (tile_id) DO UPDATE SET review = ?2",
+                (tile_id, state),
+            )
+
+    def base_fingerprint(self, tile_id: str) -> str | None:
+        """Fingerprint of the mask that a tile's unsaved strokes were drawn on; None before the first stroke."""
+        return self._tile_field("base", tile_id)
+
+    def origin_fingerprint(self, tile_id: str) -> str | None:
+        """The first base fingerprint a tile ever had; ``absent`` where its mask was made here."""
+        return self._tile_field("origin", tile_id)
+
+    def set_base_fingerprint(self, tile_id: str, fingerprint: str) -> None:
+        """Say which mask the unsaved strokes of a tile belong on."""
+        with self._file.writing() as connection:
+            connection.execute(_SET_BASE, (tile_id, fingerprint))
+
+    def begin_save(self, tile_id: str, up_to: int, fingerprint_after: str) -> None:
+        """Note that the strokes of a tile up to id `up_to` are about to be written, giving `fingerprint_after`."""
+        with self._file.writing() as connection:
+            connection.execute(
+                "INSERT INTO tile (tile_id, saving_up_to, saving_fingerprint) VALUES (?1, ?2, ?3) "
+                "ON CONFLICT (tile_id) DO UPDATE SET saving_up_to = ?2, saving_fingerprint = ?3",
+                (tile_id, up_to, fingerprint_after),
+            )
+
+    def finish_save(self, tile_id: str) -> None:
+        """Mark the strokes of the save that was begun as saved; its fingerprint becomes the tile's base."""
+        with self._file.writing() as connection:
+            connection.execute(
+                f"UPDATE patch SET state = {_SAVED} WHERE state = {_UNSAVED} AND tile_id = ?1 "
+                "AND stroke_id <= (SELECT saving_up_to FROM tile WHERE tile_id = ?1)",
+                (tile_id,),
+            )
+            connection.execute(
+                "UPDATE tile SET base = COALESCE(saving_fingerprint, base), saving_up_to = NULL, "
+                "saving_fingerprint = NULL WHERE tile_id = ?",
+                (tile_id,),
+            )
+
+    def forget_save(self, tile_id: str) -> None:
+        """Drop the note of `begin_save`: nothing was written."""
+        with self._file.writing() as connection:
+            connection.execute(
+                "UPDATE tile SET saving_up_to = NULL, saving_fingerprint = NULL WHERE tile_id = ?", (tile_id,)
+            )
+
+    def begun_saves(self) -> dict[str, str]:
+        """Tiles whose save was begun and not finished, with the fingerprint the file has if it was written."""
+        return dict(
+            self._file.read("SELECT tile_id, saving_fingerprint FROM tile WHERE saving_fingerprint IS NOT NULL")
+        )
+
+    def _tile_field(self, field: str, tile_id: str) -> str | None:
+        rows = self._file.read(f"SELECT {field} FROM tile WHERE tile_id = ?", (tile_id,))
+        return rows[0][0] if rows else None
+
+    def _strokes(self, where: str, values: tuple[Any, ...]) -> list[Stroke]:
+        rows = self._file.read(
+            "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, "
+            "p.tile_id, p.row, p.col, p.height, p.width, p.before, p.after "
+            f"FROM patch p JOIN stroke s ON s.id = p.stroke_id WHERE {where} ORDER BY s.id, p.id",
+            values,
+        )
+        patches: dict[tuple[Any, ...], list[Patch]] = {}
+        for row in rows:
+            tile_id, top, left, height, width, before, after = row[6:]
+            patch = Patch(tile_id, top, left, unpack(before, height, width), unpack(after, height, width))
+            patches.setdefault(row[:6], []).append(patch)
+        return [Stroke(*fields, patches=tuple(found)) for fields, found in patches.items()]
+
+    def _bring_home(self, elsewhere: Path) -> None:
+        """Take over the unsaved strokes of the journal in the user's folder, then set that one aside."""
+        with Journal(JournalFile(elsewhere), self.author) as other:
+            if other.read_only:
+                return
+            strokes = other.unsaved()
+            for stroke in strokes:
+                tiles = {patch.tile_id for patch in stroke.patches}
+                bases = {tile: base for tile in tiles if (base := other.base_fingerprint(tile)) is not None}
+                self._insert(stroke, bases)
+        elsewhere.replace(elsewhere.with_suffix(f".taken-over-{datetime.now():%Y%m%d-%H%M%S}.sqlite"))
+        if strokes:
+            _logger.info("%d unsaved strokes were taken over from %s", len(strokes), elsewhere)
+
+
+def _copy_once(source: Path, target: Path) -> None:
+    """Copy a journal with its write-ahead log, so that what it knows is known in the user's folder, too."""
+    if target.exists() or not source.is_file():
+        return
+    for suffix in ("-wal", ""):
+        beside = Path(f"{source}{suffix}")
+        if beside.is_file():
+            Path(f"{target}{suffix}").write_bytes(beside.read_bytes())

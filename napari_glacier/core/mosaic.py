@@ -1,0 +1,186 @@
+"""Scenes: tiles on one grid seen as one raster, or a tile by itself."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.dataset import Dataset, Tile
+from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.tiling import Window
+
+# A mosaic of tiles strewn over a country would be mostly gap; beyond this they open as a stack.
+MAX_MOSAIC_PIXELS = 40_000 * 40_000
+_CACHED_TILES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A tile and the position of its first pixel in the scene."""
+
+    tile: Tile
+    row: int
+    col: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the scene that the tile covers."""
+        return slice(self.row, self.row + self.tile.height), slice(self.col, self.col + self.tile.width)
+
+
+class Mosaic:
+    """One raster made of tiles that do not overlap; what lies between them is a gap (nodata).
+
+    Pixels are read tile by tile when asked for, and a few tiles are kept.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    placements : sequence of Placement
+    georef : GeoRef or None
+        Of the scene's first pixel.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Height and width in pixels.
+    name : str
+    """
+
+    def __init__(self, dataset: Dataset, placements: Sequence[Placement], georef: GeoRef | None) -> None:
+        self.dataset = dataset
+        self.placements = tuple(placements)
+        self.georef = georef
+        self.shape = (
+            max(place.row + place.tile.height for place in placements),
+            max(place.col + place.tile.width for place in placements),
+        )
+        self.name = placements[0].tile.id if len(placements) == 1 else dataset.root.name
+        self._cache: OrderedDict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]] = OrderedDict()
+        self._lock = Lock()
+
+    def read(
+        self, window: Window, bands: Sequence[str] = CANONICAL_BANDS
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Bands and validity of a window, (len(bands), h, w) float32 and (h, w) bool.
+
+        Gaps, nodata and what lies outside the scene are 0 and not valid.
+        """
+        image_CHW = np.zeros((len(bands), window.height, window.width), np.float32)
+        valid_HW = np.zeros((window.height, window.width), bool)
+        planes = [CANONICAL_BANDS.index(band) for band in bands]
+        for place in self.tiles_in(window):
+            tile_CHW, tile_valid_HW = self._tile(place.tile)
+            top, left = max(window.row, place.row), max(window.col, place.col)
+            bottom = min(window.row + window.height, place.row + place.tile.height)
+            right = min(window.col + window.width, place.col + place.tile.width)
+            into = np.s_[top - window.row : bottom - window.row, left - window.col : right - window.col]
+            from_ = np.s_[top - place.row : bottom - place.row, left - place.col : right - place.col]
+            image_CHW[:, *into] = tile_CHW[planes][:, *from_]
+            valid_HW[into] = tile_valid_HW[from_]
+        return image_CHW, valid_HW
+
+    def tiles_in(self, window: Window) -> list[Placement]:
+        """Placements that a window touches."""
+        return [
+            place
+            for place in self.placements
+            if place.row < window.row + window.height
+            and window.row < place.row + place.tile.height
+            and place.col < window.col + window.width
+            and window.col < place.col + place.tile.width
+        ]
+
+    @property
+    def whole(self) -> Window:
+        """The window that is the scene."""
+        return Window(0, 0, *self.shape)
+
+    def covered(self) -> npt.NDArray[np.bool_]:
+        """Pixels that belong to a tile, shape (H, W)."""
+        covered_HW = np.zeros(self.shape, bool)
+        for place in self.placements:
+            covered_HW[place.slices] = True
+        return covered_HW
+
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Pixels that carry data, shape (H, W)."""
+        valid_HW = np.zeros(self.shape, bool)
+        for place in self.placements:
+            valid_HW[place.slices] = self._tile(place.tile)[1]
+        return valid_HW
+
+    def read_masks(self) -> npt.NDArray[np.uint8]:
+        """Class indices of all masks, shape (H, W); background where there is none."""
+        index_HW = np.zeros(self.shape, np.uint8)
+        for place in self.placements:
+            mask_HW = self.dataset.read_mask(place.tile)
+            if mask_HW is not None:
+                index_HW[place.slices] = mask_HW
+        return index_HW
+
+    def _tile(self, tile: Tile) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        with self._lock:
+            if tile.id in self._cache:
+                self._cache.move_to_end(tile.id)
+                return self._cache[tile.id]
+        pixels = self.dataset.read(tile, CANONICAL_BANDS)
+        with self._lock:
+            self._cache[tile.id] = pixels
+            while len(self._cache) > _CACHED_TILES:
+                self._cache.popitem(last=False)
+        return pixels
+
+
+def plan_scenes(dataset: Dataset, tiles: Sequence[Tile] | None = None) -> tuple[Mosaic, ...]:
+    """Tiles as one mosaic where they share CRS, pixel size and grid and do not overlap, else one scene a tile."""
+    tiles = dataset.tiles if tiles is None else tuple(tiles)
+    placements = _common_grid(tiles)
+    if placements is not None:
+        first = placements[0]
+        assert first.tile.georef is not None
+        return (Mosaic(dataset, placements, first.tile.georef.offset(-first.row, -first.col)),)
+    return tuple(Mosaic(dataset, (Placement(tile, 0, 0),), tile.georef) for tile in tiles)
+
+
+def _common_grid(tiles: Sequence[Tile]) -> list[Placement] | None:
+    reference = tiles[0].georef
+    if reference is None:
+        return None
+    a, b, _, d, e, _ = reference.transform
+    corners = []
+    for tile in tiles:
+        ref = tile.georef
+        if ref is None or ref.crs_key != reference.crs_key:
+            return None
+        if not np.allclose(
+            (ref.transform[0], ref.transform[1], ref.transform[3], ref.transform[4]), (a, b, d, e), rtol=1e-9
+        ):
+            return None
+        row, col = reference.pixel_of(ref.transform[2], ref.transform[5])
+        # A hundredth of a pixel is rounding; more is another grid.
+        if abs(row - round(row)) > 0.01 or abs(col - round(col)) > 0.01:
+            return None
+        corners.append((round(row), round(col)))
+    top, left = min(row for row, _ in corners), min(col for _, col in corners)
+    placements = [Placement(tile, row - top, col - left) for tile, (row, col) in zip(tiles, corners, strict=True)]
+    height = max(place.row + place.tile.height for place in placements)
+    width = max(place.col + place.tile.width for place in placements)
+    if height * width > MAX_MOSAIC_PIXELS or _overlap(placements):
+        return None
+    return placements
+
+
+def _overlap(placements: Sequence[Placement]) -> bool:
+    ordered = sorted(placements, key=lambda place: place.row)
+    for k, first in enumerate(ordered):
+        for second in ordered[k + 1 :]:
+            if second.row >= first.row + first.tile.height:
+                break
+            if first.col < second.col + second.tile.width and second.col < first.col + first.tile.width:
+                return True
+    return False

@@ -1,0 +1,300 @@
+"""The one door for image files: everything else takes arrays and a `GeoRef`.
+
+Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the first row of the file.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.errors import RasterError, SaveError
+from napari_glacier.core.files import replacing, write_text_atomically
+from napari_glacier.core.georef import GEO_TAGS, GeoRef
+
+__all__ = [
+    "RASTER_SUFFIXES",
+    "GeoRef",
+    "RasterInfo",
+    "read_info",
+    "read_raster",
+    "rewrite_mask",
+    "write_mask",
+    "write_raster",
+]
+
+RASTER_SUFFIXES = (".tif", ".tiff")
+_GDAL_METADATA, _GDAL_NODATA = 42112, 42113
+# Tags that tifffile writes itself from the arguments it is given.
+_MANAGED_TAGS = frozenset(
+    (254, 256, 257, 258, 259, 262, 266, 270, 273, 277, 278, 279, 282, 283, 284, 296, 305, 306, 317, 320)
+) | frozenset((322, 323, 324, 325, 338, 339))
+# What a damaged or foreign file makes tifffile and its codecs raise (ValueError and KeyError included).
+_READ_ERRORS = (
+    tifffile.TiffFileError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    struct.error,
+    RuntimeError,
+    OSError,
+)
+
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RasterInfo:
+    """What a raster file holds, known without reading its pixels."""
+
+    path: Path
+    height: int
+    width: int
+    count: int
+    dtype: np.dtype[Any]
+    nodata: float | None
+    georef: GeoRef | None
+
+
+def read_info(path: Path) -> RasterInfo:
+    """Size, number of bands, type, nodata value and georeference of a TIFF.
+
+    Raises
+    ------
+    RasterError
+        If the file is missing, no TIFF, cut short, or not an image of rows, columns and bands.
+    """
+    path = Path(path)
+    with _opened(path) as tif:
+        return _info(path, tif)
+
+
+def read_raster(path: Path) -> AnyArray:
+    """Pixels of a TIFF, shape (bands, H, W), in the file's own type.
+
+    Raises
+    ------
+    RasterError
+        As `read_info`, and if the pixels cannot be decoded.
+    """
+    path = Path(path)
+    with _opened(path) as tif:
+        info = _info(path, tif)
+        series = tif.series[0]
+        array = series.asarray()
+        axes = series.axes
+        order = [axes.index("Y"), axes.index("X")]
+        array = np.moveaxis(array, order, (-2, -1))
+        return array.reshape(info.count, info.height, info.width)
+
+
+def write_raster(
+    path: Path,
+    array: AnyArray,
+    georef: GeoRef | None = None,
+    nodata: float | None = None,
+    description: Mapping[str, str] | None = None,
+) -> None:
+    """Write an array of shape (H, W) or (bands, H, W) as a deflate-compressed GeoTIFF, atomically.
+
+    Parameters
+    ----------
+    path : Path
+    array : array of any number type
+    georef : GeoRef, optional
+    nodata : float, optional
+        Written as GDAL's nodata value.
+    description : mapping of str to str, optional
+        Written as GDAL metadata items.
+
+    Raises
+    ------
+    SaveError
+        If the folder or disk refuses; what was there before is whole.
+    """
+    tags = georef.extra_tags() if georef else []
+    if nodata is not None:
+        tags.append((_GDAL_NODATA, "s", 0, f"{nodata:.17g}"))
+    if description:
+        tags.append((_GDAL_METADATA, "s", 0, _gdal_metadata(description)))
+    planes = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
+    layout = {"photometric": "minisblack", "planarconfig": "separate" if planes.ndim == 3 else None}
+    _write(Path(path), planes, tags, layout)
+
+
+def write_mask(
+    path: Path,
+    index_HW: npt.NDArray[np.uint8],
+    scheme: ClassScheme,
+    georef: GeoRef | None = None,
+    description: Mapping[str, str] | None = None,
+) -> None:
+    """Write a class mask as uint8 codes of the scheme, with a colour table and the class names, atomically.
+
+    The names stand in the file's GDAL metadata and, as categories that QGIS shows in its legend, in
+    ``<name>.aux.xml`` beside it.
+
+    Raises
+    ------
+    SaveError
+        If the folder or disk refuses; what was there before is whole.
+    """
+    colormap = np.zeros((3, 256), np.uint16)
+    for code, color in zip(scheme.codes, scheme.colors, strict=True):
+        rgb = [0, 0, 0] if code == 0 else [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        colormap[:, code] = [channel * 257 for channel in rgb]
+    names = {f"class_{code}": name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}
+    tags = georef.extra_tags() if georef else []
+    tags.append((_GDAL_METADATA, "s", 0, _gdal_metadata(names | dict(description or {}))))
+    _write(Path(path), scheme.encode(index_HW), tags, {"photometric": "palette", "colormap": colormap})
+    by_code = dict(zip(scheme.codes, scheme.class_names, strict=True))
+    categories = "".join(f"<Category>{escape(by_code.get(code, ''))}</Category>" for code in range(max(by_code) + 1))
+    sidecar = Path(f"{path}.aux.xml")
+    try:
+        write_text_atomically(
+            sidecar,
+            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames>'
+            "</PAMRasterBand></PAMDataset>\n",
+        )
+    except OSError as error:
+        raise SaveError(f"The class names beside {path} could not be written ({error.strerror}).") from error
+
+
+def rewrite_mask(
+    path: Path, index_HW: npt.NDArray[np.uint8], changed_HW: npt.NDArray[np.bool_], scheme: ClassScheme
+) -> None:
+    """Change pixels of an existing mask file and nothing else, atomically.
+
+    The file keeps its type, compression, codes and tags; pixels outside `changed_HW` keep their very values.
+    Overviews are dropped, since they would show the old labels.
+
+    Raises
+    ------
+    SaveError
+        If the folder or disk refuses; the old file is whole.
+    RasterError
+        If the old file cannot be read.
+    """
+    path = Path(path)
+    with _opened(path) as tif:
+        _info(path, tif)
+        page: Any = tif.pages[0]
+        pixels = page.asarray()
+        if pixels.shape != index_HW.shape:
+            raise SaveError(
+                f"{path} holds {pixels.shape[:2]} pixels in {pixels.ndim} dimensions, the labels {index_HW.shape}. "
+                "A mask has one band of the tile's size; replace the file by such a mask."
+            )
+        tags = [
+            (tag.code, int(tag.dtype), tag.count, tag.value)
+            for tag in page.tags.values()
+            if tag.code not in _MANAGED_TAGS
+        ]
+        layout = {
+            "photometric": page.photometric,
+            "compression": page.compression,
+            "predictor": page.predictor if page.predictor != 1 else None,
+            "colormap": page.colormap,
+            "byteorder": tif.byteorder,
+            "bigtiff": tif.is_bigtiff,
+            "tile": (page.tilelength, page.tilewidth) if page.is_tiled else None,
+            "rowsperstrip": None if page.is_tiled else page.rowsperstrip,
+            "description": page.description or None,
+            "software": page.software or False,
+        }
+    pixels[changed_HW] = scheme.encode(index_HW)[changed_HW]
+    _write(path, pixels, tags, layout)
+
+
+def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any]) -> None:
+    layout = {"software": "napari-glacier", **layout}
+    if "compression" not in layout:
+        layout["compression"] = "deflate"
+        layout["predictor"] = {"f": 3, "i": 2, "u": 2}.get(array.dtype.kind)
+        if "colormap" in layout:
+            layout["predictor"] = None
+    container = {
+        "byteorder": layout.pop("byteorder", None),
+        "bigtiff": layout.pop("bigtiff", array.nbytes > 3 * 2**30),
+    }
+    layout = {key: value for key, value in layout.items() if value is not None}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, tifffile.TiffWriter(temporary, **container) as writer:
+            writer.write(array, extratags=tags, metadata=None, **layout)
+    except OSError as error:
+        raise SaveError(
+            f"{path} could not be written ({error.strerror or error}); what was there before is unchanged. "
+            "Free disk space or choose a folder you may write to, then try again."
+        ) from error
+
+
+def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
+    series = tif.series[0]
+    page: Any = series.pages[0]
+    axes, shape = series.axes, series.shape
+    others = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YX"]
+    if "Y" not in axes or "X" not in axes or len([n for n in others if n > 1]) > 1:
+        raise RasterError(f"{path} has the axes {axes} {shape}; an image of rows, columns and bands is needed.")
+    _check_complete(path, tif)
+    tags = {tag.code: tag.value for tag in page.tags.values() if tag.code in (*GEO_TAGS, _GDAL_NODATA)}
+    text = str(tags.get(_GDAL_NODATA, "")).strip().strip("\0")
+    return RasterInfo(
+        path=path,
+        height=shape[axes.index("Y")],
+        width=shape[axes.index("X")],
+        count=int(np.prod(others)) if others else 1,
+        dtype=np.dtype(series.dtype),
+        nodata=float(text) if text else None,
+        georef=GeoRef.from_tags(tags),
+    )
+
+
+def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
+    """A file cut short still opens; its last strips lie beyond its end."""
+    size = path.stat().st_size
+    for page in tif.series[0].pages:
+        if page is None:
+            continue
+        end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+        if end > size:
+            raise RasterError(
+                f"{path} is cut short: it has {size} bytes, its pixels need {end}. Copy or download it again."
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    if not path.is_file():
+        raise RasterError(f"{path} does not exist or is not a file. Give the path of a TIFF.")
+    try:
+        with tifffile.TiffFile(path) as tif:
+            yield tif
+    except (RasterError, SaveError):
+        raise
+    except tifffile.TiffFileError as error:
+        raise RasterError(
+            f"{path} is not a TIFF image ({error}). Re-export it as GeoTIFF, or remove it from the dataset."
+        ) from error
+    except PermissionError as error:
+        raise RasterError(f"{path} may not be read ({error.strerror}). Change its permissions.") from error
+    except _READ_ERRORS as error:
+        raise RasterError(
+            f"{path} is damaged and cannot be decoded ({type(error).__name__}: {error}). "
+            "Copy, download or export it again."
+        ) from error
+
+
+def _gdal_metadata(items: Mapping[str, str]) -> str:
+    # GDAL unescapes a value once as XML and once more as its own text.
+    inner = "".join(f"<Item name={quoteattr(key)}>{escape(escape(value))}</Item>" for key, value in items.items())
+    return f"<GDALMetadata>{inner}</GDALMetadata>"

@@ -1,0 +1,103 @@
+"""What an edit is made of: patches of tiles, gathered into strokes; and the fingerprint of a mask's pixels.
+
+Patches are in tile coordinates, never in those of a scene, so they keep their meaning when the scene is
+laid out anew, and replaying them twice gives the same pixels as replaying them once.
+"""
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MaskArray = npt.NDArray[np.uint8]
+
+# The base fingerprint of a tile that has no mask file.
+ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A rectangle of a tile before and after an edit; a pixel was edited where the two differ.
+
+    Parameters
+    ----------
+    tile_id : str
+    row, col : int
+        The rectangle's first pixel in the tile.
+    before_HW, after_HW : uint8 arrays of one shape
+        Class indices.
+    """
+
+    tile_id: str
+    row: int
+    col: int
+    before_HW: MaskArray
+    after_HW: MaskArray
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the tile that the patch covers."""
+        height, width = self.before_HW.shape
+        return slice(self.row, self.row + height), slice(self.col, self.col + width)
+
+    @property
+    def edited_HW(self) -> npt.NDArray[np.bool_]:
+        """Pixels that the edit changed, of the patch's shape."""
+        return self.before_HW != self.after_HW
+
+    def apply(self, index_HW: MaskArray) -> None:
+        """Write the values after the edit into a mask of the tile, in place."""
+        np.copyto(index_HW[self.slices], self.after_HW, where=self.edited_HW)
+
+    def revert(self, index_HW: MaskArray) -> None:
+        """Write the values before the edit into a mask of the tile, in place."""
+        np.copyto(index_HW[self.slices], self.before_HW, where=self.edited_HW)
+
+
+@dataclass(frozen=True, slots=True)
+class Stroke:
+    """One edit as a person made it, perhaps over several tiles."""
+
+    id: int
+    group: str
+    tool: str
+    author: str
+    time: str
+    model: str | None
+    patches: tuple[Patch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StrokeInfo:
+    """A stroke without its pixels, for lists; `unsaved` where a tile still waits to be saved."""
+
+    id: int
+    group: str
+    tool: str
+    author: str
+    time: str
+    model: str | None
+    tile_ids: tuple[str, ...]
+    unsaved: bool
+
+
+def fingerprint(index_HW: MaskArray) -> str:
+    """Fingerprint of a mask's decoded pixels and shape.
+
+    It stays the same when a file is compressed or tagged anew, and changes with any pixel.
+    """
+    digest = hashlib.sha256(f"{index_HW.shape[0]}x{index_HW.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(index_HW, np.uint8).data)
+    return digest.hexdigest()
+
+
+def pack(index_HW: MaskArray) -> bytes:
+    """Compress a small mask; the fastest level, since labels are runs."""
+    return zlib.compress(np.ascontiguousarray(index_HW).tobytes(), level=1)
+
+
+def unpack(packed: bytes, height: int, width: int) -> MaskArray:
+    """The mask that `pack` compressed, read-only."""
+    return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, width)

@@ -1,0 +1,89 @@
+"""Windows over a scene and the blending that hides their seams."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of pixels of a scene; it may reach past the scene's border."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    def clipped(self, height: int, width: int) -> "Window":
+        """The part inside a scene of this size."""
+        top, left = max(self.row, 0), max(self.col, 0)
+        bottom, right = min(self.row + self.height, height), min(self.col + self.width, width)
+        return Window(top, left, max(bottom - top, 0), max(right - left, 0))
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices of the window."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
+
+
+def _starts(length: int, window_px: int, step: int) -> range:
+    count = 1 if length <= window_px else 1 + -(-(length - window_px) // step)
+    return range(0, count * step, step)
+
+
+def windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Window]:
+    """Windows that cover a scene, anchored to its grid.
+
+    Rows and columns start at multiples of ``window_px - overlap_px`` counted from the scene's first
+    pixel, so a pixel sees the same windows however the work is cut. The last ones may reach past the border.
+    """
+    if not 0 <= overlap_px < window_px:
+        raise ValueError(f"overlap_px is {overlap_px}; it must be at least 0 and less than window_px ({window_px}).")
+    step = window_px - overlap_px
+    return [
+        Window(row, col, window_px, window_px)
+        for row in _starts(height, window_px, step)
+        for col in _starts(width, window_px, step)
+    ]
+
+
+def blend_weights(window_px: int, overlap_px: int) -> npt.NDArray[np.float32]:
+    """Weights of a window's pixels, shape (window_px, window_px): separable linear ramps over the overlap.
+
+    Never 0, so that a pixel at the scene's border keeps its only window.
+    """
+    ramp = np.ones(window_px, np.float32)
+    if overlap_px:
+        rise = (np.arange(overlap_px, dtype=np.float32) + 1) / (overlap_px + 1)
+        ramp[:overlap_px] = rise
+        ramp[-overlap_px:] = np.minimum(ramp[-overlap_px:], rise[::-1])
+    return ramp[:, None] * ramp[None, :]
+
+
+class Blender:
+    """Weighted mean of overlapping windows of a scene.
+
+    Parameters
+    ----------
+    num_channels, height, width : int
+        Shape of the result.
+    """
+
+    def __init__(self, num_channels: int, height: int, width: int) -> None:
+        self._sum_CHW = np.zeros((num_channels, height, width), np.float32)
+        self._weight_HW = np.zeros((height, width), np.float32)
+
+    def add(self, window: Window, values_CHW: npt.NDArray[np.float32], weights_HW: npt.NDArray[np.float32]) -> None:
+        """Add a window's values; what lies outside the scene is dropped."""
+        inside = window.clipped(*self._weight_HW.shape)
+        rows = slice(inside.row - window.row, inside.row - window.row + inside.height)
+        cols = slice(inside.col - window.col, inside.col - window.col + inside.width)
+        weights = weights_HW[rows, cols]
+        self._sum_CHW[:, *inside.slices] += values_CHW[:, rows, cols] * weights
+        self._weight_HW[inside.slices] += weights
+
+    def result(self) -> npt.NDArray[np.float32]:
+        """Blended values, shape (C, H, W); 0 where no window was added."""
+        smallest = np.float32(np.finfo(np.float32).tiny)
+        return (self._sum_CHW / np.maximum(self._weight_HW, smallest)).astype(np.float32, copy=False)

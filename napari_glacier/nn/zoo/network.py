@@ -1,0 +1,79 @@
+"""The frame all architectures share: padding to the stride, encoder, decoder, dropout, head.
+
+Shapes: image_NCHW, logits_NKHW, features are lists of tensors of falling resolution.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def pad_to_stride(image_NCHW: torch.Tensor, stride: int) -> torch.Tensor:
+    """Pad at the bottom and the right so that both sides are multiples of `stride`, at least two of them.
+
+    Mirrors the image where it is large enough, else repeats its last row and column. Two strides keep
+    the deepest map larger than one pixel, which batch normalisation needs to train on a batch of one.
+    """
+    height, width = image_NCHW.shape[-2:]
+    bottom = max(-(-height // stride), 2) * stride - height
+    right = max(-(-width // stride), 2) * stride - width
+    if not bottom and not right:
+        return image_NCHW
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(image_NCHW, (0, right, 0, bottom), mode=mode)
+
+
+class SegmentationNetwork(nn.Module):
+    """Encoder, decoder, optional dropout and head; takes images of any size.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        Image to list of feature maps.
+    decoder : nn.Module
+        List of feature maps to one map.
+    segmentation_head : nn.Module
+        That map to logits at the padded image's resolution.
+    stride : int
+        Both sides of what the encoder gets are multiples of it.
+    dropout : float
+        Share of whole channels dropped before the head while training.
+
+    The submodules carry the names that segmentation-models-pytorch uses, so state dicts travel both ways.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        segmentation_head: nn.Module,
+        *,
+        stride: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.segmentation_head = segmentation_head
+        self.dropout: nn.Module = nn.Dropout2d(dropout) if dropout else nn.Identity()
+        self.stride = stride
+
+    @classmethod
+    def from_smp(cls, model: Any, dropout: float = 0.0) -> "SegmentationNetwork":
+        """Take the parts of a model of segmentation-models-pytorch."""
+        return cls(
+            model.encoder,
+            model.decoder,
+            model.segmentation_head,
+            stride=int(model.encoder.output_stride),
+            dropout=dropout,
+        )
+
+    def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return logits, shape (N, num_classes, H, W), for images of any H and W."""
+        height, width = image_NCHW.shape[-2:]
+        features = self.encoder(pad_to_stride(image_NCHW, self.stride))
+        logits: torch.Tensor = self.segmentation_head(self.dropout(self.decoder(features)))
+        return logits[..., :height, :width]

@@ -1,0 +1,1 @@
+"""Qt widgets: they show and forward, and decide nothing."""

@@ -1,0 +1,190 @@
+"""What all docked widgets share: scrolling, a line for messages, and letting go when they are closed."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtCore import QObject, QSettings, Qt, QTimer, Signal
+from qtpy.QtGui import QHideEvent
+from qtpy.QtWidgets import (
+    QApplication,
+    QFrame,
+    QGroupBox,
+    QLabel,
+    QLayout,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_glacier.controllers.workspace import Workspace, workspace_of
+from napari_glacier.core.errors import GlacierError
+
+logger = logging.getLogger(__name__)
+
+MARGIN_PX = 6
+# Wide enough for a row of five tool buttons, narrow enough to leave a laptop's canvas its room.
+WIDTH_PX = 330
+
+
+class _Post(QObject):
+    """Runs callables on the GUI thread, whichever thread posts them."""
+
+    posted = Signal(object)
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self.posted.connect(self._run)
+
+    def _run(self, call: Callable[[], None]) -> None:
+        call()
+
+
+class GlacierView(QWidget):
+    """A docked widget of the plugin.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        napari passes itself under this name.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.workspace: Workspace = workspace_of(napari_viewer)
+        self._post = _Post(self)
+        self._undo: list[Callable[[], None]] = []
+        self._open = True
+
+        self._notice = QLabel()
+        self._notice.setWordWrap(True)
+        self._notice.setVisible(False)
+        self._notice.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._notice.setObjectName("glacier_notice")
+
+        content = QWidget()
+        self.body = QVBoxLayout(content)
+        self.body.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
+        self.body.setSpacing(MARGIN_PX)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(content)
+
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
+        outer.addWidget(scroll, 1)
+        notice_margin = QVBoxLayout()
+        notice_margin.setContentsMargins(MARGIN_PX, 0, MARGIN_PX, MARGIN_PX)
+        notice_margin.addWidget(self._notice)
+        outer.addLayout(notice_margin)
+        self.setMinimumWidth(WIDTH_PX)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+
+        app = QApplication.instance()
+        if app is not None:
+            app.aboutToQuit.connect(self.shut_down)
+
+    def listen(self, signal: Any, slot: Callable[..., None]) -> None:
+        """Call `slot` on the GUI thread whenever a controller's signal fires, until the widget closes."""
+
+        def forward(*arguments: Any) -> None:
+            if self._open:
+                self._post.posted.emit(lambda: slot(*arguments) if self._open else None)
+
+        signal.connect(forward)
+        self._undo.append(lambda: signal.disconnect(forward, missing_ok=True))
+
+    def every(self, milliseconds: int, slot: Callable[[], None]) -> QTimer:
+        """Call `slot` again and again until the widget closes."""
+        timer = QTimer(self)
+        timer.setInterval(milliseconds)
+        timer.timeout.connect(slot)
+        timer.start()
+        self._undo.append(timer.stop)
+        return timer
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Have something undone when the widget closes."""
+        self._undo.append(call)
+
+    def tell(self, text: str, *, error: bool = False) -> None:
+        """Show a sentence at the foot of the widget; an empty one hides the line."""
+        self._notice.setText(text)
+        self._notice.setVisible(bool(text))
+        # Colour is not the only sign: an error starts with a mark that colour-blind people see.
+        self._notice.setStyleSheet("QLabel { color: #e06c3c; font-weight: bold; }" if error else "")
+        if error:
+            self._notice.setText(f"⚠ {text}")
+
+    @property
+    def notice(self) -> str:
+        """The sentence at the foot of the widget."""
+        return self._notice.text()
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """Do what a person asked for; an error they can mend is told in the widget, others by napari."""
+        try:
+            return call()
+        except GlacierError as error:
+            self.tell(str(error), error=True)
+        except OSError as error:
+            self.tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), error=True)
+        return None
+
+    def fail(self, error: BaseException) -> None:
+        """Show what a worker thread ended with."""
+        if isinstance(error, GlacierError):
+            self.tell(str(error), error=True)
+            return
+        from napari.utils.notifications import notification_manager
+
+        logger.error("a worker failed", exc_info=error)
+        self.tell(f"{type(error).__name__}: {error}", error=True)
+        notification_manager.receive_error(type(error), error, error.__traceback__)
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        """Closing a dock takes the widget out of it and never sends a close event."""
+        super().hideEvent(event)
+        if self._open:
+            QTimer.singleShot(0, self._post, self._shut_down_if_closed)
+
+    def _shut_down_if_closed(self) -> None:
+        if self.parent() is None and not self.isVisible():
+            self.shut_down()
+
+    def shut_down(self) -> None:
+        """Stop timers and workers and disconnect from everything that lives longer."""
+        if not self._open:
+            return
+        self._open = False
+        while self._undo:
+            self._undo.pop()()
+        app = QApplication.instance()
+        if app is not None:
+            app.aboutToQuit.disconnect(self.shut_down)
+
+
+def settings() -> QSettings:
+    """Where the widgets keep what a person chose last."""
+    return QSettings("napari-glacier", "napari-glacier")
+
+
+def group(title: str, layout: QLayout) -> QGroupBox:
+    """A compact group box."""
+    box = QGroupBox(title)
+    layout.setContentsMargins(MARGIN_PX, MARGIN_PX + 2, MARGIN_PX, MARGIN_PX)
+    layout.setSpacing(4)
+    box.setLayout(layout)
+    return box
+
+
+def hint(text: str) -> QLabel:
+    """A sentence that says what to do."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setTextFormat(Qt.TextFormat.RichText)
+    return label

@@ -1,0 +1,257 @@
+"""The Correct widget: classes, tools, locks, undo, saving."""
+
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QMessageBox,
+    QPushButton,
+    QSlider,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.session import REVIEW_STATES
+from napari_glacier.views.base import GlacierView, group, hint
+from napari_glacier.views.pieces import swatch_icon, theme_icon
+
+_TOOLS = (
+    ("paint", "Paint", "paint", "Brush (P or 2); [ and ] change its size"),
+    ("fill", "Fill", "fill", "Fill a connected area (F or 4)"),
+    ("polygon", "Polygon", "polygon", "Draw a polygon (3); double-click or Enter closes it"),
+    ("erase", "Erase", "erase", "Paint background (E or 1)"),
+    ("pick", "Pick", "picker", "Take the class under the cursor (L or 5)"),
+    ("pan_zoom", "Look", "zoom", "Move around without painting (Z or 6)"),
+)
+
+
+class CorrectView(GlacierView):
+    """Correct the labels of the open dataset.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.controller = CorrectionController(self.workspace)
+        self._scheme_shown: tuple[str, ...] = ()
+        self._class_buttons: list[QPushButton] = []
+        self._lock_buttons: list[QToolButton] = []
+
+        self._empty = hint(
+            "<b>Nothing to correct yet.</b><br>Drop a folder of tiles on the window, open one in "
+            "<i>Data</i>, or take <i>File › Open Sample › Glacier</i>."
+        )
+        self._desk = QWidget()
+        desk = QVBoxLayout(self._desk)
+        desk.setContentsMargins(0, 0, 0, 0)
+        self.body.addWidget(self._empty)
+        self.body.addWidget(self._desk)
+        self.body.addStretch(1)
+
+        self._recovered = hint("")
+        desk.addWidget(self._recovered)
+        self._class_grid = QGridLayout()
+        self._class_grid.setColumnStretch(0, 1)
+        desk.addWidget(group("Class", self._class_grid))
+        desk.addWidget(group("Tool", self._make_tools()))
+        desk.addWidget(group("Corrections", self._make_saving()))
+        desk.addWidget(group("Review", self._make_review()))
+
+        self.listen(self.controller.changed, self._show_desk)
+        self.listen(self.controller.status_changed, self._show_status)
+        napari_viewer.events.theme.connect(self._set_icons)
+        self.on_close(lambda: napari_viewer.events.theme.disconnect(self._set_icons))
+        self.on_close(self.controller.close)
+        # Which tile lies in the middle of the view changes with every pan; four looks a second are enough.
+        self.every(250, self._show_tile)
+        self._set_icons()
+        self._show_desk()
+        self._show_status()
+
+    def _make_tools(self) -> QVBoxLayout:
+        layout = QVBoxLayout()
+        row = QHBoxLayout()
+        row.setSpacing(2)
+        self._tools = QButtonGroup(self)
+        self._tools.setExclusive(True)
+        self._tool_buttons: dict[str, QToolButton] = {}
+        for mode, title, _, tip in _TOOLS:
+            button = QToolButton()
+            button.setText(title)
+            button.setCheckable(True)
+            button.setToolTip(tip)
+            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
+            button.setIconSize(QSize(20, 20))
+            button.setSizePolicy(button.sizePolicy().horizontalPolicy().Expanding, button.sizePolicy().verticalPolicy())
+            button.clicked.connect(lambda _=False, mode=mode: self.attempt(lambda: self.controller.set_tool(mode)))
+            self._tools.addButton(button)
+            self._tool_buttons[mode] = button
+            row.addWidget(button, 1)
+        layout.addLayout(row)
+        brush = QHBoxLayout()
+        brush.addWidget(QLabel("Brush"))
+        self._brush_slider = QSlider(Qt.Orientation.Horizontal)
+        self._brush_slider.setRange(1, 100)
+        self._brush_spin = QSpinBox()
+        self._brush_spin.setRange(1, 1000)
+        self._brush_spin.setSuffix(" px")
+        self._brush_slider.valueChanged.connect(self._on_brush)
+        self._brush_spin.valueChanged.connect(self._on_brush)
+        brush.addWidget(self._brush_slider, 1)
+        brush.addWidget(self._brush_spin)
+        layout.addLayout(brush)
+        return layout
+
+    def _make_saving(self) -> QVBoxLayout:
+        layout = QVBoxLayout()
+        history = QHBoxLayout()
+        self._undo_button = QPushButton("Undo")
+        self._undo_button.setToolTip("Take back the last stroke (Ctrl+Z)")
+        self._undo_button.clicked.connect(lambda: self.attempt(self.controller.undo))
+        self._redo_button = QPushButton("Redo")
+        self._redo_button.setToolTip("Draw it again (Ctrl+Shift+Z)")
+        self._redo_button.clicked.connect(lambda: self.attempt(self.controller.redo))
+        history.addWidget(self._undo_button)
+        history.addWidget(self._redo_button)
+        layout.addLayout(history)
+        self._status = hint("")
+        layout.addWidget(self._status)
+        saving = QHBoxLayout()
+        self._save_button = QPushButton("Save to mask files")
+        self._save_button.setToolTip("Write the corrected tiles; their first originals are kept in labels_original")
+        self._save_button.clicked.connect(self.save)
+        self._discard_button = QPushButton("Discard…")
+        self._discard_button.setToolTip("Drop every stroke that was not saved")
+        self._discard_button.clicked.connect(self._ask_discard)
+        saving.addWidget(self._save_button, 2)
+        saving.addWidget(self._discard_button, 1)
+        layout.addLayout(saving)
+        return layout
+
+    def _make_review(self) -> QHBoxLayout:
+        layout = QHBoxLayout()
+        self._tile_label = QLabel("")
+        self._review = QComboBox()
+        self._review.addItems(REVIEW_STATES)
+        self._review.activated.connect(
+            lambda number: self.attempt(lambda: self.controller.set_review(REVIEW_STATES[number]))
+        )
+        layout.addWidget(self._tile_label, 1)
+        layout.addWidget(self._review)
+        return layout
+
+    def save(self) -> None:
+        """Write the corrections and say what was written."""
+        self.tell("")
+        said = self.attempt(self.controller.save)
+        if said:
+            self.tell(said)
+        self._show_status()
+
+    def discard(self) -> None:
+        """Drop what was not saved."""
+        said = self.attempt(self.controller.discard)
+        if said:
+            self.tell(said)
+        self._show_status()
+
+    def _ask_discard(self) -> None:
+        answer = QMessageBox.question(
+            self,
+            "Discard corrections",
+            f"{self.controller.status}\n\nDrop them and show the labels as their files are?",
+            QMessageBox.StandardButton.Discard | QMessageBox.StandardButton.Cancel,
+            QMessageBox.StandardButton.Cancel,
+        )
+        if answer == QMessageBox.StandardButton.Discard:
+            self.discard()
+
+    def _on_brush(self, diameter_px: int) -> None:
+        if self.controller.ready:
+            self.controller.set_brush(diameter_px)
+
+    def _show_desk(self) -> None:
+        ready = self.controller.ready
+        self._empty.setVisible(not ready)
+        self._desk.setVisible(ready)
+        if not ready:
+            return
+        names = tuple(item.name for item in self.controller.classes)
+        if names != self._scheme_shown:
+            self._build_classes()
+            self._scheme_shown = names
+        for item, button, lock in zip(
+            self.controller.classes, self._class_buttons, self._lock_buttons, strict=True
+        ):
+            button.setChecked(item.selected)
+            lock.setChecked(item.locked)
+            lock.setIcon(theme_icon(self.workspace.viewer, "lock" if item.locked else "lock_open"))
+        tool = self.controller.tool
+        if tool in self._tool_buttons:
+            self._tool_buttons[tool].setChecked(True)
+        for control in (self._brush_slider, self._brush_spin):
+            control.blockSignals(True)
+            control.setValue(self.controller.brush_px)
+            control.blockSignals(False)
+
+    def _build_classes(self) -> None:
+        while self._class_grid.count():
+            item = self._class_grid.takeAt(0)
+            if item is not None and item.widget() is not None:
+                item.widget().deleteLater()
+        self._class_buttons, self._lock_buttons = [], []
+        for row, item in enumerate(self.controller.classes):
+            button = QPushButton(swatch_icon(item.color), f" {item.name}")
+            button.setCheckable(True)
+            button.setStyleSheet("QPushButton { text-align: left; padding: 5px; }")
+            button.setToolTip(f"Paint {item.name} ({item.key.replace('-', '+')})")
+            button.clicked.connect(
+                lambda _=False, index=item.index: self.attempt(lambda: self.controller.select_class(index))
+            )
+            key = QLabel(item.key.replace("-", "+"))
+            key.setEnabled(False)
+            lock = QToolButton()
+            lock.setCheckable(True)
+            lock.setAutoRaise(True)
+            lock.setToolTip(f"Lock {item.name}: its pixels stay whatever is painted over them")
+            lock.clicked.connect(lambda on, index=item.index: self.controller.lock(index, on))
+            self._class_grid.addWidget(button, row, 0)
+            self._class_grid.addWidget(key, row, 1)
+            self._class_grid.addWidget(lock, row, 2)
+            self._class_buttons.append(button)
+            self._lock_buttons.append(lock)
+
+    def _show_status(self) -> None:
+        self._status.setText(self.controller.status)
+        said = " ".join(text for text in (self.controller.recovered, self.controller.conflicts) if text)
+        self._recovered.setText(said)
+        self._recovered.setVisible(bool(said))
+        for button in (self._save_button, self._discard_button):
+            button.setEnabled(self.controller.has_unsaved)
+
+    def _show_tile(self) -> None:
+        if not self.isVisible() or not self.controller.ready:
+            return
+        tile_id = self.controller.tile_id
+        self._tile_label.setText(f"Tile {tile_id}" if tile_id else "")
+        state = self.controller.review if tile_id else REVIEW_STATES[0]
+        if not self._review.view().isVisible():
+            self._review.setCurrentText(state)
+
+    def _set_icons(self, event: Any = None) -> None:
+        viewer = self.workspace.viewer
+        for mode, _, icon, _ in _TOOLS:
+            self._tool_buttons[mode].setIcon(theme_icon(viewer, icon))
+        for item, lock in zip(self.controller.classes, self._lock_buttons, strict=False):
+            lock.setIcon(theme_icon(viewer, "lock" if item.locked else "lock_open"))

@@ -1,0 +1,96 @@
+"""Small drawn things: colour swatches, icons in the theme's colour, a bar of class shares."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import QRectF, QSize, Qt
+from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
+
+SWATCH_PX = 14
+
+
+def swatch(color: str, size_px: int = SWATCH_PX) -> QPixmap:
+    """A small square of a colour with a thin border, which keeps it visible on any theme."""
+    # Drawn large, so that it stays sharp on displays that scale.
+    pixmap = QPixmap(size_px * 2, size_px * 2)
+    pixmap.setDevicePixelRatio(2.0)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(QColor(128, 128, 128))
+    painter.setBrush(QColor(color))
+    painter.drawRoundedRect(QRectF(0.5, 0.5, size_px - 1, size_px - 1), 3, 3)
+    painter.end()
+    return pixmap
+
+
+def swatch_icon(color: str) -> QIcon:
+    """The same as an icon for buttons."""
+    return QIcon(swatch(color))
+
+
+def theme_icon(viewer: Any, name: str) -> QIcon:
+    """One of napari's own icons in the colours of the viewer's theme."""
+    return QIcon(f"theme_{viewer.theme}:/{name}.svg")
+
+
+def swatch_label(color: str) -> QLabel:
+    """A swatch to put beside a name."""
+    label = QLabel()
+    label.setPixmap(swatch(color))
+    label.setFixedSize(QSize(SWATCH_PX + 2, SWATCH_PX + 2))
+    return label
+
+
+class ShareBar(QWidget):
+    """A bar cut into the shares of the classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shares: list[tuple[str, float]] = []
+        self.setFixedHeight(10)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def show_shares(self, shares: Sequence[tuple[str, float]]) -> None:
+        """Show colours with their shares of the whole."""
+        self._shares = list(shares)
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the shares from left to right."""
+        painter = QPainter(self)
+        total = sum(share for _, share in self._shares)
+        left = 0.0
+        for color, share in self._shares:
+            width = self.width() * share / total if total else 0.0
+            painter.fillRect(QRectF(left, 0, width, self.height()), QColor(color))
+            left += width
+        painter.end()
+
+
+class Legend(QWidget):
+    """Rows of swatch, class name and a figure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(6)
+        self._grid.setVerticalSpacing(2)
+        self._grid.setColumnStretch(1, 1)
+
+    def show_rows(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """Show rows of colour, name and any number of texts set flush right."""
+        while self._grid.count():
+            item = self._grid.takeAt(0)
+            widget = item.widget() if item is not None else None
+            if widget is not None:
+                widget.deleteLater()
+        for number, (color, name, *figures) in enumerate(rows):
+            self._grid.addWidget(swatch_label(color), number, 0)
+            self._grid.addWidget(QLabel(name), number, 1)
+            for column, figure in enumerate(figures):
+                label = QLabel(figure)
+                label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self._grid.addWidget(label, number, 2 + column)

@@ -1,0 +1,68 @@
+import pytest
+
+from napari_glacier.core.config import RunConfig, load_config, recipe_names, recipe_path, save_config
+from napari_glacier.core.errors import ConfigError
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_what_is_saved_loads_back_equal(tmp_path):
+    config = load_config(
+        _write(tmp_path / "a.yaml", "data: {train: tiles}\n"), ["optim.lr=1e-3", "loss.terms={dice: 1}"]
+    )
+    assert config.optim.lr == 1e-3
+    assert config.loss.terms == {"dice": 1}
+    save_config(config, tmp_path / "b.yaml")
+    assert load_config(tmp_path / "b.yaml") == config
+    assert load_config(tmp_path / "b.yaml").data.train.name == "tiles"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("data: {train: a}\ntrain: {epoch: 3}", [], r"unknown key train\.epoch; known here are epochs, batch_size"),
+        ("data: {train: a}\nfoo: 1", [], "unknown key foo; known here are version"),
+        ("data: {train: a}", ["train.epochs=0"], r"train\.epochs is 0"),
+        ("data: {train: a}", ["train.epochs=many"], r"train\.epochs is 'many'"),
+        ("data: {train: a}", ["data.channels=[B2, B9]"], r"Channels \['B9'\] are not known"),
+        ("data: {train: a}", ["data.mean=[1, 2]"], "go together|has 2 numbers for 5 channels"),
+        ("data: {train: a}", ["data.scheme=glacier9"], "no class scheme 'glacier9'"),
+        ("data: {train: a}", ["train"], r"not of the form key\.sub=value"),
+        ("data: {train: a}", ["seed.x=1"], "unknown key|is a value|seed"),
+        ("seed: 1", [], "data is missing"),
+        ("- a\n- b", [], "holds a list"),
+        ("a: [", [], "not readable as YAML"),
+    ],
+)
+def test_every_mistake_is_a_sentence(tmp_path, text, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(_write(tmp_path / "a.yaml", text), overrides)
+
+
+def test_a_recipe_that_is_not_there_lists_those_that_are():
+    with pytest.raises(ConfigError, match="smoke"):
+        load_config("nonesuch")
+    with pytest.raises(ConfigError, match=r"nonesuch\.yaml does not exist"):
+        load_config("nonesuch.yaml")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_explained(name):
+    config = load_config(name, ["data.train=somewhere"])
+    assert isinstance(config, RunConfig)
+    assert config.recipe == name
+    text = recipe_path(name).read_text()
+    assert text.startswith("#")
+
+
+def test_every_field_is_described():
+    def walk(model):
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name} has no description"
+            if hasattr(field.annotation, "model_fields"):
+                walk(field.annotation)
+
+    walk(RunConfig)

@@ -1,0 +1,228 @@
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import rasterio
+
+from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.errors import RasterError
+from napari_glacier.core.raster import GeoRef, read_info, read_raster, rewrite_mask, write_mask, write_raster
+
+TRANSFORM = (30.0, 0.0, 460_425.0, 0.0, -30.0, 3_802_575.0)
+UTM = GeoRef.from_epsg(32643, TRANSFORM)
+
+
+def _random(dtype, shape=(5, 70, 83)):
+    rng = np.random.default_rng(0)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    return rng.integers(0, 250, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+@pytest.mark.parametrize("compress", [None, "lzw", "deflate"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_what_gdal_writes_is_read_alike(tmp_path, dtype, compress, interleave):
+    array = _random(dtype)
+    path = tmp_path / "a.tif"
+    options = {"compress": compress, "predictor": 3 if dtype.startswith("float") else 2} if compress else {}
+    with rasterio.open(
+        path, "w", driver="GTiff", height=70, width=83, count=5, dtype=dtype, nodata=7, crs="EPSG:32643",
+        transform=rasterio.Affine(*TRANSFORM), interleave=interleave, tiled=True, blockxsize=32, blockysize=32, **options,
+    ) as out:  # fmt: skip
+        out.write(array)
+    info = read_info(path)
+    assert (info.count, info.height, info.width, info.dtype, info.nodata) == (5, 70, 83, np.dtype(dtype), 7)
+    assert info.georef.epsg == 32643
+    assert info.georef.transform == TRANSFORM
+    np.testing.assert_array_equal(read_raster(path), array)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(70, 83), (3, 70, 83)])
+def test_what_is_written_gdal_reads_alike(tmp_path, dtype, shape):
+    array = _random(dtype, shape)
+    write_raster(tmp_path / "a.tif", array, UTM, nodata=0, description={"model": "a < b & c"})
+    with rasterio.open(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.read(), array.reshape(-1, 70, 83))
+        assert file.crs.to_epsg() == 32643
+        assert tuple(file.transform)[:6] == TRANSFORM
+        assert file.nodata == 0
+        assert file.tags()["model"] == "a < b & c"
+
+
+def test_geographic_and_rotated_references_survive(tmp_path):
+    for georef in (
+        GeoRef.from_epsg(4326, (0.01, 0.0, 86.0, 0.0, -0.01, 28.0)),
+        GeoRef.from_epsg(32643, (20.0, 5.0, 1000.0, 5.0, -20.0, 2000.0)),
+    ):
+        write_raster(tmp_path / "a.tif", _random("uint8", (9, 8)), georef)
+        with rasterio.open(tmp_path / "a.tif") as file:
+            assert file.crs.to_epsg() == georef.epsg
+            assert tuple(file.transform)[:6] == pytest.approx(georef.transform)
+        assert read_info(tmp_path / "a.tif").georef.transform == pytest.approx(georef.transform)
+
+
+def test_a_crs_without_a_code_survives(tmp_path):
+    albers = "+proj=aea +lat_1=29.5 +lat_2=45.5 +lat_0=23 +lon_0=-96 +datum=NAD83 +units=m"
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=4, width=5, count=1, dtype="uint8", crs=albers,
+        transform=rasterio.Affine(*TRANSFORM),
+    ) as out:  # fmt: skip
+        out.write(np.ones((1, 4, 5), np.uint8))
+    georef = read_info(tmp_path / "a.tif").georef
+    assert georef.epsg is None
+    write_raster(tmp_path / "b.tif", np.ones((4, 5), np.uint8), georef)
+    with rasterio.open(tmp_path / "a.tif") as a, rasterio.open(tmp_path / "b.tif") as b:
+        assert a.crs == b.crs
+        assert a.transform == b.transform
+
+
+def test_pixel_is_point_is_brought_to_the_pixel_corner(tmp_path):
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=4, width=5, count=1, dtype="uint8", crs="EPSG:32643",
+        transform=rasterio.Affine(*TRANSFORM), AREA_OR_POINT="Point",
+    ) as out:  # fmt: skip
+        out.write(np.ones((1, 4, 5), np.uint8))
+        out.update_tags(AREA_OR_POINT="Point")
+    georef = read_info(tmp_path / "a.tif").georef
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert georef.transform == tuple(file.transform)[:6]
+    write_raster(tmp_path / "b.tif", np.ones((4, 5), np.uint8), georef)
+    with rasterio.open(tmp_path / "b.tif") as file:
+        assert tuple(file.transform)[:6] == georef.transform
+
+
+def test_a_window_of_a_reference_and_back_to_pixels():
+    part = UTM.offset(row=3, col=7)
+    assert part.transform == (30.0, 0.0, 460_425.0 + 210, 0.0, -30.0, 3_802_575.0 - 90)
+    assert UTM.pixel_of(part.transform[2], part.transform[5]) == (3, 7)
+    assert part.crs_key == UTM.crs_key
+
+
+def test_a_mask_carries_codes_colours_and_class_names(tmp_path):
+    scheme = get_scheme("glacier4")
+    index_HW = np.arange(80, dtype=np.uint8).reshape(8, 10) % 4
+    write_mask(tmp_path / "m.tif", index_HW, scheme, UTM, description={"model": "x"})
+    with rasterio.open(tmp_path / "m.tif") as file:
+        np.testing.assert_array_equal(file.read(1), np.array([0, 85, 170, 255], np.uint8)[index_HW])
+        assert file.colormap(1)[85] == (0x56, 0xB4, 0xE9, 255)
+        assert file.tags()["class_170"] == "debris"
+        assert file.crs.to_epsg() == 32643
+    assert "<Category>lake</Category>" in (tmp_path / "m.tif.aux.xml").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "uint16"])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_rewriting_changes_the_pixels_meant_and_keeps_everything_else(tmp_path, dtype, tiled):
+    scheme = get_scheme("glacier2")
+    codes_HW = (np.random.default_rng(0).random((96, 64)) < 0.4) * 255
+    path, original = tmp_path / "m.tif", tmp_path / "original.tif"
+    block = {"tiled": True, "blockxsize": 32, "blockysize": 32} if tiled else {}
+    with rasterio.open(
+        path, "w", driver="GTiff", height=96, width=64, count=1, dtype=dtype, nodata=9, crs="EPSG:32643",
+        transform=rasterio.Affine(*TRANSFORM), compress="lzw", predictor=2 if dtype != "float32" else 3, **block,
+    ) as out:  # fmt: skip
+        out.write(codes_HW.astype(dtype), 1)
+        out.update_tags(author="somebody", AREA_OR_POINT="Area")
+    shutil.copy(path, original)
+    changed_HW = np.zeros((96, 64), bool)
+    changed_HW[10:14, 20:25] = True
+    index_HW = np.where(changed_HW, 1 - codes_HW // 255, 0).astype(np.uint8)
+    rewrite_mask(path, index_HW, changed_HW, scheme)
+    with rasterio.open(original) as before, rasterio.open(path) as after:
+        expected = before.read(1)
+        expected[changed_HW] = 255 - expected[changed_HW]
+        np.testing.assert_array_equal(after.read(1), expected)
+        assert after.profile == before.profile
+        assert after.tags()["author"] == "somebody"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.tif", "original.tif"]
+
+
+def test_a_truncated_file_says_so(tmp_path):
+    write_raster(tmp_path / "a.tif", _random("uint16"), UTM)
+    whole = (tmp_path / "a.tif").read_bytes()
+    for length in (len(whole) - 1, len(whole) // 2, 300, 9, 3, 0):
+        (tmp_path / "a.tif").write_bytes(whole[:length])
+        with pytest.raises(RasterError, match=r"a\.tif"):
+            read_raster(tmp_path / "a.tif")
+
+
+def test_damaged_pixels_are_an_error_not_a_picture(tmp_path):
+    write_raster(tmp_path / "a.tif", _random("uint16", (70, 83)), UTM)
+    raw = bytearray((tmp_path / "a.tif").read_bytes())
+    raw[-4000:-3000] = b"\xff" * 1000
+    (tmp_path / "a.tif").write_bytes(raw)
+    with pytest.raises(RasterError, match="damaged"):
+        read_raster(tmp_path / "a.tif")
+
+
+def test_other_files_are_refused_by_name(tmp_path):
+    (tmp_path / "text.tif").write_text("just some words, not an image")
+    with pytest.raises(RasterError, match="is not a TIFF image"):
+        read_info(tmp_path / "text.tif")
+    with pytest.raises(RasterError, match="does not exist"):
+        read_info(tmp_path / "nothing.tif")
+    with pytest.raises(RasterError, match="not a file"):
+        read_info(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits and users are POSIX's")
+@pytest.mark.parametrize("obstacle", ["full disk", "read-only folder"])
+def test_a_failed_save_leaves_the_old_mask_whole(tmp_path, obstacle):
+    path = tmp_path / "folder" / "m.tif"
+    write_mask(path, np.zeros((400, 400), np.uint8), get_scheme("glacier4"), UTM)
+    before = path.read_bytes()
+    if obstacle == "full disk":
+        # No file may grow beyond 2 kB, as on a disk with no room left.
+        prepare = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        prepare += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
+    else:
+        path.parent.chmod(0o555)
+        # Root may write anywhere, so the child becomes nobody.
+        prepare = "import os; os.geteuid() == 0 and os.seteuid(65534)"
+        if os.geteuid() == 0:
+            for parent in (tmp_path, *tmp_path.parents[:2]):
+                parent.chmod(parent.stat().st_mode | 0o055)
+    code = textwrap.dedent(
+        f"""
+        import numpy as np
+        from pathlib import Path
+        from napari_glacier.core.classes import get_scheme
+        from napari_glacier.core.errors import SaveError
+        from napari_glacier.core.raster import rewrite_mask, write_mask
+        labels = np.random.default_rng(0).integers(0, 4, (400, 400)).astype(np.uint8)
+        write_mask(Path({str(tmp_path / "warm_up.tif")!r}), labels, get_scheme("glacier4"))
+        """
+    )
+    code += prepare + textwrap.dedent(
+        f"""
+        try:
+            rewrite_mask(Path({str(path)!r}), labels, np.ones((400, 400), bool), get_scheme("glacier4"))
+        except SaveError as error:
+            print("SaveError", error)
+        """
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    path.parent.chmod(0o755)
+    assert "SaveError" in result.stdout, result.stderr
+    assert "could not be written" in result.stdout
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["m.tif", "m.tif.aux.xml"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_every_real_file_is_read_as_gdal_reads_it(real_data):
+    files = [p for p in real_data.rglob("*") if p.suffix.lower() == ".tif"]
+    assert len(files) > 90
+    for path in files[::7]:
+        with rasterio.open(path) as expected:
+            np.testing.assert_array_equal(read_raster(path), expected.read())
+            georef = read_info(path).georef
+            if expected.crs is not None:
+                assert georef.epsg == expected.crs.to_epsg()
+                assert georef.transform == tuple(expected.transform)[:6]

@@ -1,0 +1,1 @@
+"""Headless training: `python -m training.run --config FILE`."""

@@ -1,0 +1,77 @@
+"""What `--check` prints: versions, devices and memory, the data found, the class mix."""
+
+import platform
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import psutil
+import torch
+
+from napari_glacier.core.bands import BAND_INFO
+from napari_glacier.core.config import RunConfig
+from training.data import TileSet, scan
+from training.sampler import CropSampler
+from training.start import prepare
+
+_PACKAGES = ("napari-glacier", "torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "tifffile")
+
+
+def describe(config: RunConfig) -> str:
+    """Check a run's input as training would, and describe it in a few lines.
+
+    Raises
+    ------
+    GlacierError
+        As `prepare`.
+    """
+    start = prepare(config)
+    lines = [*_versions(), *_devices(), ""]
+    lines.append(f"model      {start.config.model.name}, {sum(p.numel() for p in start.build_model().parameters()):,} parameters")
+    lines.append(f"classes    {start.data.scheme.name}: {', '.join(start.data.scheme.class_names)}")
+    lines += _tiles("train", start.data.train)
+    lines += _tiles("val", start.data.val)
+    seen = scan(start.data.train, start.data.scheme.num_classes)
+    normalisation = start.normalisation or seen.normalisation
+    for name, mean, std in zip(config.data.channels, normalisation.mean, normalisation.std, strict=True):
+        lines.append(f"channel    {name:<6} mean {mean:12.4f}  std {std:12.4f}")
+    sampler = CropSampler(
+        seen.index, config.sampling, config.seed, config.train.batch_size * config.train.accumulate
+    )
+    achieved = sampler.mix_of(sampler.plan(1))
+    lines.append(f"crops      {sampler.num_crops} an epoch of {config.sampling.crop_px} px, {config.sampling.kind}")
+    for name, *shares in zip(
+        start.data.scheme.class_names, sampler.natural_mix, sampler.target_mix, achieved, strict=True
+    ):
+        lines.append("mix        {:<11} in the tiles {:6.2%}  target {:6.2%}  in the crops {:6.2%}".format(name, *shares))
+    lines += [f"note       {message}" for message in start.messages]
+    return "\n".join(lines) + "\n"
+
+
+def _versions() -> Iterator[str]:
+    yield f"python     {platform.python_version()} on {platform.platform()}"
+    for name in _PACKAGES:
+        try:
+            yield f"package    {name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"package    {name} is not installed"
+
+
+def _devices() -> Iterator[str]:
+    memory = psutil.virtual_memory()
+    yield f"cpu        {psutil.cpu_count()} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        yield f"cuda:{number}     {properties.name}, {properties.total_memory / 2**30:.1f} GiB"
+    if torch.backends.mps.is_available():
+        yield "mps        Apple GPU"
+
+
+def _tiles(split: str, tiles: TileSet) -> Iterator[str]:
+    found = Counter(band for tile in tiles.tiles for band in tile.bands)
+    sizes = Counter((tile.height, tile.width) for tile in tiles.tiles)
+    listed = ", ".join(f"{n} of {height} x {width}" for (height, width), n in sizes.most_common(3))
+    valid = np.mean([tiles.read(number).valid_HW.mean() for number in range(len(tiles))])
+    yield f"{split:<10} {len(tiles)} tiles with a mask ({listed}), {valid:.1%} valid, in {tiles.dataset.root}"
+    yield f"{'':<10} " + ", ".join(f"{name} {found[name]}/{len(tiles)}" for name in BAND_INFO)

@@ -1,0 +1,388 @@
+"""The tiles that train and validate, read through `core.dataset`, and what the trainer must know of them.
+
+Shapes: N batch, C channels, H rows, W columns, T tiles, K classes.
+"""
+
+import hashlib
+import os
+import signal
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from torch import Tensor
+
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.channels import Normalisation, assemble_channels, required_bands
+from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.config import DataConfig, RunConfig
+from napari_glacier.core.dataset import DESCRIPTION_FILE, Dataset, Tile, open_dataset
+from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.raster import RASTER_SUFFIXES, read_raster
+from napari_glacier.core.splits import hold_out
+from napari_glacier.core.statistics import PooledStatistics
+from napari_glacier.core.tiling import windows
+from training.augment import Augmenter
+from training.sampler import Crop, TileIndex
+
+# What each process keeps decoded; a tile of 512 x 512 x 5 takes 5 MB and 5 ms to read again.
+_CACHE_BYTES = 512 * 2**20
+# Larger validation tiles are cut, so that one scene does not have to fit on the device at once.
+_MAX_EVAL_PX = 1024
+
+
+class Pixels(NamedTuple):
+    """A tile as read: its bands in the data's own units, where they carry data, and its classes."""
+
+    bands_CHW: npt.NDArray[np.float32]
+    valid_HW: npt.NDArray[np.bool_]
+    mask_HW: npt.NDArray[np.uint8]
+
+    @property
+    def target_HW(self) -> npt.NDArray[np.uint8]:
+        """Classes with `IGNORE_INDEX` on nodata."""
+        return np.where(self.valid_HW, self.mask_HW, np.uint8(IGNORE_INDEX))
+
+
+class TileSet:
+    """Tiles of one data set, with the most recently read ones kept decoded. Pickles without them.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    tiles : sequence of Tile
+        Each with a mask.
+    channels : sequence of str
+        Input channels of the model.
+    """
+
+    def __init__(self, dataset: Dataset, tiles: Sequence[Tile], channels: Sequence[str]) -> None:
+        self.dataset = dataset
+        self.tiles = tuple(tiles)
+        self.channels = tuple(channels)
+        self._bands = required_bands(channels)
+        self._kept: OrderedDict[int, Pixels] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For workers that are spawned: a scheme holds a read-only mapping, which does not pickle; its name does.
+        scheme = self.dataset.scheme
+        state = dict(self.__dict__, dataset=replace(self.dataset, scheme=None), _kept=OrderedDict())
+        return state | {"scheme_name": scheme.name if scheme else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        scheme_name = state.pop("scheme_name")
+        self.__dict__.update(state)
+        if scheme_name is not None:
+            self.dataset = self.dataset.with_scheme(get_scheme(scheme_name))
+
+    def read(self, number: int) -> Pixels:
+        """Read a tile, or take it from memory."""
+        if number not in self._kept:
+            tile = self.tiles[number]
+            bands_CHW, valid_HW = self.dataset.read(tile, self._bands)
+            mask_HW = self.dataset.read_mask(tile)
+            assert mask_HW is not None, "tiles without a mask are left out before"
+            self._kept[number] = Pixels(bands_CHW, valid_HW, mask_HW)
+            while sum(p.bands_CHW.nbytes for p in self._kept.values()) > _CACHE_BYTES and len(self._kept) > 1:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def read_mask(self, number: int) -> npt.NDArray[np.uint8]:
+        """Classes of a tile without its bands; nodata is not marked."""
+        mask_HW = self.dataset.read_mask(self.tiles[number])
+        assert mask_HW is not None
+        return mask_HW
+
+    def cut(self, number: int, row: int, col: int, height: int, width: int) -> Pixels:
+        """A rectangle of a tile; what lies outside the tile is nodata."""
+        tile = self.read(number)
+        tile_height, tile_width = tile.valid_HW.shape
+        top, left = max(row, 0), max(col, 0)
+        bottom, right = min(row + height, tile_height), min(col + width, tile_width)
+        inner = (slice(top, bottom), slice(left, right))
+        outer = (slice(top - row, bottom - row), slice(left - col, right - col))
+        bands_CHW = np.zeros((len(tile.bands_CHW), height, width), np.float32)
+        valid_HW = np.zeros((height, width), bool)
+        mask_HW = np.zeros((height, width), np.uint8)
+        bands_CHW[:, *outer] = tile.bands_CHW[:, *inner]
+        valid_HW[outer] = tile.valid_HW[inner]
+        mask_HW[outer] = tile.mask_HW[inner]
+        return Pixels(bands_CHW, valid_HW, mask_HW)
+
+    def channels_of(self, pixels: Pixels, normalisation: Normalisation) -> npt.NDArray[np.float32]:
+        """The model's input: assembled and normalised channels, 0 on nodata."""
+        raw_CHW = assemble_channels(pixels.bands_CHW, self._bands, pixels.valid_HW, self.channels)
+        return normalisation.apply(raw_CHW, pixels.valid_HW)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a configuration's `data` section stands for."""
+
+    train: TileSet
+    val: TileSet
+    scheme: ClassScheme
+    synthetic: bool
+    messages: tuple[str, ...]
+
+
+def open_training_data(config: RunConfig) -> TrainingData:
+    """Find and check the tiles of a run; touches no device and reads every mask once.
+
+    Validation tiles are those of `data.val`, else the data set's own ``val`` split, else whole tiles held out.
+
+    Raises
+    ------
+    DataError, ConfigError
+        With one sentence about what does not fit.
+    """
+    data = config.data
+    dataset = _open(data.train, data.train_masks, data.scheme, data)
+    if dataset.scheme is None:
+        raise DataError(f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first.")
+    messages = list(dataset.warnings)
+    tiles = dataset.split("train") or (dataset.tiles if len(dataset.splits) == 1 else ())
+    if not tiles:
+        raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")
+    train = TileSet(dataset, _labelled(_chosen(tiles, data.tiles), data.train, messages), data.channels)
+
+    val_dataset, val_tiles = _own_validation(dataset, data)
+    if data.val is not None:
+        val_dataset = _open(data.val, data.val_masks, dataset.scheme.name, data)
+        messages += val_dataset.warnings
+        val_tiles = val_dataset.split("val") or (val_dataset.tiles if len(val_dataset.splits) == 1 else ())
+        if not val_tiles:
+            raise DataError(f"{data.val} has no validation tiles. Name its val folder.")
+    counts_TK = _count_classes(train, dataset.scheme)
+    if val_tiles:
+        val = TileSet(val_dataset, _labelled(val_tiles, val_dataset.root, messages), data.channels)
+        _count_classes(val, dataset.scheme)
+        messages += _shared_tiles(train, val)
+    else:
+        held_out = set(hold_out(counts_TK, data.val_fraction, config.seed))
+        val = TileSet(dataset, [t for i, t in enumerate(train.tiles) if i in held_out], data.channels)
+        train = TileSet(dataset, [t for i, t in enumerate(train.tiles) if i not in held_out], data.channels)
+        messages.append(f"Held out for validation: {', '.join(t.id for t in val.tiles)}.")
+    return TrainingData(train, val, dataset.scheme, _is_synthetic(dataset), tuple(dict.fromkeys(messages)))
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one pass over the training tiles gives: where the classes are, statistics, and a fingerprint."""
+
+    index: tuple[TileIndex, ...]
+    normalisation: Normalisation
+    fingerprint: str
+
+
+def scan(tiles: TileSet, num_classes: int) -> Scan:
+    """Read every training tile once.
+
+    The statistics are pooled over valid pixels of the channels in the data's own units. The channel
+    ``valid`` is left as it is: over valid pixels it does not vary.
+    """
+    statistics = PooledStatistics(len(tiles.channels))
+    digest = hashlib.blake2b(digest_size=16)
+    index = []
+    for number, tile in enumerate(tiles.tiles):
+        pixels = tiles.read(number)
+        raw_CHW = assemble_channels(pixels.bands_CHW, required_bands(tiles.channels), pixels.valid_HW, tiles.channels)
+        statistics.update(raw_CHW, pixels.valid_HW)
+        index.append(TileIndex(pixels.target_HW, num_classes))
+        for part in (tile.id.encode(), pixels.bands_CHW.tobytes(), pixels.mask_HW.tobytes()):
+            digest.update(part)
+    if statistics.count == 0:
+        raise DataError("All training tiles are nodata: there is no valid pixel to learn from. Check data.train.")
+    pooled = statistics.normalisation()
+    keep = [name == "valid" for name in tiles.channels]
+    normalisation = Normalisation(
+        tuple(0.0 if k else m for k, m in zip(keep, pooled.mean, strict=True)),
+        tuple(1.0 if k else s for k, s in zip(keep, pooled.std, strict=True)),
+    )
+    return Scan(tuple(index), normalisation, digest.hexdigest())
+
+
+class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Augmented training crops, looked up by `Crop`; every draw is seeded by (seed, epoch, sample number)."""
+
+    def __init__(self, tiles: TileSet, normalisation: Normalisation, augmenter: Augmenter, crop_px: int, seed: int):
+        self._tiles = tiles
+        self._normalisation = normalisation
+        self._augmenter = augmenter
+        self._crop_px = crop_px
+        self._seed = seed
+
+    def __getitem__(self, crop: Crop) -> tuple[Tensor, Tensor]:
+        """Give the image, float32 (C, H, W), and the target, uint8 (H, W)."""
+        pixels = self._tiles.cut(crop.tile, crop.row, crop.col, self._crop_px, self._crop_px)
+        image_CHW = self._tiles.channels_of(pixels, self._normalisation)
+        seed = int(np.random.SeedSequence([self._seed, crop.epoch, crop.number]).generate_state(1)[0])
+        image_CHW, target_HW, _ = self._augmenter(image_CHW, pixels.target_HW, pixels.valid_HW, seed)
+        return torch.from_numpy(image_CHW), torch.from_numpy(target_HW)
+
+
+class BatchPlan(torch.utils.data.Sampler[list[Crop]]):
+    """Hands an epoch's crops to the loader, batch by batch; set `crops` before each epoch.
+
+    Parameters
+    ----------
+    batch_size : int
+        Over all processes; this one takes every `num_ranks`-th crop from its `rank` on.
+    """
+
+    def __init__(self, batch_size: int, rank: int, num_ranks: int) -> None:
+        self.crops: list[Crop] = []
+        self._batch_size = batch_size
+        self._mine = slice(rank, None, num_ranks)
+
+    def __len__(self) -> int:
+        return len(self.crops) // self._batch_size
+
+    def __iter__(self) -> Iterator[list[Crop]]:
+        for start in range(0, len(self.crops), self._batch_size):
+            yield self.crops[start : start + self._batch_size][self._mine]
+
+
+def make_loader(
+    dataset: CropDataset, plan: BatchPlan, num_workers: int, pin_memory: bool
+) -> torch.utils.data.DataLoader[tuple[Tensor, Tensor]]:
+    """Loader of training batches; never more workers than cores besides the one that trains."""
+    num_workers = min(num_workers, max((os.cpu_count() or 1) - 1, 0))
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=plan,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_start_worker if num_workers else None,
+        pin_memory=pin_memory,
+        # A generator of its own: the loader then leaves the global random state to the model.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def whole_tiles(
+    tiles: TileSet, numbers: Sequence[int], normalisation: Normalisation, max_pixels: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Validation batches of whole tiles: image (N, C, H, W), classes (N, H, W), valid (N, H, W).
+
+    Neighbouring tiles of one size share a batch of at most `max_pixels`; a large tile comes in pieces.
+    """
+    batch: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]] = []
+
+    def stacked() -> tuple[Tensor, Tensor, Tensor]:
+        image, mask, valid = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
+        batch.clear()
+        return image, mask, valid
+
+    for number in numbers:
+        height, width = tiles.tiles[number].height, tiles.tiles[number].width
+        for window in windows(height, width, _MAX_EVAL_PX, 0):
+            inside = window.clipped(height, width)
+            size = (inside.height, inside.width)
+            if batch and (batch[0][1].shape != size or (len(batch) + 1) * size[0] * size[1] > max_pixels):
+                yield stacked()
+            pixels = tiles.cut(number, inside.row, inside.col, *size)
+            batch.append((tiles.channels_of(pixels, normalisation), pixels.mask_HW, pixels.valid_HW))
+    if batch:
+        yield stacked()
+
+
+def _start_worker(worker: int) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    # A stop is the trainer's to handle; a worker that dies of the signal would fail the step in progress.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _open(folder: Path, masks: Path | None, scheme: str | None, data: DataConfig) -> Dataset:
+    dataset = open_dataset(folder, scheme, data.zero_is_nodata)
+    return dataset if masks is None else _with_masks(dataset, masks, scheme)
+
+
+def _with_masks(dataset: Dataset, folder: Path, scheme: str | None) -> Dataset:
+    """The same tiles with masks from another folder."""
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise DataError(f"The mask folder {folder} does not exist. Correct data.train_masks or data.val_masks.")
+    masks = sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTER_SUFFIXES and not p.name.startswith("."))
+    if not masks:
+        raise DataError(f"The mask folder {folder} holds no TIFF. Put the masks there, or name another folder.")
+    first_band = {next(iter(tile.bands.values())).path: tile for tile in dataset.tiles}
+    bands_of_tile, mask_of_tile = pair_files({CANONICAL_BANDS[0]: sorted(first_band)}, masks)
+    mask_of_path = {found[CANONICAL_BANDS[0]]: mask_of_tile.get(key) for key, found in bands_of_tile.items()}
+    tiles = tuple(replace(tile, mask_path=mask_of_path[path]) for path, tile in first_band.items())
+    chosen = get_scheme(scheme) if scheme else infer_scheme({v for m in masks for v in np.unique(read_raster(m)).tolist()})
+    return replace(dataset, tiles=tiles, scheme=chosen)
+
+
+def _own_validation(dataset: Dataset, data: DataConfig) -> tuple[Dataset, tuple[Tile, ...]]:
+    if dataset.split("val"):
+        # A folder that is itself called val was given to train on.
+        return dataset, dataset.split("val") if dataset.split("train") else ()
+    root = data.train.expanduser().absolute().parent
+    if data.train_masks is None and dataset.splits == ("train",) and (root / "val").is_dir():
+        beside = open_dataset(root, dataset.scheme.name if dataset.scheme else None, data.zero_is_nodata)
+        return beside, beside.split("val")
+    return dataset, ()
+
+
+def _chosen(tiles: Sequence[Tile], wanted: Sequence[str] | None) -> Sequence[Tile]:
+    if wanted is None:
+        return tiles
+    known = {tile.id: tile for tile in tiles}
+    unknown = [tile_id for tile_id in wanted if tile_id not in known]
+    if unknown or not wanted:
+        raise ConfigError(
+            f"data.tiles names {', '.join(unknown) or 'no tile'}; the training tiles are {', '.join(list(known)[:20])}."
+        )
+    return [known[tile_id] for tile_id in wanted]
+
+
+def _labelled(tiles: Sequence[Tile], folder: Path, messages: list[str]) -> list[Tile]:
+    with_mask = [tile for tile in tiles if tile.mask_path is not None]
+    without = [tile.id for tile in tiles if tile.mask_path is None]
+    if not with_mask:
+        raise DataError(f"No tile of {folder} has a mask. Training needs labelled tiles: save masks first.")
+    if without:
+        messages.append(f"{len(without)} tile(s) of {folder} have no mask and are left out: {', '.join(without[:8])}.")
+    return with_mask
+
+
+def _count_classes(tiles: TileSet, scheme: ClassScheme) -> npt.NDArray[np.int64]:
+    """Mask pixels of each class in each tile; finds a value outside the scheme before anything starts."""
+    return np.stack(
+        [
+            np.bincount(tiles.read_mask(number).ravel(), minlength=256)[: scheme.num_classes]
+            for number in range(len(tiles))
+        ]
+    )
+
+
+def _is_synthetic(dataset: Dataset) -> bool:
+    path = dataset.root / DESCRIPTION_FILE
+    if not path.is_file():
+        return False
+    described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return isinstance(described, dict) and bool(described.get("synthetic", False))
+
+
+def _shared_tiles(train: TileSet, val: TileSet) -> list[str]:
+    trained = {tile.mask_path for tile in train.tiles}
+    shared = [tile.id for tile in val.tiles if tile.mask_path in trained]
+    if not shared:
+        return []
+    return [f"{len(shared)} tile(s) both train and validate ({', '.join(shared[:8])}): the scores will flatter the model."]

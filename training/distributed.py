@@ -1,0 +1,121 @@
+"""The processes that train one model together; one process is a team of its own.
+
+The loss is a function of sums over the whole batch, so each process adds its sums to the others' in a
+step that gradients pass through, and computes the same loss as one process with the whole batch would.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from napari_glacier.nn.device import pick_device
+
+T = TypeVar("T")
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce whose gradient undoes the averaging of DistributedDataParallel.
+
+    Every process computes the same loss from the same sums, so each holds the full gradient of the loss
+    by its sums; DDP then divides the parameters' gradients by the number of processes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        total = sums.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * dist.get_world_size()
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """This process's place among those that train the model."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.rank == 0
+
+    def sum_with_gradient(self, sums: Tensor) -> Tensor:
+        """Sum over processes that gradients pass through."""
+        return sums if self.size == 1 else _SumOverProcesses.apply(sums)
+
+    def sum_in_place(self, values: Tensor) -> Tensor:
+        """Sum over processes, without gradient."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum_in_place(torch.tensor(float(flag), device=self.device)).item())
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Let the first process make a value and give it to all; it must pickle.
+
+        An error of the first process is raised in all of them, so that none waits for ever.
+        """
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                box[0] = make()
+            except Exception as error:  # noqa: BLE001 - raised below, in every process
+                box[1] = error
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        if box[1] is not None:
+            raise box[1]
+        value: T = box[0]
+        return value
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Make the model average its gradients over processes."""
+        if self.size == 1:
+            return model
+        if self.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            return DistributedDataParallel(model, device_ids=[self.device.index])
+        return DistributedDataParallel(model)
+
+
+@contextmanager
+def join_team(device: str) -> Iterator[Team]:
+    """Join the processes that torchrun started, or be alone.
+
+    Parameters
+    ----------
+    device : str
+        As in the configuration; with several processes each takes the accelerator of its local rank.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Team(pick_device(device))
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    on_cuda = device != "cpu" and torch.cuda.device_count() > local_rank
+    place = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
+    if on_cuda:
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield Team(place, rank, size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,133 @@
+"""Optimiser, learning-rate schedule and early stopping; their states are plain numbers."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from napari_glacier.core.config import OptimConfig
+
+Direction = Literal["max", "min"]
+
+# Relative change that counts as progress for the learning rate, as in torch's ReduceLROnPlateau.
+_PLATEAU_THRESHOLD = 1e-4
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), fused where the device has it; no decay on norms and biases."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = device.type in {"cpu", "cuda", "mps"}
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class LearningRate:
+    """Linear warm-up by step, times reduction on a plateau by epoch.
+
+    The plateau rule is that of torch's ``ReduceLROnPlateau`` with a relative threshold of 1e-4.
+    """
+
+    def __init__(self, config: OptimConfig, direction: Direction) -> None:
+        self._config = config
+        self._sign = 1.0 if direction == "max" else -1.0
+        self.plateau_lr = config.lr
+        self._best = -math.inf
+        self._bad_epochs = 0
+
+    def at_step(self, step: int) -> float:
+        """Learning rate of the update with this number, counted from 0 over the whole run."""
+        warmup = self._config.warmup_steps
+        return self.plateau_lr * min(1.0, (step + 1) / warmup) if warmup else self.plateau_lr
+
+    def end_epoch(self, metric: float) -> bool:
+        """Take the epoch's metric; return whether the learning rate fell."""
+        value = self._sign * metric
+        if value > self._best + _PLATEAU_THRESHOLD * abs(self._best if math.isfinite(self._best) else 0.0):
+            self._best, self._bad_epochs = value, 0
+            return False
+        self._bad_epochs += 1
+        if self._bad_epochs <= self._config.plateau_patience:
+            return False
+        self._bad_epochs = 0
+        before = self.plateau_lr
+        # A floor above the present rate must not raise it.
+        self.plateau_lr = min(before, max(before * self._config.plateau_factor, self._config.min_lr))
+        return self.plateau_lr < before
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers for a resume file."""
+        return {"plateau_lr": self.plateau_lr, "best": self._best, "bad_epochs": self._bad_epochs}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.plateau_lr, self._best, self._bad_epochs = state["plateau_lr"], state["best"], state["bad_epochs"]
+
+
+class Progress:
+    """Which epoch is best, and when waiting for a better one has lasted too long.
+
+    Parameters
+    ----------
+    direction : {"max", "min"}
+    patience : int
+        Epochs without progress before `exhausted`.
+    min_delta : float
+        Smallest change of the metric that counts as progress; any change at all makes a new best.
+    """
+
+    def __init__(self, direction: Direction, patience: int, min_delta: float) -> None:
+        self._sign = 1.0 if direction == "max" else -1.0
+        self._patience = patience
+        self._min_delta = min_delta
+        self.best_epoch = 0
+        self._best = -math.inf
+        self._reference = -math.inf
+        self._waited = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
+        return self._waited >= self._patience
+
+    def end_epoch(self, epoch: int, metric: float) -> bool:
+        """Take the epoch's metric; return whether the epoch is the best so far."""
+        value = self._sign * metric
+        if value > self._reference + self._min_delta:
+            self._reference, self._waited = value, 0
+        else:
+            self._waited += 1
+        if value > self._best:
+            self._best, self.best_epoch = value, epoch
+            return True
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers for a resume file."""
+        return {
+            "best_epoch": self.best_epoch,
+            "best": self._best,
+            "reference": self._reference,
+            "waited": self._waited,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.best_epoch, self._best = state["best_epoch"], state["best"]
+        self._reference, self._waited = state["reference"], state["waited"]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale gradients down to this norm; 0 leaves them."""
+    if max_norm > 0:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -1,0 +1,1 @@
+"""Training recipes: commented YAML files that `--config NAME` finds by name."""

@@ -1,0 +1,255 @@
+"""Train a model without a window.
+
+    python -m training.run --config bundled --train_data sample_data/region       one recipe, one process
+    python -m training.run --config my.yaml --set train.epochs=20 seed=3           any key of the configuration
+    python -m training.run --config my.yaml --devices 4                            four GPUs (or CPU processes)
+    torchrun --nnodes 2 --nproc-per-node 4 -m training.run --config my.yaml        several hosts
+    python -m training.run --resume runs/20260101-120000-bundled                   go on after the last epoch
+    python -m training.run --config my.yaml --check                                look at everything, then stop
+
+The last line on standard output is the run folder. Exit 0: done, or stopped cleanly (SIGTERM, Ctrl-C, or a
+file called `stop` in the run folder); 2: bad input, with one sentence on standard error; 1: anything else.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from napari_glacier.core.config import RunConfig, load_config, save_config
+from napari_glacier.core.errors import ConfigError, DeviceError, GlacierError
+from napari_glacier.core.runfiles import RunFolder
+
+EXIT_DONE, EXIT_ERROR, EXIT_BAD_INPUT = 0, 1, 2
+# Set for the processes that this one starts through torchrun.
+_STARTED_BY_US = "NAPARI_GLACIER_STARTED"
+
+_FLAGS = {
+    "train_data": "data.train",
+    "train_masks": "data.train_masks",
+    "val_data": "data.val",
+    "val_masks": "data.val_masks",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "lr": "optim.lr",
+    "save_path": "save_path",
+}
+
+
+class StopSwitch:
+    """Says whether a stop was asked for, by a signal or by the file in the run folder."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._signalled = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+        # A second Ctrl-C is meant.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self) -> bool:
+        return self._signalled or self._folder.stop_requested()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parse(arguments)
+    folder = _given_folder(options)
+    try:
+        config = _configure(options)
+        if options.check:
+            from training.check import describe
+
+            sys.stdout.write(describe(config))
+            return EXIT_DONE
+        return _run(config, folder, options)
+    except GlacierError as error:
+        if folder is not None and not folder.is_alive():
+            # Whoever prepared the folder follows its events and sees no standard error.
+            folder.append_event("failed", message=str(error))
+        sys.stderr.write(f"{error}\n")
+        return EXIT_BAD_INPUT
+
+
+def _run(config: RunConfig, folder: RunFolder | None, options: argparse.Namespace) -> int:
+    from napari_glacier.nn.device import tune_allocator
+
+    tune_allocator()  # before torch is imported
+    from training.start import prepare
+
+    resuming = options.resume is not None
+    if resuming and folder is not None and folder.is_alive() and not os.environ.get(_STARTED_BY_US):
+        raise ConfigError(f"{folder.path} is still being trained. Stop that run before resuming it.")
+    start = prepare(config, resuming and folder is not None and folder.resume_path.is_file())
+    config = start.config
+    num_processes, config = _choose_processes(options.devices, config)
+    if num_processes > 1 and "WORLD_SIZE" not in os.environ:
+        return _launch(config, _open_folder(config, folder), num_processes, resuming)
+    return _train(start, config, folder, resuming)
+
+
+def _train(start: "Start", config: RunConfig, folder: RunFolder | None, resuming: bool) -> int:  # noqa: F821
+    from dataclasses import replace
+
+    from training.distributed import join_team
+    from training.export import export_weights
+    from training.reporting import log_to, logger
+    from training.trainer import Trainer
+
+    with join_team(config.device) as team:
+        _check_batch(config, team.size)
+        path = team.from_first(lambda: _open_folder(config, folder).path)
+        folder = RunFolder(path)
+        log_to(folder.log_path if team.is_first else None, quiet=not team.is_first)
+        if team.is_first:
+            if resuming and not os.environ.get(_STARTED_BY_US):
+                folder.clear_stop()
+            folder.write_process()
+        try:
+            trainer = Trainer(replace(start, config=config), folder, team, StopSwitch(folder))
+            for message in start.messages:
+                trainer.report.message(message, "warning")
+            trainer.fit()
+            if team.is_first and config.save_path is not None:
+                export_weights(folder, config.save_path)
+        except GlacierError as error:
+            _record_failure(folder, team.is_first, str(error))
+            raise
+        except Exception as error:  # the entry point: told to whoever follows, then an exit code
+            logger.exception("Training failed.")
+            _record_failure(folder, team.is_first, f"{type(error).__name__}: {error}")
+            sys.stderr.write(f"{error}\n")
+            return EXIT_ERROR
+    if team.is_first:
+        sys.stdout.write(f"{folder.path}\n")
+    return EXIT_DONE
+
+
+def _launch(config: RunConfig, folder: RunFolder, num_processes: int, resuming: bool) -> int:
+    """Start torchrun and wait; a stop asked of this process is passed on through the run folder."""
+    if resuming:
+        folder.clear_stop()
+    folder.write_process()
+    switch = StopSwitch(folder)
+    target = ["--resume", str(folder.path)] if resuming else ["--config", str(folder.config_path)]
+    command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(num_processes), "-m", "training.run", *target]
+    # PYTHONSAFEPATH is -P for the processes that torchrun starts.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", _STARTED_BY_US: "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    # A session of its own: Ctrl-C in the terminal then reaches this process alone, which asks for a clean stop.
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    while True:
+        try:
+            code = process.wait(timeout=0.5)
+            break
+        except subprocess.TimeoutExpired:
+            if switch():
+                folder.request_stop()
+    if code != 0:
+        if folder.state() != "failed":
+            folder.append_event("failed", message=f"The training processes ended with exit code {code}.")
+        return EXIT_ERROR
+    sys.stdout.write(f"{folder.path}\n")
+    return EXIT_DONE
+
+
+def _configure(options: argparse.Namespace) -> RunConfig:
+    overrides = list(options.set)
+    for flag, key in _FLAGS.items():
+        value = getattr(options, flag)
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(value)}")
+    if options.resume is not None:
+        if not (options.resume / "run.yaml").is_file():
+            raise ConfigError(f"{options.resume} is not a run folder: it has no run.yaml. Name the folder of a run.")
+        return load_config(options.resume / "run.yaml", overrides)
+    config = load_config(options.config or "default", overrides)
+    if config.recipe is None and options.config is not None:
+        config.recipe = Path(options.config).stem
+    return config
+
+
+def _given_folder(options: argparse.Namespace) -> RunFolder | None:
+    """The folder to resume, or that a window has prepared: a run.yaml in a folder without events."""
+    if options.resume is not None:
+        return RunFolder(options.resume) if (options.resume / "run.yaml").is_file() else None
+    path = Path(options.config or "")
+    if path.name == "run.yaml" and path.is_file() and not RunFolder(path.parent).events():
+        return RunFolder(path.parent.absolute())
+    return None
+
+
+def _open_folder(config: RunConfig, folder: RunFolder | None) -> RunFolder:
+    if folder is None:
+        folder = RunFolder.create(config.output.expanduser().absolute(), config.recipe or config.model.name)
+    save_config(config, folder.config_path)
+    return folder
+
+
+def _choose_processes(devices: str, config: RunConfig) -> tuple[int, RunConfig]:
+    import torch
+
+    if devices == "cpu":
+        return 1, config.model_copy(update={"device": "cpu"})
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"]), config
+    num_gpus = torch.cuda.device_count() if config.device in {"auto", "cuda"} else 0
+    if devices == "auto":
+        batch_size = config.train.batch_size
+        return max(n for n in range(1, max(num_gpus, 1) + 1) if batch_size % n == 0), config
+    if not devices.isdecimal() or int(devices) < 1:
+        raise ConfigError(f"--devices {devices} is neither a number of processes nor cpu or auto.")
+    number = int(devices)
+    if num_gpus and number > num_gpus:
+        raise DeviceError(f"--devices {number} was asked for; there are {num_gpus} GPUs. Ask for at most that many.")
+    _check_batch(config, number)
+    return number, config
+
+
+def _check_batch(config: RunConfig, num_processes: int) -> None:
+    if config.train.batch_size % num_processes:
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, which {num_processes} processes cannot share equally. "
+            f"Choose a multiple of {num_processes}."
+        )
+
+
+def _record_failure(folder: RunFolder, is_first: bool, message: str) -> None:
+    if is_first:
+        folder.append_event("failed", message=message)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="YAML file, or the name of a recipe")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys")
+    parser.add_argument("--devices", default="auto", help="number of processes, cpu, or auto (all GPUs)")
+    parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run")
+    parser.add_argument("--check", action="store_true", help="print versions, devices, data and class mix, then stop")
+    parser.add_argument("--train_data", help="data.train")
+    parser.add_argument("--train_masks", help="data.train_masks")
+    parser.add_argument("--val_data", help="data.val")
+    parser.add_argument("--val_masks", help="data.val_masks")
+    parser.add_argument("--epochs", type=int, help="train.epochs")
+    parser.add_argument("--batch_size", type=int, help="train.batch_size")
+    parser.add_argument("--lr", type=float, help="optim.lr")
+    parser.add_argument("--save_path", help="also put the best weights here (.safetensors, or .pth: a plain state dict)")
+    options = parser.parse_args(arguments)
+    if options.config is None and options.resume is None and options.train_data is None:
+        parser.error("give --config FILE or RECIPE, --resume RUN_DIR, or --train_data DIR")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

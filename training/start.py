@@ -1,0 +1,140 @@
+"""What a run starts from: checked data, a resolved configuration, and weights that may come from elsewhere.
+
+Everything here happens before a device is touched, so that a wrong path or class order costs seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from napari_glacier.core.channels import Normalisation
+from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.nn.checkpoint import LoadedModel, load_foreign_state_dict
+from napari_glacier.nn.weights import load_matching
+from napari_glacier.nn.zoo import build_model
+from training.data import TrainingData, open_training_data
+from training.losses import build_loss
+from training.sampler import check_target_mix
+
+_FOREIGN_SUFFIXES = {".pth", ".pt", ".h5"}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A run that can begin.
+
+    Attributes
+    ----------
+    config : RunConfig
+        With the architecture of the checkpoint to start from, where there is one.
+    data : TrainingData
+    normalisation : Normalisation or None
+        Given by the configuration or the checkpoint; None: pooled over the training pixels.
+    weights : state dict or None
+    messages : tuple of str
+        What a person should know.
+    """
+
+    config: RunConfig
+    data: TrainingData
+    normalisation: Normalisation | None
+    weights: Mapping[str, torch.Tensor] | None
+    messages: tuple[str, ...]
+
+    def build_model(self) -> nn.Module:
+        """Build the network on the CPU, seeded, with the starting weights."""
+        torch.manual_seed(self.config.seed)
+        model = build_model(
+            self.config.model.name,
+            channels=self.config.data.channels,
+            num_classes=self.data.scheme.num_classes,
+            **model_arguments(self.config),
+        )
+        if self.weights is not None:
+            load_matching(model, self.weights)
+        return model
+
+
+def model_arguments(config: RunConfig) -> dict[str, object]:
+    """Keyword arguments of the architecture's builder, as plain values for a checkpoint's card."""
+    model = config.model
+    weights = {"encoder_weights": model.encoder_weights} if model.encoder_weights else {}
+    return {"encoder": model.encoder, **weights, **model.arguments}
+
+
+def prepare(config: RunConfig, resuming: bool = False) -> Start:
+    """Check a configuration against its data and the checkpoint it starts from.
+
+    Parameters
+    ----------
+    config : RunConfig
+    resuming : bool
+        The weights come from the run folder; the checkpoint it once started from may be gone.
+
+    Raises
+    ------
+    GlacierError
+        With one sentence on what does not fit.
+    """
+    data = open_training_data(config)
+    num_classes = data.scheme.num_classes
+    build_loss(config.loss, num_classes)
+    check_target_mix(config.sampling.target_mix, num_classes)
+    normalisation, weights, messages = None, None, list(data.messages)
+    if config.model.init_from is not None and not resuming:
+        source = load_start(config.model.init_from)
+        if isinstance(source, LoadedModel):
+            _check_fit(config, data.scheme, source)
+            config = _with_architecture(config, source)
+            normalisation = source.card.normalisation
+            messages.append(f"Starts from {source.card.name}; its statistics are kept.")
+            weights = source.model.state_dict()
+        else:
+            weights = source
+    if config.data.mean is not None and config.data.std is not None:
+        normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std), "given")
+    start = Start(config, data, normalisation, weights, tuple(messages))
+    if config.model.encoder_weights is None:
+        # Building is cheap and finds a wrong encoder or argument now; fetching weights can wait.
+        start.build_model()
+    return start
+
+
+def load_start(source: str) -> LoadedModel | dict[str, torch.Tensor]:
+    """Load what `model.init_from` names: one of our models, or a plain state dict of another program."""
+    path = Path(source).expanduser()
+    if path.suffix.lower() in _FOREIGN_SUFFIXES:
+        return load_foreign_state_dict(path)
+    from napari_glacier.nn.ensemble import resolve_models
+
+    members = resolve_models([str(path) if path.exists() else source]).members
+    return members[0]
+
+
+def _check_fit(config: RunConfig, scheme: ClassScheme, source: LoadedModel) -> None:
+    card, where = source.card, config.model.init_from
+    if card.scheme.class_names != scheme.class_names:
+        raise ConfigError(
+            f"{where} knows the classes {', '.join(card.scheme.class_names)}; the training masks hold "
+            f"{', '.join(scheme.class_names)}. Choose a checkpoint of the same classes, or name the scheme with data.scheme."
+        )
+    if tuple(card.channels) != tuple(config.data.channels):
+        raise ConfigError(
+            f"{where} takes the channels {', '.join(card.channels)}, in this order; data.channels is "
+            f"{', '.join(config.data.channels)}. Set data.channels to those of the checkpoint."
+        )
+
+
+def _with_architecture(config: RunConfig, source: LoadedModel) -> RunConfig:
+    card = source.card
+    arguments = {key: value for key, value in card.arguments.items() if key != "encoder_weights"}
+    encoder = str(arguments.pop("encoder", config.model.encoder))
+    model = config.model.model_copy(
+        update={"name": card.architecture, "encoder": encoder, "arguments": arguments, "encoder_weights": None}
+    )
+    return config.model_copy(update={"model": model})
