@@ -37,7 +37,7 @@ screenshots: $(STAMP)
 # The bundled region and the three members trained on it, from their seeds.
 sample: $(STAMP)
 	$(BIN)/python -m napari_glacier._sample.generate --out sample_data/region
-	sh scripts/train_bundled.sh $(BIN)/python
+	$(BIN)/python scripts/train_bundled.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("napari-glacier needs Python 3.11 or newer; set PYTHON=python3.11")'

@@ -1,7 +1,7 @@
 """Where the ice, the debris and the lakes of the synthetic region are, from altitude, aspect and a steady flux of ice.
 
 Not a flow model: mass balance is summed along the drainage tree until it has melted, thickness follows from the flux
-by the shallow-ice law, and the ice fills its valley to that thickness. Heights in metres, balance in metres of ice a year.
+by the shallow-ice law, and the ice fills its valley to that thickness. Heights in m, balance in m of ice a year.
 """
 
 from dataclasses import dataclass
@@ -47,13 +47,13 @@ def balance(height_HW: Floats, cell_m: float, climate: Climate, weather_HW: Floa
 def glacier_width_m(flux: Floats | float) -> Floats | float:
     """Width of a valley glacier carrying `flux` m^3 / yr: 700 m at 7e6, growing with its 0.45th power.
 
-    A power law in the spirit of Bahr (1997, Journal of Glaciology 43); the two numbers are a round guess for the Himalaya.
+    A power law in the spirit of Bahr (1997, Journal of Glaciology 43); both numbers are a round guess.
     """
     return 700.0 * (flux / 7.0e6) ** 0.45
 
 
 def ice_flux(tree: Drainage, balance_N: Floats, cell_m: float) -> Floats:
-    """Steady flux of ice (m^3 / yr) through every node: gains upstream, less the melt of a tongue as wide as it needs."""
+    """Steady flux of ice (m^3 / yr) through every node: gains upstream, less the melt of its tongue."""
     gain = (np.maximum(balance_N, 0.0) * cell_m**2).tolist()
     melt = (np.maximum(-balance_N, 0.0) * tree.distance_N).tolist()
     receiver = tree.receiver_N.tolist()
@@ -160,15 +160,16 @@ def streaks(noise_HW: Floats, surface_HW: Floats, mask_HW: Bools, cell_m: float,
         row = np.clip(row - step_row_HW[at], 0, mask_HW.shape[0] - 1)
         col = np.clip(col - step_col_HW[at], 0, mask_HW.shape[1] - 1)
     result_HW = np.zeros(mask_HW.shape)
-    result_HW[mask_HW] = (total - total.mean()) / (total.std() + 1e-9)
+    if total.size:
+        result_HW[mask_HW] = (total - total.mean()) / (total.std() + 1e-9)
     return result_HW
 
 
 def debris_thickness(rng: np.random.Generator, ice: Ice, bed_HW: Floats, cell_m: float) -> Floats:
     """Debris cover in metres (0 off the ice), growing down-glacier below the equilibrium line.
 
-    Rock that fell on the ice comes to the surface as the ice above it melts, so the cover grows with melt; it is thicker
-    near rock walls (lateral moraines), in streaks along the flow (medial moraines) and patchy at its upper edge
+    Rock that fell on the ice comes to the surface as the ice above it melts, so the cover grows with melt; it is
+    thicker near rock walls (lateral moraines), in streaks along the flow (medial moraines) and patchy at its upper edge
     (Paul, Huggel & Kääb 2004, Remote Sensing of Environment 89; Anderson & Anderson 2016, The Cryosphere 10).
     """
     steep_HW = slope_deg(ndimage.gaussian_filter(bed_HW, 1.0), cell_m)

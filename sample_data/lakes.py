@@ -1,7 +1,7 @@
 """Water of the synthetic region: proglacial lakes below glacier tongues, tarns on trough floors, ponds on debris.
 
 A proglacial lake lies in the bed a tongue left behind, dammed by its old moraine; ponds sit on gentle debris-covered
-ice (Quincey et al. 2007, Global and Planetary Change 56: mostly where the glacier surface slopes by less than 2 degrees).
+ice (Quincey et al. 2007, Global and Planetary Change 56: mostly where the glacier slopes by less than 2 degrees).
 """
 
 import numpy as np

@@ -99,7 +99,7 @@ def build(rng: np.random.Generator, shape: tuple[int, int], pixel_m: float = 30.
 def seasonal_snow(
     rng: np.random.Generator, height_HW: Floats, index_HW: NDArray[np.uint8], pixel_m: float
 ) -> tuple[Floats, Floats]:
-    """Snow cover fraction and its freshness: more with altitude, on shaded slopes, in gullies; little on the steepest rock.
+    """Snow cover fraction and its freshness: more with altitude, on shaded slopes, in gullies; less on steep rock.
 
     Snow outside the glaciers is what makes the scene hard: it looks like a glacier and is labelled background.
     """

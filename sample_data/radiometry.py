@@ -20,9 +20,9 @@ KELVIN_SCALE, KELVIN_OFFSET = 0.00341802, 149.0
 SATURATED_DN = 65_454  # where bright snow ends up in Level 2 surface reflectance of Himalayan scenes
 MELTING_K = 273.15
 
-# Approximate reflectance in B2, B3, B4, B6. Snow: Dozier (1989, Remote Sensing of Environment 28): bright in the visible,
-# dark in SWIR, darker with grain size. Firn, ice and dirty ice: Zeng et al. (1984, IAHS Publ. 145), Hall et al. (1987,
-# Annals of Glaciology 9). Rock, debris and plants: typical of the USGS spectral library (Kokaly et al. 2017).
+# Approximate reflectance in B2, B3, B4, B6. Snow: Dozier (1989, Remote Sensing of Environment 28): bright in visible
+# light, dark in SWIR, darker with grain size. Firn, ice and dirty ice: Zeng et al. (1984, IAHS Publ. 145), Hall et al.
+# (1987, Annals of Glaciology 9). Rock, debris and plants: typical of the USGS spectral library (Kokaly et al. 2017).
 # Water: bright with rock flour, dark where clear.
 SPECTRA: dict[str, tuple[float, float, float, float]] = {
     "fresh snow": (0.95, 0.95, 0.93, 0.12),
@@ -103,8 +103,8 @@ def level2_bias(land: Landscape, direct_HW: Floats) -> Floats:
 def temperature(land: Landscape, direct_HW: Floats, rng: np.random.Generator) -> Floats:
     """Surface temperature in kelvin: lapse rate, cover and sunlight; ice and snow are never above melting.
 
-    Debris stores the morning's sun and is warmer than ice, but colder than rock of the same height, since ice lies under
-    it (Mihalcea et al. 2008, Cold Regions Science and Technology 52).
+    Debris stores the morning's sun and is warmer than ice, but colder than rock of the same height, since ice lies
+    under it (Mihalcea et al. 2008, Cold Regions Science and Technology 52).
     """
     air_HW = 269.0 - 0.0062 * (land.height_HW - 4_600.0)
     air_HW += 0.7 * terrain.spectral_noise(rng, air_HW.shape, 3.5, 200.0)

@@ -40,7 +40,8 @@ def spectral_noise(rng: np.random.Generator, shape: tuple[int, int], beta: float
     amplitude[0, 0] = 0.0
     phase = rng.uniform(0.0, 2 * np.pi, amplitude.shape)
     noise_HW = np.fft.irfft2(amplitude * np.exp(1j * phase), s=shape)
-    return (noise_HW - noise_HW.mean()) / noise_HW.std()
+    standard_HW: Floats = (noise_HW - noise_HW.mean()) / noise_HW.std()
+    return standard_HW
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ def refine(field_HW: Floats, shape: tuple[int, int]) -> Floats:
     rows = (np.arange(shape[0]) + 0.5) * field_HW.shape[0] / shape[0] - 0.5
     cols = (np.arange(shape[1]) + 0.5) * field_HW.shape[1] / shape[1] - 0.5
     grid = np.meshgrid(rows, cols, indexing="ij")
-    return ndimage.map_coordinates(smooth, grid, order=1, mode="nearest")
+    fine_HW: Floats = ndimage.map_coordinates(smooth, grid, order=1, mode="nearest")
+    return fine_HW
 
 
 def gradient(height_HW: Floats, cell_m: float) -> tuple[Floats, Floats]:
@@ -167,7 +169,8 @@ def carve_troughs(height_HW: Floats, tree: Drainage, depth_N: Floats, cell_m: fl
     """Turn V-shaped valleys into glacial troughs below a former ice surface `depth_N` above each channel node.
 
     The height above the nearest channel (HAND, Rennó et al. 2008, Remote Sensing of Environment 112) is h; below the
-    trimline D it becomes h (h / D), a parabola, the shape of glaciated valleys (Svensson 1959, Journal of Glaciology 3).
+    trimline D it becomes h (h / D), a parabola, the shape of glaciated valleys (Svensson 1959,
+    Journal of Glaciology 3).
     """
     z_N = height_HW.ravel()
     base_N = base_of(tree, depth_N > 0)
@@ -180,7 +183,8 @@ def carve_troughs(height_HW: Floats, tree: Drainage, depth_N: Floats, cell_m: fl
     carved_HW = carved_N.reshape(height_HW.shape)
     soft_HW = ndimage.gaussian_filter(carved_HW, 90.0 / cell_m, mode="nearest")
     weight_HW = ndimage.gaussian_filter(inside_N.reshape(height_HW.shape).astype(float), 90.0 / cell_m, mode="nearest")
-    return weight_HW * soft_HW + (1 - weight_HW) * carved_HW
+    trough_HW: Floats = weight_HW * soft_HW + (1 - weight_HW) * carved_HW
+    return trough_HW
 
 
 def mountains(rng: np.random.Generator, shape: tuple[int, int], cell_m: float) -> Floats:
@@ -205,7 +209,8 @@ def mountains(rng: np.random.Generator, shape: tuple[int, int], cell_m: float) -
             height_HW, refine(uplift_HW, level), repose_HW, cell_m=factor * cell_m, steps=steps, dt_yr=dt_yr
         )
     low, high = np.percentile(height_HW, [2.0, 99.9])
-    return 3_700.0 + (height_HW - low) * 2_900.0 / (high - low)
+    scaled_HW: Floats = 3_700.0 + (height_HW - low) * 2_900.0 / (high - low)
+    return scaled_HW
 
 
 def roughen(rng: np.random.Generator, height_HW: Floats, cell_m: float) -> Floats:

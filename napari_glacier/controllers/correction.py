@@ -304,7 +304,9 @@ def summarise(report: Any) -> str:
     done = f"{_count(len(saved), 'tile')} written: {listed(saved)}." if saved else "There was nothing to write."
     if report.refused:
         problems = " ".join(str(reason) for reason in report.refused.values())
-        raise SaveError(f"{done if saved else ''} {_count(len(report.refused), 'tile')} not written: {problems}".strip())
+        raise SaveError(
+            f"{done if saved else ''} {_count(len(report.refused), 'tile')} not written: {problems}".strip()
+        )
     return done
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from napari_glacier.controllers.layers import KEY
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme
 from napari_glacier.core.errors import DataError, SchemeError
+from napari_glacier.core.journal_place import user_data_dir
 from napari_glacier.core.raster import write_mask
 
 SAMPLE_NAME = "glacier-sample"
@@ -97,16 +98,5 @@ def sample_copy(folder: Path, fresh: bool = False) -> Path:
 
 
 def sample_folder() -> Path:
-    """The user's folder for the sample: the platform's data folder, or what NAPARI_GLACIER_SAMPLE_DIR says."""
-    import os
-    import sys
-
-    given = os.environ.get("NAPARI_GLACIER_SAMPLE_DIR")
-    if given:
-        return Path(given)
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "napari-glacier"
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "napari-glacier"
-    return Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share")) / "napari-glacier"
+    """The user's folder in which the copy of the region lies."""
+    return user_data_dir() / "samples"

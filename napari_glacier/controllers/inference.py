@@ -6,7 +6,6 @@ torch is imported by `napari_glacier.nn`, inside the worker thread that runs the
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +14,10 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
+from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.errors import CheckpointError, DataError
+from napari_glacier.core.errors import DataError
 from napari_glacier.core.mosaic import Mosaic, Placement
-from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:
@@ -31,15 +30,6 @@ Scope = Literal["view", "tile", "all"]
 Region = Literal["all", "unlabelled", "view"]
 TTA_CHOICES: tuple[Literal["off", 2, 6, 8], ...] = ("off", 2, 6, 8)
 WINDOW_PX, OVERLAP_PX = 512, 128
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """A line of the model list; `source` is what `resolve_models` takes, None for the bundled ensemble."""
-
-    title: str
-    source: Path | None
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +67,7 @@ class Excerpt:
         self.shape = (window.height, window.width)
         self.georef = mosaic.georef.offset(window.row, window.col) if mosaic.georef is not None else None
         self.placements = tuple(
-            replace(place, row=place.row - window.row, col=place.col - window.col)
-            for place in mosaic.tiles_in(window)
+            replace(place, row=place.row - window.row, col=place.col - window.col) for place in mosaic.tiles_in(window)
         )
         self._mosaic, self._window = mosaic, window
 
@@ -87,9 +76,7 @@ class Excerpt:
         """The window that is the excerpt."""
         return Window(0, 0, *self.shape)
 
-    def read(
-        self, window: Window, bands: Sequence[str]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def read(self, window: Window, bands: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Bands and validity of a window of the excerpt."""
         moved = Window(window.row + self._window.row, window.col + self._window.col, window.height, window.width)
         return self._mosaic.read(moved, bands)
@@ -150,16 +137,7 @@ class InferenceController:
 
     def models(self) -> list[ModelChoice]:
         """Bundled ensemble, picked files, and the runs of the open dataset, newest first."""
-        choices = [ModelChoice("Bundled ensemble", None, "trained on synthetic scenes")] if _has_bundled() else []
-        choices += self._picked
-        session = self.workspace.session
-        if session is not None:
-            known = {choice.source for choice in choices}
-            for folder in sorted((session.root / "runs").glob("*/best.safetensors"), reverse=True):
-                run = RunFolder(folder.parent)
-                if run.best_path not in known:
-                    choices.append(ModelChoice(f"Run {run.path.name}", run.best_path))
-        return choices
+        return known_models(self.workspace.session, self._picked)
 
     def add_model(self, path: Path) -> ModelChoice:
         """Offer a checkpoint file, a run folder or an ensemble.
@@ -169,22 +147,8 @@ class InferenceController:
         CheckpointError
             If there is no model at that place.
         """
-        path = Path(path)
-        if path.is_dir():
-            usable = (path / "best.safetensors").is_file() or (path / "ensemble.yaml").is_file() or any(
-                path.glob("*.safetensors")
-            )
-        else:
-            usable = path.is_file() and path.suffix in {".safetensors", ".yaml", ".yml", ".pth", ".pt"}
-        if not usable:
-            raise CheckpointError(
-                f"{path} is no model. Choose a .safetensors checkpoint, a run folder or an ensemble.yaml."
-            )
-        if path.name == "best.safetensors":
-            title = f"Run {path.parent.name}"
-        else:
-            title = path.stem if path.is_file() else path.name
-        choice = next((known for known in self.models() if known.source == path), ModelChoice(title, path))
+        path = model_path(path)
+        choice = next((known for known in self.models() if known.source == path), ModelChoice(model_title(path), path))
         if choice not in self.models():
             self._picked.insert(0, choice)
         self.models_changed.emit()
@@ -346,9 +310,7 @@ class InferenceController:
             where[(*lead, *self._window("view").slices)] = True
             return where
         unsaved = session.unsaved()
-        unlabelled = {
-            tile.id for tile in session.dataset.tiles if tile.mask_path is None and tile.id not in unsaved
-        }
+        unlabelled = {tile.id for tile in session.dataset.tiles if tile.mask_path is None and tile.id not in unsaved}
         for number, scene in enumerate(session.current_scenes):
             for place in scene.placements:
                 if place.tile.id in unlabelled:
@@ -404,9 +366,7 @@ class InferenceController:
                 viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
         viewer.layers.selection.active = active if active is not None else labels
 
-    def _write(
-        self, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]"
-    ) -> tuple[tuple[Path, ...], str]:
+    def _write(self, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]") -> tuple[tuple[Path, ...], str]:
         """Write the tiles that were predicted as a whole; a folder that cannot be written is no reason to fail."""
         from napari_glacier.nn.output import write_predictions
 
@@ -431,13 +391,6 @@ class InferenceController:
         if self.workspace.session is None:
             raise DataError("No dataset is open. Open one first (Data widget).")
         return self.workspace.session
-
-
-def _has_bundled() -> bool:
-    try:
-        return (resources.files("napari_glacier._sample") / "ensemble").is_dir()
-    except ModuleNotFoundError:
-        return False
 
 
 def _part(number: int, scene: Mosaic, target: Window) -> Part:

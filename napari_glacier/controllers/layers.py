@@ -181,9 +181,7 @@ class LazyComposite(_LazyLayer):
         Values drawn as 0 and 255.
     """
 
-    def __init__(
-        self, scenes: "Sequence[Mosaic]", bands: Sequence[str], limits: Sequence[tuple[float, float]]
-    ) -> None:
+    def __init__(self, scenes: "Sequence[Mosaic]", bands: Sequence[str], limits: Sequence[tuple[float, float]]) -> None:
         super().__init__(scenes, np.uint8, (4,))
         self._bands = tuple(bands)
         self._limits = tuple(limits)

@@ -269,9 +269,7 @@ class Session:
             return EditableMask(scene.read_masks(), scene.valid(), scene.placements, self.journal)
         index_NHW = np.stack([scene.read_masks() for scene in scenes])
         editable_NHW = np.stack([scene.valid() for scene in scenes])
-        return EditableMask(
-            index_NHW, editable_NHW, tuple(scene.placements[0] for scene in scenes), self.journal
-        )
+        return EditableMask(index_NHW, editable_NHW, tuple(scene.placements[0] for scene in scenes), self.journal)
 
     def _strokes_of(self, tile_ids: set[str]) -> list[Stroke]:
         strokes = []

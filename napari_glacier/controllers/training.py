@@ -10,6 +10,7 @@ from typing import Any
 
 from psygnal import Signal
 
+from napari_glacier.controllers.models import known_models
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig, load_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.errors import ConfigError, DataError
@@ -19,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 200
 _LOG_TAIL_BYTES = 32_768
-START_NONE, START_CURRENT = "none", "current model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,10 @@ class TrainingController:
     def default_output(self) -> Path | None:
         """Where runs of the open dataset go."""
         return self.default_data / "runs" if self.default_data is not None else None
+
+    def starts(self) -> list[tuple[str, str]]:
+        """Models whose weights a run can start from: title and what `model.init_from` takes."""
+        return [(choice.title, str(choice.source or "bundled")) for choice in known_models(self.workspace.session)]
 
     @property
     def unsaved(self) -> int:

@@ -190,11 +190,11 @@ class Journal:
             (limit,),
         )
         found: dict[int, StrokeInfo] = {}
-        for *fields, tile_id, state in rows:
-            before = found.get(fields[0])
+        for stroke_id, group, tool, author, time, model, tile_id, state in rows:
+            before = found.get(stroke_id)
             tiles = (*before.tile_ids, tile_id) if before else (tile_id,)
             unsaved = state == _UNSAVED or (before is not None and before.unsaved)
-            found[fields[0]] = StrokeInfo(*fields, tile_ids=tiles, unsaved=unsaved)
+            found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved)
         return list(found.values())
 
     def review(self, tile_id: str) -> str:
@@ -276,7 +276,10 @@ class Journal:
             tile_id, top, left, height, width, before, after = row[6:]
             patch = Patch(tile_id, top, left, unpack(before, height, width), unpack(after, height, width))
             patches.setdefault(row[:6], []).append(patch)
-        return [Stroke(*fields, patches=tuple(found)) for fields, found in patches.items()]
+        return [
+            Stroke(stroke_id, group, tool, author, time, model, tuple(found))
+            for (stroke_id, group, tool, author, time, model), found in patches.items()
+        ]
 
     def _bring_home(self, elsewhere: Path) -> None:
         """Take over the unsaved strokes of the journal in the user's folder, then set that one aside."""

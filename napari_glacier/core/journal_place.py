@@ -13,8 +13,31 @@ DATA_DIR_VARIABLE = "NAPARI_GLACIER_DATA_DIR"
 
 # SQLite's write-ahead log needs memory shared between processes, which file systems over a wire do not give.
 _NETWORK_TYPES = frozenset(
-    "9p afpfs afs beegfs ceph cifs davfs davfs2 gfs2 glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 panfs pvfs2 smb smb2 "
-    "smb3 smbfs webdav".split()
+    (
+        "9p",
+        "afpfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "davfs",
+        "davfs2",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs3",
+        "nfs4",
+        "panfs",
+        "pvfs2",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "webdav",
+    )
 )
 
 

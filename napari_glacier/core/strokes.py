@@ -33,8 +33,8 @@ class Patch:
     tile_id: str
     row: int
     col: int
-    before_HW: MaskArray
-    after_HW: MaskArray
+    before_HW: MaskArray  # noqa: N815 - a shape suffix
+    after_HW: MaskArray  # noqa: N815
 
     @property
     def slices(self) -> tuple[slice, slice]:
@@ -43,17 +43,17 @@ class Patch:
         return slice(self.row, self.row + height), slice(self.col, self.col + width)
 
     @property
-    def edited_HW(self) -> npt.NDArray[np.bool_]:
+    def edited(self) -> npt.NDArray[np.bool_]:
         """Pixels that the edit changed, of the patch's shape."""
-        return self.before_HW != self.after_HW
+        return np.not_equal(self.before_HW, self.after_HW)
 
     def apply(self, index_HW: MaskArray) -> None:
         """Write the values after the edit into a mask of the tile, in place."""
-        np.copyto(index_HW[self.slices], self.after_HW, where=self.edited_HW)
+        np.copyto(index_HW[self.slices], self.after_HW, where=self.edited)
 
     def revert(self, index_HW: MaskArray) -> None:
         """Write the values before the edit into a mask of the tile, in place."""
-        np.copyto(index_HW[self.slices], self.before_HW, where=self.edited_HW)
+        np.copyto(index_HW[self.slices], self.before_HW, where=self.edited)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,11 @@ def load_foreign_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not looks_like_pickle(path):
+            raise CheckpointError(
+                f"{path} is no weight file that torch or safetensors wrote. Save the weights as "
+                "torch.save(model.state_dict(), path)."
+            ) from error
         raise CheckpointError(
             f"{path} holds Python objects besides weights, and loading those can run foreign code; it is "
             "refused. Re-save it where it was made as torch.save(model.state_dict(), path)."

@@ -92,11 +92,15 @@ class GlacierView(QWidget):
         """Call `slot` on the GUI thread whenever a controller's signal fires, until the widget closes."""
 
         def forward(*arguments: Any) -> None:
-            if self._open:
-                self._post.posted.emit(lambda: slot(*arguments) if self._open else None)
+            self.later(lambda: slot(*arguments))
 
         signal.connect(forward)
         self._undo.append(lambda: signal.disconnect(forward, missing_ok=True))
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call something on the GUI thread: at once when asked from there, else as soon as it is free."""
+        if self._open:
+            self._post.posted.emit(lambda: call() if self._open else None)
 
     def every(self, milliseconds: int, slot: Callable[[], None]) -> QTimer:
         """Call `slot` again and again until the widget closes."""

@@ -191,9 +191,7 @@ class CorrectView(GlacierView):
         if names != self._scheme_shown:
             self._build_classes()
             self._scheme_shown = names
-        for item, button, lock in zip(
-            self.controller.classes, self._class_buttons, self._lock_buttons, strict=True
-        ):
+        for item, button, lock in zip(self.controller.classes, self._class_buttons, self._lock_buttons, strict=True):
             button.setChecked(item.selected)
             lock.setChecked(item.locked)
             lock.setIcon(theme_icon(self.workspace.viewer, "lock" if item.locked else "lock_open"))

@@ -32,7 +32,8 @@ def test_what_gdal_writes_is_read_alike(tmp_path, dtype, compress, interleave):
     options = {"compress": compress, "predictor": 3 if dtype.startswith("float") else 2} if compress else {}
     with rasterio.open(
         path, "w", driver="GTiff", height=70, width=83, count=5, dtype=dtype, nodata=7, crs="EPSG:32643",
-        transform=rasterio.Affine(*TRANSFORM), interleave=interleave, tiled=True, blockxsize=32, blockysize=32, **options,
+        transform=rasterio.Affine(*TRANSFORM), interleave=interleave, tiled=True, blockxsize=32, blockysize=32,
+        **options,
     ) as out:  # fmt: skip
         out.write(array)
     info = read_info(path)

@@ -1,0 +1,331 @@
+"""The Predict widget: run a model, watch it, take its map over."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_glacier.controllers.inference import InferenceController, ModelChoice, Outcome, Step
+from napari_glacier.controllers.training import duration
+from napari_glacier.views.base import GlacierView, group, hint, settings
+from napari_glacier.views.pieces import Legend
+
+_SCOPES = (("view", "What is on screen"), ("tile", "The tile in the middle"), ("all", "Everything"))
+_TTA = (("off", "off"), (2, "2 views"), (6, "6 views"), (8, "8 views"))
+_REGIONS = (
+    ("all", "Everything predicted"),
+    ("unlabelled", "Tiles without labels"),
+    ("view", "What is on screen"),
+)
+
+
+class PredictView(GlacierView):
+    """Run a model on the open dataset.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.controller = InferenceController(self.workspace)
+        self._worker: Any = None
+        self._started = 0.0
+
+        self._empty = hint(
+            "<b>Nothing to predict on yet.</b><br>Drop a folder of tiles on the window, open one in <i>Data</i>, "
+            "or take <i>File › Open Sample › Glacier</i>."
+        )
+        self.body.addWidget(self._empty)
+        self._desk = QWidget()
+        desk = QVBoxLayout(self._desk)
+        desk.setContentsMargins(0, 0, 0, 0)
+        self.body.addWidget(self._desk)
+        self.body.addStretch(1)
+
+        desk.addWidget(group("Model", self._make_choices()))
+        desk.addLayout(self._make_running())
+        self._result = QWidget()
+        result = QVBoxLayout(self._result)
+        result.setContentsMargins(0, 0, 0, 0)
+        areas = QVBoxLayout()
+        self._legend = Legend()
+        areas.addWidget(self._legend)
+        self._shown = hint("")
+        areas.addWidget(self._shown)
+        result.addWidget(group("Area by class", areas))
+        result.addWidget(group("Take over", self._make_accept()))
+        desk.addWidget(self._result)
+
+        self.listen(self.workspace.session_changed, self._on_session)
+        self.listen(self.workspace.layers_changed, self._show_result)
+        self.listen(self.controller.models_changed, self._fill_models)
+        self.listen(self.controller.predicted, self._show_result)
+        self.on_close(self.controller.close)
+        self.on_close(self.cancel)
+        self._restore()
+        self._fill_models()
+        self._on_session(self.workspace.session)
+
+    def _make_choices(self) -> QFormLayout:
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        self._model = QComboBox()
+        self._model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._model.setMinimumContentsLength(12)
+        self._model.currentIndexChanged.connect(self._on_model)
+        browse = QPushButton("…")
+        browse.setFixedWidth(30)
+        browse.setToolTip("Choose a checkpoint (.safetensors), an ensemble.yaml or a run folder")
+        browse.clicked.connect(self._browse)
+        row.addWidget(self._model, 1)
+        row.addWidget(browse)
+        form.addRow("Model", row)
+        self._model_note = hint("")
+        form.addRow(self._model_note)
+        self._scope = QComboBox()
+        for _, title in _SCOPES:
+            self._scope.addItem(title)
+        form.addRow("Predict", self._scope)
+        self._tta = QComboBox()
+        for _, title in _TTA:
+            self._tta.addItem(title)
+        self._tta.setToolTip("Test-time augmentation: the mean over turned and mirrored views; slower, smoother")
+        form.addRow("Views", self._tta)
+        self._device = QComboBox()
+        self._device.setEditable(True)
+        self._device.addItems(["auto", "cpu", "cuda", "mps"])
+        self._device.setToolTip("auto takes a GPU where there is one; cuda:1 means the second")
+        form.addRow("Device", self._device)
+        return form
+
+    def _make_running(self) -> QVBoxLayout:
+        layout = QVBoxLayout()
+        row = QHBoxLayout()
+        self._run_button = QPushButton("Run")
+        self._run_button.clicked.connect(self.run)
+        self._cancel_button = QPushButton("Cancel")
+        self._cancel_button.clicked.connect(self.cancel)
+        self._cancel_button.setEnabled(False)
+        row.addWidget(self._run_button, 2)
+        row.addWidget(self._cancel_button, 1)
+        layout.addLayout(row)
+        self._bar = QProgressBar()
+        self._bar.setVisible(False)
+        self._doing = QLabel("")
+        self._doing.setVisible(False)
+        layout.addWidget(self._bar)
+        layout.addWidget(self._doing)
+        return layout
+
+    def _make_accept(self) -> QVBoxLayout:
+        layout = QVBoxLayout()
+        row = QHBoxLayout()
+        self._region = QComboBox()
+        for _, title in _REGIONS:
+            self._region.addItem(title)
+        self._accept_button = QPushButton("Accept into labels")
+        self._accept_button.setToolTip(
+            "Write the prediction into the Labels layer as one stroke; locked classes stay, Undo takes it back"
+        )
+        self._accept_button.clicked.connect(self.accept)
+        row.addWidget(self._region, 1)
+        row.addWidget(self._accept_button, 1)
+        layout.addLayout(row)
+        return layout
+
+    # -- what a person does
+
+    @property
+    def model(self) -> ModelChoice | None:
+        """The model that is chosen."""
+        choice = self._model.currentData()
+        return choice if isinstance(choice, ModelChoice) else None
+
+    @property
+    def running(self) -> bool:
+        """Whether a job is under way."""
+        return self._worker is not None
+
+    def choose(self, *, scope: str | None = None, tta: Any = None, device: str | None = None) -> None:
+        """Set the choices of the form."""
+        if scope is not None:
+            self._scope.setCurrentIndex([name for name, _ in _SCOPES].index(scope))
+        if tta is not None:
+            self._tta.setCurrentIndex([value for value, _ in _TTA].index(tta))
+        if device is not None:
+            self._device.setCurrentText(device)
+
+    def use_model(self, path: Path) -> None:
+        """Choose a checkpoint, e.g. the one that the Train widget hands over."""
+        choice = self.attempt(lambda: self.controller.add_model(path))
+        if choice is not None:
+            self._fill_models()
+            self._select(choice.source)
+
+    def run(self) -> None:
+        """Start the job in a thread of its own."""
+        self.tell("")
+        if self.model is None:
+            self.tell("There is no model to run. Choose a checkpoint with the … button.", error=True)
+            return
+        model, scope, tta = self.model, _SCOPES[self._scope.currentIndex()][0], _TTA[self._tta.currentIndex()][0]
+        request = self.attempt(lambda: self.controller.request(model, tta, self._device.currentText().strip(), scope))
+        if request is None:
+            return
+        self._remember()
+        from napari.qt.threading import create_worker
+
+        self._started = time.monotonic()
+        worker = create_worker(self.controller.job, request)
+        worker.yielded.connect(self._on_step)
+        worker.returned.connect(self._on_outcome)
+        worker.errored.connect(self._on_error)
+        worker.finished.connect(self._on_finished)
+        self._worker = worker
+        self._show_running()
+        worker.start()
+
+    def cancel(self) -> None:
+        """End the job after the batch under way."""
+        if self._worker is not None:
+            self._worker.quit()
+            self._doing.setText("Cancelling after this batch…")
+            self._cancel_button.setEnabled(False)
+
+    def accept(self) -> None:
+        """Take the prediction over into the labels."""
+        region = _REGIONS[self._region.currentIndex()][0]
+        changed = self.attempt(lambda: self.controller.accept(region))
+        if changed is not None:
+            self.tell(f"{changed:,} pixels changed, as one stroke that Undo in Correct takes back.")
+
+    # -- what the worker reports
+
+    def _on_step(self, step: Step) -> None:
+        if self._worker is None or self._worker.abort_requested:
+            return
+        self._bar.setMaximum(step.total)
+        self._bar.setValue(step.done)
+        text = step.message
+        elapsed = time.monotonic() - self._started
+        if 0 < step.done < step.total and elapsed > 1.5:
+            text += f"  ·  {duration(elapsed * (step.total - step.done) / step.done)} left"
+        self._doing.setText(text)
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        if not self._open or self.workspace.session is None:
+            return
+        self.attempt(lambda: self.controller.show(outcome))
+        seconds = time.monotonic() - self._started
+        said = f"Predicted with {outcome.name} in {duration(seconds)}."
+        if outcome.written:
+            said += f" {len(outcome.written)} masks are in {_short(outcome.written[0].parent)}."
+        if outcome.problem:
+            said += f" {outcome.problem}"
+        self.tell(said)
+
+    def _on_error(self, error: BaseException) -> None:
+        if self._open:
+            self.fail(error)
+
+    def _on_finished(self) -> None:
+        cancelled = self._worker is not None and self._worker.abort_requested
+        self._worker = None
+        if not self._open:
+            return
+        if cancelled:
+            self.tell("Cancelled; what was shown before stays.")
+        self._show_running()
+
+    # -- showing
+
+    def _show_running(self) -> None:
+        running = self.running
+        self._run_button.setEnabled(not running)
+        self._cancel_button.setEnabled(running)
+        self._bar.setVisible(running)
+        self._doing.setVisible(running)
+        if running:
+            # No length is known while libraries and weights are loaded.
+            self._bar.setMaximum(0)
+            self._doing.setText("Loading the model…")
+        self._accept_button.setEnabled(not running)
+
+    def _on_session(self, session: Any) -> None:
+        self._empty.setVisible(session is None)
+        self._desk.setVisible(session is not None)
+        if session is None:
+            self.cancel()
+        self._show_result()
+
+    def _show_result(self) -> None:
+        shown = self.controller.has_prediction
+        self._result.setVisible(shown)
+        if shown:
+            self._legend.show_rows(self.controller.legend())
+            self._shown.setText("Layers <i>Prediction</i> and <i>Uncertainty</i> (hidden), below Labels.")
+
+    def _fill_models(self) -> None:
+        chosen = self.model
+        self._model.blockSignals(True)
+        self._model.clear()
+        for choice in self.controller.models():
+            self._model.addItem(choice.title, choice)
+            self._model.setItemData(self._model.count() - 1, str(choice.source or choice.note), 3)
+        self._model.blockSignals(False)
+        if chosen is not None:
+            self._select(chosen.source)
+        self._on_model()
+
+    def _select(self, source: Path | None) -> None:
+        for number in range(self._model.count()):
+            if self._model.itemData(number).source == source:
+                self._model.setCurrentIndex(number)
+                return
+
+    def _on_model(self) -> None:
+        choice = self.model
+        if choice is None:
+            self._model_note.setText("Train a model, or choose a checkpoint with the … button.")
+        else:
+            self._model_note.setText(choice.note)
+        self._model_note.setVisible(bool(self._model_note.text()))
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Choose a model", settings().value("predict/folder", "", str), "Models (*.safetensors *.yaml *.pth)"
+        )
+        if path:
+            settings().setValue("predict/folder", str(Path(path).parent))
+            self.use_model(Path(path))
+
+    def _restore(self) -> None:
+        kept = settings()
+        self._scope.setCurrentIndex(max(0, min(kept.value("predict/scope", 0, int), len(_SCOPES) - 1)))
+        self._tta.setCurrentIndex(max(0, min(kept.value("predict/tta", 0, int), len(_TTA) - 1)))
+        self._device.setCurrentText(kept.value("predict/device", "auto", str))
+
+    def _remember(self) -> None:
+        kept = settings()
+        kept.setValue("predict/scope", self._scope.currentIndex())
+        kept.setValue("predict/tta", self._tta.currentIndex())
+        kept.setValue("predict/device", self._device.currentText().strip())
+
+
+def _short(folder: Path) -> str:
+    return "/".join(folder.parts[-2:])
