@@ -100,6 +100,13 @@ class Trainer:
 
     def fit(self) -> str:
         """Train to the last epoch, until patience runs out, or until told to stop; return done or stopped."""
+        try:
+            return self._fit()
+        finally:
+            # Loader processes ignore signals, so they are told to leave before the interpreter waits for them.
+            del self.loader
+
+    def _fit(self) -> str:
         self._announce()
         for epoch in range(len(self.rows) + 1, self.config.train.epochs + 1):
             if self.progress.exhausted:
