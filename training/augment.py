@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up on the network at import
 
-import albumentations as A
+import albumentations as A  # noqa: N812 - the name its documentation uses
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -126,4 +126,4 @@ def _blur_valid(image_CHW: FloatArray, valid_HW: npt.NDArray[np.bool_], sigma_px
     # Normalised convolution: nodata has weight 0, so its zeros do not darken the pixels beside it.
     weight_HW = cv2.GaussianBlur(valid_HW.astype(np.float32), (0, 0), sigma_px)
     blurred = [cv2.GaussianBlur(band_HW * valid_HW, (0, 0), sigma_px) for band_HW in image_CHW]
-    return np.stack(blurred) / np.maximum(weight_HW, 1e-6)
+    return (np.stack(blurred) / np.maximum(weight_HW, 1e-6)).astype(np.float32)

@@ -28,7 +28,9 @@ def describe(config: RunConfig) -> str:
     """
     start = prepare(config)
     lines = [*_versions(), *_devices(), ""]
-    lines.append(f"model      {start.config.model.name}, {sum(p.numel() for p in start.build_model().parameters()):,} parameters")
+    lines.append(
+        f"model      {start.config.model.name}, {sum(p.numel() for p in start.build_model().parameters()):,} parameters"
+    )
     lines.append(f"classes    {start.data.scheme.name}: {', '.join(start.data.scheme.class_names)}")
     lines += _tiles("train", start.data.train)
     lines += _tiles("val", start.data.val)
@@ -36,15 +38,15 @@ def describe(config: RunConfig) -> str:
     normalisation = start.normalisation or seen.normalisation
     for name, mean, std in zip(config.data.channels, normalisation.mean, normalisation.std, strict=True):
         lines.append(f"channel    {name:<6} mean {mean:12.4f}  std {std:12.4f}")
-    sampler = CropSampler(
-        seen.index, config.sampling, config.seed, config.train.batch_size * config.train.accumulate
-    )
+    sampler = CropSampler(seen.index, config.sampling, config.seed, config.train.batch_size * config.train.accumulate)
     achieved = sampler.mix_of(sampler.plan(1))
     lines.append(f"crops      {sampler.num_crops} an epoch of {config.sampling.crop_px} px, {config.sampling.kind}")
     for name, *shares in zip(
         start.data.scheme.class_names, sampler.natural_mix, sampler.target_mix, achieved, strict=True
     ):
-        lines.append("mix        {:<11} in the tiles {:6.2%}  target {:6.2%}  in the crops {:6.2%}".format(name, *shares))
+        lines.append(
+            "mix        {:<11} in the tiles {:6.2%}  target {:6.2%}  in the crops {:6.2%}".format(name, *shares)
+        )
     lines += [f"note       {message}" for message in start.messages]
     return "\n".join(lines) + "\n"
 
@@ -60,7 +62,8 @@ def _versions() -> Iterator[str]:
 
 def _devices() -> Iterator[str]:
     memory = psutil.virtual_memory()
-    yield f"cpu        {psutil.cpu_count()} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
+    free_gib, total_gib = memory.available / 2**30, memory.total / 2**30
+    yield f"cpu        {psutil.cpu_count()} cores, {free_gib:.1f} of {total_gib:.1f} GiB free"
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         yield f"cuda:{number}     {properties.name}, {properties.total_memory / 2**30:.1f} GiB"

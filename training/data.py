@@ -22,8 +22,9 @@ from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import Normalisation, assemble_channels, required_bands
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.config import DataConfig, RunConfig
-from napari_glacier.core.dataset import DESCRIPTION_FILE, Dataset, Tile, open_dataset
+from napari_glacier.core.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.layouts import DESCRIPTION_FILE
 from napari_glacier.core.pairing import pair_files
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_raster
 from napari_glacier.core.splits import hold_out
@@ -45,9 +46,8 @@ class Pixels(NamedTuple):
     valid_HW: npt.NDArray[np.bool_]
     mask_HW: npt.NDArray[np.uint8]
 
-    @property
-    def target_HW(self) -> npt.NDArray[np.uint8]:
-        """Classes with `IGNORE_INDEX` on nodata."""
+    def target(self) -> npt.NDArray[np.uint8]:
+        """Classes with `IGNORE_INDEX` on nodata, shape (H, W)."""
         return np.where(self.valid_HW, self.mask_HW, np.uint8(IGNORE_INDEX))
 
 
@@ -199,7 +199,7 @@ def scan(tiles: TileSet, num_classes: int) -> Scan:
         pixels = tiles.read(number)
         raw_CHW = assemble_channels(pixels.bands_CHW, required_bands(tiles.channels), pixels.valid_HW, tiles.channels)
         statistics.update(raw_CHW, pixels.valid_HW)
-        index.append(TileIndex(pixels.target_HW, num_classes))
+        index.append(TileIndex(pixels.target(), num_classes))
         for part in (tile.id.encode(), pixels.bands_CHW.tobytes(), pixels.mask_HW.tobytes()):
             digest.update(part)
     if statistics.count == 0:
@@ -228,7 +228,7 @@ class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pixels = self._tiles.cut(crop.tile, crop.row, crop.col, self._crop_px, self._crop_px)
         image_CHW = self._tiles.channels_of(pixels, self._normalisation)
         seed = int(np.random.SeedSequence([self._seed, crop.epoch, crop.number]).generate_state(1)[0])
-        image_CHW, target_HW, _ = self._augmenter(image_CHW, pixels.target_HW, pixels.valid_HW, seed)
+        image_CHW, target_HW, _ = self._augmenter(image_CHW, pixels.target(), pixels.valid_HW, seed)
         return torch.from_numpy(image_CHW), torch.from_numpy(target_HW)
 
 
@@ -269,6 +269,23 @@ def make_loader(
         # A generator of its own: the loader then leaves the global random state to the model.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def close_loader(loader: torch.utils.data.DataLoader[Any]) -> None:
+    """End the workers.
+
+    Left to the interpreter's exit, they would be sent the signal that they ignore, and be waited for for ever.
+    """
+    iterator: Any = getattr(loader, "_iterator", None)
+    loader._iterator = None
+    if iterator is None:
+        return
+    workers = list(getattr(iterator, "_workers", ()))
+    if workers:
+        iterator._shutdown_workers()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 def whole_tiles(
@@ -325,7 +342,9 @@ def _with_masks(dataset: Dataset, folder: Path, scheme: str | None) -> Dataset:
     bands_of_tile, mask_of_tile = pair_files({CANONICAL_BANDS[0]: sorted(first_band)}, masks)
     mask_of_path = {found[CANONICAL_BANDS[0]]: mask_of_tile.get(key) for key, found in bands_of_tile.items()}
     tiles = tuple(replace(tile, mask_path=mask_of_path[path]) for path, tile in first_band.items())
-    chosen = get_scheme(scheme) if scheme else infer_scheme({v for m in masks for v in np.unique(read_raster(m)).tolist()})
+    chosen = (
+        get_scheme(scheme) if scheme else infer_scheme({v for m in masks for v in np.unique(read_raster(m)).tolist()})
+    )
     return replace(dataset, tiles=tiles, scheme=chosen)
 
 
@@ -385,4 +404,6 @@ def _shared_tiles(train: TileSet, val: TileSet) -> list[str]:
     shared = [tile.id for tile in val.tiles if tile.mask_path in trained]
     if not shared:
         return []
-    return [f"{len(shared)} tile(s) both train and validate ({', '.join(shared[:8])}): the scores will flatter the model."]
+    return [
+        f"{len(shared)} tile(s) both train and validate ({', '.join(shared[:8])}): the scores will flatter the model."
+    ]

@@ -5,7 +5,8 @@ import io
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ logger = logging.getLogger("training")
 
 # At most this often; a step of a small network takes a few milliseconds.
 _SECONDS_BETWEEN_STEP_EVENTS = 0.3
+# Drawing takes a third of a second, as long as a short epoch.
+_SECONDS_BETWEEN_DRAWINGS = 5.0
 
 Row = dict[str, Any]
 
@@ -34,6 +37,7 @@ class Reporter:
         self._folder = folder
         self._active = active
         self._last_step_event = 0.0
+        self._last_drawing = 0.0
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event."""
@@ -61,7 +65,9 @@ class Reporter:
             return
         row = rows[-1]
         self.event("epoch", **row)
-        self._draw(rows)
+        write_history(self._folder.history_path, rows)
+        if time.monotonic() - self._last_drawing >= _SECONDS_BETWEEN_DRAWINGS:
+            self.draw(rows)
         logger.info(
             "epoch %d/%d  loss %.4f / %.4f  MCC %.4f / %.4f  IoU %.4f / %.4f  lr %.2e  %.1f s%s",
             row["epoch"],
@@ -85,11 +91,13 @@ class Reporter:
         for row in rows:
             if row["epoch"] not in recorded:
                 self.event("epoch", **row)
-        self._draw(rows)
-
-    def _draw(self, rows: Sequence[Row]) -> None:
         write_history(self._folder.history_path, rows)
-        draw_curves(self._folder.curves_path, rows)
+
+    def draw(self, rows: Sequence[Row]) -> None:
+        """Draw the curves of the epochs so far."""
+        if self._active and rows:
+            draw_curves(self._folder.curves_path, rows)
+            self._last_drawing = time.monotonic()
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """Write the metrics of the best epoch."""
@@ -146,17 +154,20 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def log_to(path: Path | None, quiet: bool = False) -> None:
+@contextmanager
+def logging_to(path: Path | None, quiet: bool = False) -> Iterator[None]:
     """Send the log to stderr and, where a path is given, to that file too; `quiet` leaves only warnings."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if path is not None:
         handlers.append(logging.FileHandler(path, encoding="utf-8"))
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-        old.close()
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logger.propagate = False
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

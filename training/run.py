@@ -17,13 +17,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from napari_glacier.core.config import RunConfig, load_config, save_config
 from napari_glacier.core.errors import ConfigError, DeviceError, GlacierError
 from napari_glacier.core.runfiles import RunFolder
+
+if TYPE_CHECKING:
+    from training.start import Start
 
 EXIT_DONE, EXIT_ERROR, EXIT_BAD_INPUT = 0, 1, 2
 # Set for the processes that this one starts through torchrun.
@@ -42,13 +48,19 @@ _FLAGS = {
 
 
 class StopSwitch:
-    """Says whether a stop was asked for, by a signal or by the file in the run folder."""
+    """Says whether a stop was asked for, by a signal or by the file in the run folder; a context."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._signalled = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+
+    def __enter__(self) -> "StopSwitch":
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
@@ -62,83 +74,95 @@ class StopSwitch:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(arguments)
-    folder = _given_folder(options)
     try:
-        config = _configure(options)
-        if options.check:
-            from training.check import describe
-
-            sys.stdout.write(describe(config))
-            return EXIT_DONE
-        return _run(config, folder, options)
+        return _run(options)
     except GlacierError as error:
-        if folder is not None and not folder.is_alive():
-            # Whoever prepared the folder follows its events and sees no standard error.
-            folder.append_event("failed", message=str(error))
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
 
 
-def _run(config: RunConfig, folder: RunFolder | None, options: argparse.Namespace) -> int:
+@contextmanager
+def _failures_recorded(folder: RunFolder | None) -> Iterator[None]:
+    # Whoever prepared the folder follows its events and sees no standard error.
+    try:
+        yield
+    except GlacierError as error:
+        if folder is not None:
+            folder.append_event("failed", message=str(error))
+        raise
+
+
+def _run(options: argparse.Namespace) -> int:
     from napari_glacier.nn.device import tune_allocator
 
     tune_allocator()  # before torch is imported
-    from training.start import prepare
+    if options.check:
+        from training.check import describe
 
+        sys.stdout.write(describe(_configure(options)))
+        return EXIT_DONE
+    folder = _given_folder(options)
     resuming = options.resume is not None
-    if resuming and folder is not None and folder.is_alive() and not os.environ.get(_STARTED_BY_US):
+    started_by_us = bool(os.environ.get(_STARTED_BY_US))
+    if folder is not None and resuming and not started_by_us and folder.is_alive():
         raise ConfigError(f"{folder.path} is still being trained. Stop that run before resuming it.")
-    start = prepare(config, resuming and folder is not None and folder.resume_path.is_file())
-    config = start.config
-    num_processes, config = _choose_processes(options.devices, config)
+    with _failures_recorded(None if started_by_us else folder):
+        config = _configure(options)
+        from training.start import prepare
+
+        start = prepare(config, resuming=resuming and folder is not None and folder.resume_path.is_file())
+        num_processes, config = _choose_processes(options.devices, start.config)
     if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        return _launch(config, _open_folder(config, folder), num_processes, resuming)
-    return _train(start, config, folder, resuming)
+        return _launch(_open_folder(config, folder), num_processes, resuming)
+    return _train(replace(start, config=config), folder, clear_stop=resuming and not started_by_us)
 
 
-def _train(start: "Start", config: RunConfig, folder: RunFolder | None, resuming: bool) -> int:  # noqa: F821
-    from dataclasses import replace
-
+def _train(start: "Start", folder: RunFolder | None, clear_stop: bool) -> int:
     from training.distributed import join_team
     from training.export import export_weights
-    from training.reporting import log_to, logger
+    from training.reporting import logger, logging_to
     from training.trainer import Trainer
 
+    config = start.config
     with join_team(config.device) as team:
         _check_batch(config, team.size)
         path = team.from_first(lambda: _open_folder(config, folder).path)
         folder = RunFolder(path)
-        log_to(folder.log_path if team.is_first else None, quiet=not team.is_first)
         if team.is_first:
-            if resuming and not os.environ.get(_STARTED_BY_US):
+            if clear_stop:
                 folder.clear_stop()
             folder.write_process()
-        try:
-            trainer = Trainer(replace(start, config=config), folder, team, StopSwitch(folder))
-            for message in start.messages:
-                trainer.report.message(message, "warning")
-            trainer.fit()
-            if team.is_first and config.save_path is not None:
-                export_weights(folder, config.save_path)
-        except GlacierError as error:
-            _record_failure(folder, team.is_first, str(error))
-            raise
-        except Exception as error:  # the entry point: told to whoever follows, then an exit code
-            logger.exception("Training failed.")
-            _record_failure(folder, team.is_first, f"{type(error).__name__}: {error}")
-            sys.stderr.write(f"{error}\n")
-            return EXIT_ERROR
+        log_path = folder.log_path if team.is_first else None
+        with (
+            logging_to(log_path, quiet=not team.is_first),
+            StopSwitch(folder) as should_stop,
+            _failures_recorded(folder if team.is_first else None),
+        ):
+            try:
+                trainer = Trainer(start, folder, team, should_stop)
+                for message in start.messages:
+                    trainer.report.message(message, "warning")
+                trainer.fit()
+                if team.is_first and config.save_path is not None:
+                    export_weights(folder, config.save_path)
+            except GlacierError:
+                raise
+            except Exception as error:  # noqa: BLE001 - told to whoever follows, then an exit code
+                logger.exception("Training failed.")
+                if team.is_first:
+                    folder.append_event("failed", message=f"{type(error).__name__}: {error}")
+                sys.stderr.write(f"{error}\n")
+                return EXIT_ERROR
     if team.is_first:
         sys.stdout.write(f"{folder.path}\n")
     return EXIT_DONE
 
 
-def _launch(config: RunConfig, folder: RunFolder, num_processes: int, resuming: bool) -> int:
+def _launch(folder: RunFolder, num_processes: int, resuming: bool) -> int:
     """Start torchrun and wait; a stop asked of this process is passed on through the run folder."""
     if resuming:
         folder.clear_stop()
     folder.write_process()
-    switch = StopSwitch(folder)
     target = ["--resume", str(folder.path)] if resuming else ["--config", str(folder.config_path)]
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(num_processes), "-m", "training.run", *target]
@@ -146,14 +170,17 @@ def _launch(config: RunConfig, folder: RunFolder, num_processes: int, resuming: 
     environment = {**os.environ, "PYTHONSAFEPATH": "1", _STARTED_BY_US: "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
     # A session of its own: Ctrl-C in the terminal then reaches this process alone, which asks for a clean stop.
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    while True:
-        try:
-            code = process.wait(timeout=0.5)
-            break
-        except subprocess.TimeoutExpired:
-            if switch():
-                folder.request_stop()
+    with (
+        StopSwitch(folder) as asked_to_stop,
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process,
+    ):
+        code = None
+        while code is None:
+            try:
+                code = process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                if asked_to_stop():
+                    folder.request_stop()
     if code != 0:
         if folder.state() != "failed":
             folder.append_event("failed", message=f"The training processes ended with exit code {code}.")
@@ -223,11 +250,6 @@ def _check_batch(config: RunConfig, num_processes: int) -> None:
         )
 
 
-def _record_failure(folder: RunFolder, is_first: bool, message: str) -> None:
-    if is_first:
-        folder.append_event("failed", message=message)
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -244,7 +266,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="train.epochs")
     parser.add_argument("--batch_size", type=int, help="train.batch_size")
     parser.add_argument("--lr", type=float, help="optim.lr")
-    parser.add_argument("--save_path", help="also put the best weights here (.safetensors, or .pth: a plain state dict)")
+    parser.add_argument(
+        "--save_path", help="also put the best weights here (.safetensors, or .pth: a plain state dict)"
+    )
     options = parser.parse_args(arguments)
     if options.config is None and options.resume is None and options.train_data is None:
         parser.error("give --config FILE or RECIPE, --resume RUN_DIR, or --train_data DIR")

@@ -20,6 +20,7 @@ from napari_glacier.core.errors import ConfigError
 
 CELL_PX = 8
 _CANDIDATES = 8
+_SMALLEST_SHARE = 0.01
 _DEFAULT_MIX = {2: (0.5, 0.5), 4: (0.10, 0.35, 0.40, 0.15)}
 
 
@@ -110,7 +111,7 @@ class CropSampler:
         rng = np.random.default_rng([self._seed, epoch])
         places = self._plan_balanced(rng) if self._kind == "balanced" else self._plan_uniform(rng)
         order = rng.permutation(len(places))
-        return [Crop(*places[i], epoch, number) for number, i in enumerate(order.tolist())]
+        return [Crop(*places[i], epoch=epoch, number=number) for number, i in enumerate(order.tolist())]
 
     def mix_of(self, crops: Sequence[Crop]) -> npt.NDArray[np.float64]:
         """Share of each class among the counted pixels of these crops, before augmentation."""
@@ -127,7 +128,9 @@ class CropSampler:
             k = int(np.where(centred_K < allowed_K, deficit_K, -np.inf).argmax())
             candidates = [self._centred_on(k, rng) for _ in range(_CANDIDATES)]
             made_MK = pixels_K + np.stack([self._index[t].composition(r, c, self._crop_px) for t, r, c in candidates])
-            miss_M = ((made_MK / np.maximum(made_MK.sum(1, keepdims=True), 1) - self.target_mix) ** 2).sum(1)
+            mix_MK = made_MK / np.maximum(made_MK.sum(1, keepdims=True), 1)
+            # Chi-squared, so that a rare class counts by its own measure.
+            miss_M = ((mix_MK - self.target_mix) ** 2 / np.maximum(self.target_mix, _SMALLEST_SHARE)).sum(1)
             best = int(miss_M.argmin())
             places.append(candidates[best])
             pixels_K = made_MK[best]

@@ -121,7 +121,8 @@ def _check_fit(config: RunConfig, scheme: ClassScheme, source: LoadedModel) -> N
     if card.scheme.class_names != scheme.class_names:
         raise ConfigError(
             f"{where} knows the classes {', '.join(card.scheme.class_names)}; the training masks hold "
-            f"{', '.join(scheme.class_names)}. Choose a checkpoint of the same classes, or name the scheme with data.scheme."
+            f"{', '.join(scheme.class_names)}. Choose a checkpoint of the same classes, or name the masks' scheme "
+            "with data.scheme."
         )
     if tuple(card.channels) != tuple(config.data.channels):
         raise ConfigError(

@@ -24,10 +24,10 @@ from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
 from napari_glacier.nn.device import describe_device
 from training.augment import Augmenter
-from training.data import BatchPlan, CropDataset, Scan, make_loader, scan, whole_tiles
+from training.data import BatchPlan, CropDataset, Scan, close_loader, make_loader, scan, whole_tiles
 from training.distributed import Team
 from training.losses import build_loss
-from training.optim import LearningRate, Progress, build_optimizer, set_learning_rate
+from training.optim import Direction, LearningRate, Progress, build_optimizer, set_learning_rate
 from training.precision import Precision
 from training.reporting import Reporter, Row
 from training.sampler import Crop, CropSampler
@@ -73,12 +73,12 @@ class Trainer:
         self.scan: Scan = team.from_first(lambda: scan(start.data.train, self.scheme.num_classes))
         self.normalisation = start.normalisation or self.scan.normalisation
 
-        self.network = start.build_model().to(team.device, memory_format=torch.channels_last)
+        self.network = start.build_model().to(team.device).to(memory_format=torch.channels_last)
         self.model = team.wrap(self.network)
         self.loss = build_loss(config.loss, self.scheme.num_classes)
         self.optimizer = build_optimizer(self.network, config.optim, team.device)
         self.precision = Precision(config.train.amp, team.device)
-        direction = "max" if config.train.monitor == "val_mcc" else "min"
+        direction: Direction = "max" if config.train.monitor == "val_mcc" else "min"
         self.learning_rate = LearningRate(config.optim, direction)
         self.progress = Progress(direction, config.train.patience, config.train.min_delta)
         self.micro_batch = config.train.batch_size
@@ -92,9 +92,7 @@ class Trainer:
         self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, per_update)
         self.steps = self.sampler.num_crops // per_update
         augmenter = Augmenter(config.augmentation, config.sampling.crop_px, config.data.channels)
-        crops = CropDataset(
-            start.data.train, self.normalisation, augmenter, config.sampling.crop_px, config.seed
-        )
+        crops = CropDataset(start.data.train, self.normalisation, augmenter, config.sampling.crop_px, config.seed)
         self.plan = BatchPlan(config.train.batch_size, team.rank, team.size)
         self.loader = make_loader(crops, self.plan, config.data.workers, pin_memory=team.device.type == "cuda")
 
@@ -103,8 +101,7 @@ class Trainer:
         try:
             return self._fit()
         finally:
-            # Loader processes ignore signals, so they are told to leave before the interpreter waits for them.
-            del self.loader
+            close_loader(self.loader)
 
     def _fit(self) -> str:
         self._announce()
@@ -210,9 +207,8 @@ class Trainer:
         # Truth of all pixels, and of the valid ones.
         counts = torch.zeros(2, num_classes, num_classes, dtype=torch.int64)
         for image, mask, valid in self._validation_batches():
-            image = image.to(self.team.device, memory_format=torch.channels_last)
             with self.precision.autocast():
-                logits = self.network(image)
+                logits = self.network(image.to(self.team.device, memory_format=torch.channels_last))
             target = mask.masked_fill(~valid, IGNORE_INDEX)
             sums += self.loss.sums(logits, target.to(self.team.device)).double().cpu()
             # Nodata is always written as background, so that is what it is scored as.
@@ -366,6 +362,7 @@ class Trainer:
     def _finish(self, kind: str, message: str) -> str:
         epoch = self.progress.best_epoch
         best = self.rows[epoch - 1] if epoch else None
+        self.report.draw(self.rows)
         self.report.finish(
             kind,
             message,

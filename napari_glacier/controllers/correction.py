@@ -5,12 +5,15 @@ from typing import Any
 
 from psygnal import Signal
 
-from napari_glacier.controllers.session import REVIEW_STATES, listed
-from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.errors import DataError, JournalError
+from napari_glacier.controllers.session import listed
+from napari_glacier.controllers.workspace import Workspace, forget_history
+from napari_glacier.core.errors import DataError, JournalError, SaveError
+from napari_glacier.core.journal import REVIEW_STATES
+from napari_glacier.core.saving import SaveReport
 
 # napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
 CLASS_KEYS = tuple(f"Alt-{index}" for index in range(10))
+_UNDO_REACH = 200
 TOOLS = ("paint", "fill", "polygon", "erase", "pick", "pan_zoom")
 
 
@@ -46,8 +49,11 @@ class CorrectionController:
         self.workspace = workspace
         self._layer: Any = None
         self._session: Any = None
+        # Strokes that took others back by the journal; undoing them is the redo.
+        self._undone: list[int] = []
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
+        workspace.painted.connect(self._undone.clear)
         self._on_session(workspace.session)
 
     @property
@@ -111,14 +117,37 @@ class CorrectionController:
         self.changed.emit()
 
     def undo(self) -> None:
-        """Take back the last stroke of this sitting; the journal keeps that, too."""
-        self._need_layer().undo()
-        self._committed("undo")
+        """Take back the last stroke, of this sitting or of an earlier one; the journal keeps that, too."""
+        layer, session = self._need_layer(), self._need_session()
+        mask = session.mask
+        mask.commit()
+        layer.undo()
+        if mask.commit("undo") is None:
+            # napari remembers only what was painted by hand in this window; the journal remembers everything.
+            stroke_id = self._undo_from_journal(session)
+            if stroke_id is not None:
+                self._undone.append(stroke_id)
+                layer.refresh()
+        self.status_changed.emit()
 
     def redo(self) -> None:
         """Draw again what was taken back."""
-        self._need_layer().redo()
-        self._committed("redo")
+        layer, session = self._need_layer(), self._need_session()
+        layer.redo()
+        if session.mask.commit("redo") is None and self._undone:
+            session.mask.undo_stroke(session.journal.stroke(self._undone.pop()), tool="redo")
+            layer.refresh()
+        self.status_changed.emit()
+
+    @staticmethod
+    def _undo_from_journal(session: Any) -> int | None:
+        """Undo the newest unsaved stroke that still shows; one already undone changes nothing and is passed by."""
+        for info in session.journal.history(_UNDO_REACH):
+            if info.unsaved and info.tool != "undo":
+                stroke_id: int | None = session.mask.undo_stroke(session.journal.stroke(info.id))
+                if stroke_id is not None:
+                    return stroke_id
+        return None
 
     @property
     def status(self) -> str:
@@ -157,8 +186,12 @@ class CorrectionController:
             return ""
         return (
             f"The mask files of {listed(session.conflicts)} were changed by another program after they were "
-            "corrected here. Saving them is refused; discard the strokes, or put the old files back."
+            "corrected here. Keep puts the corrections on top of them, Discard drops the corrections."
         )
+
+    def keep_on_top(self) -> None:
+        """Put the corrections on top of what another program wrote into the mask files."""
+        self._need_session().keep_on_top()
 
     def save(self) -> str:
         """Write the corrections into the mask files; gives a sentence on what was done.
@@ -185,11 +218,7 @@ class CorrectionController:
         number = session.discard()
         layer = self._layer
         if layer is not None:
-            # Turning editing off is napari's way to forget the undo history, which belongs to the strokes dropped.
-            mode = layer.mode
-            layer.editable = False
-            layer.editable = True
-            layer.mode = mode
+            forget_history(layer)
             layer.refresh()
         self.status_changed.emit()
         return f"{_count(number, 'stroke')} dropped; the labels are as their files."
@@ -215,14 +244,9 @@ class CorrectionController:
         """Disconnect from the workspace and its layer."""
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
+        self.workspace.painted.disconnect(self._undone.clear, missing_ok=True)
         self._leave_session()
         self._leave_layer()
-
-    def _committed(self, tool: str) -> None:
-        session = self.workspace.session
-        if session is not None:
-            session.mask.commit(tool)
-        self.status_changed.emit()
 
     def _need_layer(self) -> Any:
         if self._layer is None:
@@ -265,6 +289,9 @@ class CorrectionController:
                 layer.data.locked_classes |= locked
                 for index in range(len(self.classes)):
                     layer.bind_key(CLASS_KEYS[index], self._key_action(index), overwrite=True)
+                # napari's own undo knows nothing of accepted predictions and earlier sittings.
+                layer.bind_key("Control-Z", lambda _: self.undo(), overwrite=True)
+                layer.bind_key("Control-Shift-Z", lambda _: self.redo(), overwrite=True)
                 layer.events.mode.connect(self._on_mode)
                 layer.events.selected_label.connect(self._on_changed)
                 layer.events.brush_size.connect(self._on_changed)
@@ -278,6 +305,8 @@ class CorrectionController:
             self._layer.events.brush_size.disconnect(self._on_changed)
             for index in range(len(self.classes)):
                 self._layer.bind_key(CLASS_KEYS[index], None, overwrite=True)
+            for key in ("Control-Z", "Control-Shift-Z"):
+                self._layer.bind_key(key, None, overwrite=True)
         self._layer = None
 
     def _key_action(self, index: int) -> Any:
@@ -296,18 +325,18 @@ class CorrectionController:
         self.changed.emit()
 
 
-def summarise(report: Any) -> str:
-    """A sentence on a save; SaveError where a tile was refused."""
-    from napari_glacier.core.errors import SaveError
+def summarise(report: SaveReport) -> str:
+    """A sentence on a save.
 
-    saved = list(report.saved)
-    done = f"{_count(len(saved), 'tile')} written: {listed(saved)}." if saved else "There was nothing to write."
-    if report.refused:
-        problems = " ".join(str(reason) for reason in report.refused.values())
-        raise SaveError(
-            f"{done if saved else ''} {_count(len(report.refused), 'tile')} not written: {problems}".strip()
-        )
-    return done
+    Raises
+    ------
+    SaveError
+        If a tile was not written; says which were, and why each other one was not.
+    """
+    saved = f"{_count(len(report.saved), 'tile')} written: {listed(report.saved)}." if report.saved else ""
+    if report.failed:
+        raise SaveError(" ".join(filter(None, (saved, *report.failed.values()))))
+    return saved or "There was nothing to write."
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from psygnal import Signal
 from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.errors import DataError
+from napari_glacier.core.errors import DataError, SaveError
 from napari_glacier.core.mosaic import Mosaic, Placement
 from napari_glacier.core.tiling import Window
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 Scope = Literal["view", "tile", "all"]
 Region = Literal["all", "unlabelled", "view"]
-TTA_CHOICES: tuple[Literal["off", 2, 6, 8], ...] = ("off", 2, 6, 8)
+Tta = Literal["off", 2, 6, 8]
 WINDOW_PX, OVERLAP_PX = 512, 128
 
 
@@ -37,7 +37,7 @@ class Request:
     """What is to be predicted, fixed when Run is pressed."""
 
     model: ModelChoice
-    tta: Literal["off", 2, 6, 8]
+    tta: Tta
     device: str
     scope: Scope
     parts: "tuple[Part, ...]"
@@ -106,6 +106,12 @@ class Outcome:
     written: tuple[Path, ...]
     problem: str = ""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the models found odd about the data, each said once."""
+        found = [text for _, prediction in self.predictions for text in prediction.provenance.get("warnings", ())]
+        return tuple(dict.fromkeys(found))
+
 
 class InferenceController:
     """Decides what the Predict widget does.
@@ -154,7 +160,7 @@ class InferenceController:
         self.models_changed.emit()
         return choice
 
-    def request(self, model: ModelChoice, tta: Literal["off", 2, 6, 8], device: str, scope: Scope) -> Request:
+    def request(self, model: ModelChoice, tta: Tta, device: str, scope: Scope) -> Request:
         """Fix what is to be predicted from what is on screen now.
 
         Raises
@@ -226,7 +232,9 @@ class InferenceController:
             self._index = np.zeros(mask_shape, np.uint8)
             self._entropy = np.zeros(mask_shape, np.float32)
             self._known = np.zeros(mask_shape, bool)
-        assert self._index is not None and self._entropy is not None and self._known is not None
+        assert self._index is not None
+        assert self._entropy is not None
+        assert self._known is not None
         self._shown_for, self._name, self._scheme = key, outcome.name, outcome.scheme
         for part, prediction in outcome.predictions:
             if not session.stacked and part.number != session.scene_number:
@@ -368,17 +376,23 @@ class InferenceController:
 
     def _write(self, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]") -> tuple[tuple[Path, ...], str]:
         """Write the tiles that were predicted as a whole; a folder that cannot be written is no reason to fail."""
-        from napari_glacier.nn.output import write_predictions
+        from napari_glacier.nn.outputs import write_predictions
 
         session = self._need_session()
-        folder = session.root / "predictions" / ensemble.name
+        folder = session.root / "predictions" / _folder_name(ensemble.name)
         written: list[Path] = []
         try:
             for part, prediction in predictions:
-                written += write_predictions(part.scene, prediction, folder, tiles=[p.tile.id for p in part.tiles])
-        except OSError as error:
+                whole = session.scenes[part.number]
+                if part.target == whole.whole:
+                    written += write_predictions(prediction, whole, folder)
+                    continue
+                for place in part.tiles:
+                    tile = Mosaic(whole.dataset, (replace(place, row=0, col=0),), place.tile.georef)
+                    written += write_predictions(_cut(part, place, prediction), tile, folder)
+        except (OSError, SaveError) as error:
             logger.warning("predictions were not written to %s: %s", folder, error)
-            return tuple(written), f"Not written to {folder}: {error.strerror or error}."
+            return tuple(written), f"Not written: {error}"
         return tuple(written), ""
 
     def _on_session(self, session: Any) -> None:
@@ -417,6 +431,23 @@ def _aligned(start: int, length: int, limit: int) -> tuple[int, int]:
     count = 1 if limit <= WINDOW_PX else 1 + -(-(limit - WINDOW_PX) // step)
     first = max(0, -(-(start - WINDOW_PX + 1) // step))
     last = min(count - 1, (start + length - 1) // step)
-    if first == 0 and last == count - 1:
-        return 0, limit
-    return first * step, (last - first) * step + WINDOW_PX
+    return first * step, min(last * step + WINDOW_PX, limit) - first * step
+
+
+def _cut(part: Part, place: Placement, prediction: "Prediction") -> "Prediction":
+    """The prediction of one tile out of that of a part which holds all of it."""
+    top, left = place.row - part.target.row + part.inside.row, place.col - part.target.col + part.inside.col
+    rows, cols = slice(top, top + place.tile.height), slice(left, left + place.tile.width)
+    return replace(
+        prediction,
+        index_HW=prediction.index_HW[rows, cols],
+        probabilities_KHW=prediction.probabilities_KHW[:, rows, cols],
+        entropy_HW=prediction.entropy_HW[rows, cols],
+        mutual_information_HW=prediction.mutual_information_HW[rows, cols],
+        valid_HW=prediction.valid_HW[rows, cols],
+    )
+
+
+def _folder_name(model: str) -> str:
+    """A model's name as a folder's, on every system."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in model).strip(".") or "model"

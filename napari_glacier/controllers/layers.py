@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KEY = "napari_glacier"
 
 # Drawn in this order: the last one lies on top and is the one shown first.
-COMPOSITES = {"SWIR-green-blue": ("B6", "B3", "B2"), "True colour": ("B4", "B3", "B2")}
+COMPOSITES: dict[str, tuple[str, ...]] = {"SWIR-green-blue": ("B6", "B3", "B2"), "True colour": ("B4", "B3", "B2")}
 BAND_TITLES = {"B2": "blue", "B3": "green", "B4": "red", "B6": "SWIR", "B10": "thermal"}
 LABELS_OPACITY = 0.55
 
@@ -87,7 +87,7 @@ def composite_rgba(
     for channel, band in enumerate(image_CHW):
         bottom, top = limits[channel] if limits is not None else stretch_limits(band, valid_HW)
         scaled = (band - np.float32(bottom)) * np.float32(255.0 / (top - bottom))
-        rgba[..., channel] = np.clip(np.nan_to_num(scaled), 0.0, 255.0)
+        rgba[..., channel] = np.clip(np.nan_to_num(scaled) + 0.5, 0.0, 255.0)
     rgba[~valid_HW] = 0
     rgba[..., 3] = np.where(valid_HW, 255, 0)
     return rgba
@@ -166,7 +166,8 @@ class LazyBand(_LazyLayer):
 
     def _read(self, scene: "Mosaic") -> npt.NDArray[np.float32]:
         image_CHW, _ = scene.read(Window(0, 0, *scene.shape), (self._band,))
-        return image_CHW[0]
+        band_HW: npt.NDArray[np.float32] = image_CHW[0]
+        return band_HW
 
 
 class LazyComposite(_LazyLayer):

@@ -7,6 +7,8 @@ import numpy as np
 
 from napari_glacier.controllers.session import Session
 
+_SAMPLE_PX = 4_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class TileRow:
@@ -47,8 +49,10 @@ def summary(session: Session) -> list[tuple[str, str]]:
 
 def class_shares(session: Session) -> list[tuple[str, str, float]]:
     """Colour, name and share of each class over the valid pixels on screen."""
-    mask = session.mask
-    counts = mask.counts(session.scheme.num_classes)
+    # A large scene is sampled: the shares are for the eye.
+    step = max(1, round((session.mask.size / _SAMPLE_PX) ** 0.5))
+    every = (..., slice(None, None, step), slice(None, None, step))
+    counts = np.bincount(session.mask[every][session.valid[every]], minlength=session.scheme.num_classes)
     total = max(int(counts.sum()), 1)
     scheme = session.scheme
     return [
@@ -90,11 +94,6 @@ def share_text(share: float) -> str:
     if share == 0:
         return "0 %"
     return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
-
-
-def count_classes(index: Any, editable: Any, num_classes: int) -> np.ndarray:
-    """Number of editable pixels of each class."""
-    return np.bincount(np.asarray(index)[np.asarray(editable)].ravel(), minlength=num_classes)[:num_classes]
 
 
 def _unit(georef: Any) -> str:

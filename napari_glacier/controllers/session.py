@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from psygnal import Signal
 
 from napari_glacier.controllers.layers import scene_layers
 from napari_glacier.core.classes import ClassScheme, get_scheme
-from napari_glacier.core.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.dataset import Dataset, open_dataset
 from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.journal import Journal, Stroke
+from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
-from napari_glacier.core.saving import SaveReport, fingerprint, save_tiles
+from napari_glacier.core.saving import SaveReport, changed_outside, keep_outside_changes, save_tiles, settle_saves
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SCHEME = "glacier4"
-REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,12 @@ class Session:
     Signals
     -------
     edited() : strokes were made, undone, saved or discarded; may come from another thread
+    failed(JournalError) : a stroke could not be recorded and is tried again; from another thread
     reviewed(tile_id), saved(SaveReport), closing()
     """
 
     edited = Signal()
+    failed = Signal(object)
     reviewed = Signal(str)
     saved = Signal(object)
     closing = Signal()
@@ -84,8 +86,8 @@ class Session:
         self.conflicts: tuple[str, ...] = ()
         self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._masks: dict[int, EditableMask] = {}
+        self._valid: dict[int, npt.NDArray[np.bool_]] = {}
         try:
-            self._note_base_masks()
             self._recover()
             self.mask_of(0)
         except BaseException:
@@ -172,11 +174,27 @@ class Session:
         number = 0 if self.stacked else number
         if number not in self._masks:
             scenes = self.scenes if self.stacked else (self.scenes[number],)
-            mask = self._read_mask(scenes)
-            mask.replay(self._strokes_of({place.tile.id for scene in scenes for place in scene.placements}))
-            mask.committed.append(self._on_committed)
+            valid = [scene.valid() for scene in scenes]
+            index = [scene.read_masks() for scene in scenes]
+            mask = EditableMask(
+                np.stack(index) if self.stacked else index[0],
+                np.stack(valid) if self.stacked else valid[0],
+                tuple(place for scene in scenes for place in scene.placements),
+                self.journal,
+                num_classes=self.scheme.num_classes,
+            )
+            mask.replay(self.journal.unsaved())
+            mask.recorded.append(self._on_recorded)
+            mask.errors.append(self.failed.emit)
             self._masks[number] = mask
+            self._valid[number] = np.stack(valid) if self.stacked else valid[0]
         return self._masks[number]
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Pixels of the mask on screen that carry data."""
+        self.mask_of(self.scene_number)
+        return self._valid[0 if self.stacked else self.scene_number]
 
     def layer_data(self, number: int | None = None) -> list[tuple[Any, dict[str, Any], str]]:
         """Layers of a scene for napari, bottom first; makes it the current one."""
@@ -201,31 +219,33 @@ class Session:
         Tiles that cannot be written are named in the report; their strokes stay in the journal.
         """
         self.commit()
-        report = save_tiles(self.dataset, self.journal, tile_ids)
+        report = save_tiles(self.dataset, self.mask, self.journal, tile_ids)
         self._reload_tiles()
         self.recovered = None if not self.unsaved() else self.recovered
         self.saved.emit(report)
         self.edited.emit()
         return report
 
+    def keep_on_top(self) -> None:
+        """Agree to what other programs wrote into the mask files: the strokes go on top of it."""
+        keep_outside_changes(self.dataset, self.journal, self.conflicts)
+        self.conflicts = ()
+        self.edited.emit()
+
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
         """Drop strokes that were not saved and show the masks as their files are; gives their number."""
         self.commit()
         chosen = list(self.unsaved()) if tile_ids is None else list(tile_ids)
-        strokes = self._strokes_of(set(chosen))
-        back = [
-            replace(
-                stroke,
-                patches=tuple(
-                    replace(patch, before_HW=patch.after_HW, after_HW=patch.before_HW) for patch in stroke.patches
-                ),
-            )
-            for stroke in reversed(strokes)
+        strokes = [
+            replace(stroke, patches=patches)
+            for stroke in self.journal.unsaved()
+            if (patches := tuple(patch for patch in stroke.patches if patch.tile_id in chosen))
         ]
         self.journal.discard_unsaved(chosen)
         for mask in self._masks.values():
-            mask.replay(back)
+            mask.revert(strokes)
         self.recovered = None
+        self.conflicts = tuple(tile_id for tile_id in self.conflicts if tile_id not in chosen)
         self.edited.emit()
         return len(strokes)
 
@@ -263,49 +283,15 @@ class Session:
         self._open.pop(self.root.resolve(), None)
         self.journal.close()
 
-    def _read_mask(self, scenes: Sequence[Mosaic]) -> EditableMask:
-        if len(scenes) == 1:
-            scene = scenes[0]
-            return EditableMask(scene.read_masks(), scene.valid(), scene.placements, self.journal)
-        index_NHW = np.stack([scene.read_masks() for scene in scenes])
-        editable_NHW = np.stack([scene.valid() for scene in scenes])
-        return EditableMask(index_NHW, editable_NHW, tuple(scene.placements[0] for scene in scenes), self.journal)
-
-    def _strokes_of(self, tile_ids: set[str]) -> list[Stroke]:
-        strokes = []
-        for stroke in self.journal.unsaved():
-            patches = tuple(patch for patch in stroke.patches if patch.tile_id in tile_ids)
-            if patches:
-                strokes.append(replace(stroke, patches=patches))
-        return strokes
-
     def _recover(self) -> None:
-        known = set(self.tile_ids)
-        unsaved = {tile_id: count for tile_id, count in self.unsaved().items() if tile_id in known}
-        if unsaved:
-            strokes = self._strokes_of(known)
-            self.recovered = Recovered(len(strokes), tuple(sorted(unsaved)))
-
-    def _note_base_masks(self) -> None:
-        """Remember what each mask file held, so that a change made outside is noticed."""
-        if self.journal.read_only:
+        """Note what an earlier sitting left, and whether it still fits the files it was drawn on."""
+        settle_saves(self.dataset, self.journal)
+        known = {tile_id: count for tile_id, count in self.unsaved().items() if tile_id in set(self.tile_ids)}
+        if not known:
             return
-        unsaved = self.unsaved()
-        conflicts = []
-        for tile in self.dataset.tiles:
-            current = self._fingerprint(tile)
-            known = self.journal.base_fingerprint(tile.id)
-            if known == current:
-                continue
-            if known is not None and tile.id in unsaved:
-                conflicts.append(tile.id)
-            else:
-                self.journal.set_base_fingerprint(tile.id, current)
-        self.conflicts = tuple(conflicts)
-
-    def _fingerprint(self, tile: Tile) -> str:
-        index_HW = self.dataset.read_mask(tile)
-        return fingerprint(np.zeros((tile.height, tile.width), np.uint8) if index_HW is None else index_HW)
+        strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in known for patch in s.patches)]
+        self.recovered = Recovered(len(strokes), tuple(sorted(known)))
+        self.conflicts = changed_outside(self.dataset, self.journal)
 
     def _reload_tiles(self) -> None:
         """A first save gives a tile the mask file it did not have."""
@@ -318,5 +304,5 @@ class Session:
             )
             self.dataset = replace(self.dataset, tiles=tiles)
 
-    def _on_committed(self, *_: Any) -> None:
+    def _on_recorded(self, stroke_id: int) -> None:
         self.edited.emit()

@@ -1,6 +1,7 @@
 """Starting training as a process of its own and following it through its run folder. No Qt, no torch."""
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from napari_glacier.core.runfiles import RunFolder
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 200
+CONSOLE_LOG = "console.log"
 _LOG_TAIL_BYTES = 32_768
 
 
@@ -71,7 +73,7 @@ class Curves:
         elif kind == "start":
             # A resumed run starts again after it ended.
             self.ended = None
-            self.total_epochs = event.get("epochs") or self.total_epochs
+            self.total_epochs = event.get("config", {}).get("train", {}).get("epochs", self.total_epochs)
 
     def _take_epoch(self, event: Mapping[str, Any]) -> None:
         number = int(event["epoch"])
@@ -115,21 +117,23 @@ class TrainingController:
         self._events_read = 0
         self._state = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._process_run: Path | None = None
+        self._events_at_launch = 0
 
     @staticmethod
     def recipes() -> list[str]:
-        """Names of the recipes that can be chosen."""
-        return recipe_names()
+        """Names of the recipes that can be chosen, the usual one first."""
+        return sorted(recipe_names(), key=lambda name: (name != "default", name))
 
     @staticmethod
     def recipe_note(name: str) -> str:
-        """What a recipe says of itself in its first comment lines."""
+        """The first sentence that a recipe says of itself in its leading comment."""
         lines = []
         for line in recipe_path(name).read_text(encoding="utf-8").splitlines():
             if not line.startswith("#"):
                 break
             lines.append(line.lstrip("# ").strip())
-        return " ".join(lines).strip()
+        return re.split(r"(?<=[.;:])\s", " ".join(lines).strip())[0].rstrip(";:")
 
     @staticmethod
     def recipe_epochs(name: str) -> int:
@@ -193,18 +197,40 @@ class TrainingController:
             run = RunFolder.create(plan.output, plan.recipe)
         except OSError as error:
             raise DataError(
-                f"No run folder can be made in {plan.output} ({error.strerror}). Choose an output folder you may write to."
+                f"No run folder can be made in {plan.output} ({error.strerror}). "
+                "Choose an output folder you may write to."
             ) from error
         save_config(config, run.config_path)
+        self._launch(run, "--config", str(run.config_path))
+        return run
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the followed run ended before its time and can go on."""
+        return self.run is not None and self.state in {"stopped", "failed", "new"} and self.run.resume_path.is_file()
+
+    def resume(self) -> None:
+        """Let a run that was stopped or broke off go on after its last finished epoch."""
+        if self.run is None or not self.resumable:
+            raise DataError(
+                "This run cannot be resumed: it is under way, has finished, or ended before its first epoch."
+            )
+        self.run.clear_stop()
+        self._launch(self.run, "--resume", str(self.run.path))
+
+    def _launch(self, run: RunFolder, *arguments: str) -> None:
         # -P keeps a stray training.py in the current folder from shadowing the trainer.
-        command = [sys.executable, "-P", "-m", "training.run", "--config", str(run.config_path)]
-        with run.log_path.open("ab") as log:
+        command = [sys.executable, "-P", "-m", "training.run", *arguments]
+        self._reap()
+        # The trainer keeps train.log itself; what Python says before and after goes beside it.
+        with (run.path / CONSOLE_LOG).open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **_detached()
             )
+        self._process_run = run.path
+        self._events_at_launch = len(run.events())
         logger.info("started %s (process %d)", " ".join(command), self._process.pid)
         self.follow(run)
-        return run
 
     def stop(self) -> None:
         """Ask the trainer to finish its step, write a checkpoint and end."""
@@ -223,16 +249,14 @@ class TrainingController:
     def reattach(self, output: Path | None = None) -> RunFolder | None:
         """Follow the newest run of an output folder: one that is under way before one that has ended."""
         runs = self.runs(output)
-        alive = [run for run in runs if run.is_alive()]
-        chosen = (alive or runs or [None])[0]
+        chosen = next((run for run in runs if run.is_alive()), runs[0] if runs else None)
         if chosen is not None:
             self.follow(chosen)
         return chosen
 
     def follow(self, run: RunFolder | None) -> None:
         """Read a run from its beginning and go on from there at every `poll`."""
-        same_process = self._process is not None and run is not None and not run.events_path.exists()
-        if not same_process:
+        if run is None or run.path != self._process_run:
             self._reap()
         self.run = run
         self.curves = Curves()
@@ -262,11 +286,12 @@ class TrainingController:
         if self.run is None:
             return "new"
         state: str = self.run.state()
-        ended = self._process.poll() if self._process is not None else None
-        if state == "new":
-            if self._process is not None and ended is None:
+        if self._process is not None and self._events_read <= self._events_at_launch and not self.run.is_alive():
+            # Our own child has not yet said anything: libraries are loading, or it fell over doing so.
+            ended = self._process.poll()
+            if ended is None:
                 return "starting"
-            return "failed" if ended else "new"
+            return "failed" if ended else state
         if state == "running" and self.run.stop_requested():
             return "stopping"
         return state
@@ -317,16 +342,10 @@ class TrainingController:
 
     def log_tail(self) -> str:
         """The end of what the trainer wrote to its terminal."""
-        if self.run is None or not self.run.log_path.is_file():
+        if self.run is None:
             return ""
-        with self.run.log_path.open("rb") as file:
-            file.seek(0, 2)
-            start = max(0, file.tell() - _LOG_TAIL_BYTES)
-            file.seek(start)
-            text = file.read().decode("utf-8", errors="replace")
-        # A progress bar overwrites its line with carriage returns; its last state is what counts.
-        lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
-        return "\n".join(lines[1 if start else 0 :][-LOG_TAIL_LINES:]).strip()
+        # A trainer that fell over at once has told only the console.
+        return _tail(self.run.log_path) or _tail(self.run.path / CONSOLE_LOG)
 
     def close(self) -> None:
         """Stop following; training goes on."""
@@ -339,6 +358,21 @@ class TrainingController:
             self._process.poll()
             self._process.returncode = self._process.returncode if self._process.returncode is not None else 0
             self._process = None
+            self._process_run = None
+
+
+def _tail(path: Path) -> str:
+    """The last lines of a log file; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        start = max(0, file.tell() - _LOG_TAIL_BYTES)
+        file.seek(start)
+        text = file.read().decode("utf-8", errors="replace")
+    # A progress bar overwrites its line with carriage returns; its last state is what counts.
+    lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    return "\n".join(lines[1 if start else 0 :][-LOG_TAIL_LINES:]).strip()
 
 
 def duration(seconds: float) -> str:

@@ -39,6 +39,14 @@ def tag_of(layer: Any) -> dict[str, Any]:
     return tag if isinstance(tag, dict) else {}
 
 
+def forget_history(layer: Any) -> None:
+    """Empty a Labels layer's undo history; turning editing off is napari's public way to do so."""
+    mode = layer.mode
+    layer.editable = False
+    layer.editable = True
+    layer.mode = mode
+
+
 class Workspace:
     """Follows the layers of one viewer and ties the Labels layer to the journal.
 
@@ -154,6 +162,20 @@ class Workspace:
         window = Window(int(top), int(left), int(bottom - top), int(right - left)).clipped(height, width)
         return window if window.height > 0 and window.width > 0 else None
 
+    def assign(self, index: Any, where: Any, tool: str, model: str | None = None) -> int:
+        """Write many labels at once as one stroke; gives the number of pixels that changed."""
+        session, layer = self._need_session(), self.labels_layer
+        stroke_id = session.mask.assign(index, where, tool, model)
+        if stroke_id is None:
+            return 0
+        stroke = session.journal.stroke(stroke_id)
+        if layer is not None:
+            # napari's undo would write older values over the new ones; the journal's undo takes its place.
+            forget_history(layer)
+            layer.refresh()
+        self.painted.emit()
+        return sum(int(patch.edited.sum()) for patch in stroke.patches)
+
     def fly_to(self, row: float, col: float, height: float, width: float, plane: int = 0) -> None:
         """Centre the view on a rectangle of the scene and zoom so that it fits with a margin."""
         layer = self.labels_layer
@@ -249,20 +271,37 @@ class Workspace:
             return
         undo: list[Callable[[], None]] = [_say_where(layer, tag["session"])]
         if tag.get("role") == "labels":
-            mask = layer.data
-
-            def on_paint(event: Any = None) -> None:
-                mask.commit()
-                self.painted.emit()
-
-            def on_refused(rows: slice, cols: slice) -> None:
-                # napari shows what was drawn, the mask what was let in.
-                layer.refresh()
-
-            layer.events.paint.connect(on_paint)
-            mask.refused.append(on_refused)
-            undo += [lambda: layer.events.paint.disconnect(on_paint), lambda: mask.refused.remove(on_refused)]
+            undo += self._tie_to_journal(layer)
         self._adopted[layer] = undo
+
+    def _tie_to_journal(self, layer: Any) -> list[Callable[[], None]]:
+        mask = layer.data
+        stale = False
+
+        def on_paint(event: Any = None) -> None:
+            mask.commit()
+            self.painted.emit()
+
+        def on_refused(rows: slice, cols: slice) -> None:
+            nonlocal stale
+            stale = True
+
+        def on_drawn(event: Any = None) -> None:
+            # napari has put into its own caches what was drawn; the mask knows what was let in.
+            nonlocal stale
+            if stale:
+                stale = False
+                layer.refresh(extent=False)
+
+        layer.events.paint.connect(on_paint)
+        # Last, so that the canvas has drawn the stale pixels before they are drawn over.
+        layer.events.labels_update.connect(on_drawn, position="last")
+        mask.refused.append(on_refused)
+        return [
+            lambda: layer.events.paint.disconnect(on_paint),
+            lambda: layer.events.labels_update.disconnect(on_drawn),
+            lambda: mask.refused.remove(on_refused),
+        ]
 
     def _drop(self, layer: Any) -> None:
         for undo in self._adopted.pop(layer, ()):
@@ -284,7 +323,7 @@ def _say_where(layer: Any, session: Session) -> Callable[[], None]:
     original = layer.get_status
 
     def get_status(position: Any = None, **arguments: Any) -> dict[str, str]:
-        status = original(position, **arguments)
+        status: dict[str, str] = original(position, **arguments)
         if position is None or not arguments.get("world"):
             return status
         if session.stacked:
@@ -295,8 +334,9 @@ def _say_where(layer: Any, session: Session) -> Callable[[], None]:
             if georef is None:
                 return status
             where = map_text(georef, position)
-        # The plain text stands where napari puts its bracketed coordinates.
-        return {**status, "coords": where, "coordinates": f"{where}: {status['value']}"}
+        # The plain text stands where napari puts its bracketed coordinates; value and class name stay behind it.
+        rest = status["coordinates"].removeprefix(status["coords"]).rstrip(": ")
+        return {**status, "coords": where, "coordinates": where + rest}
 
     layer.get_status = get_status
 

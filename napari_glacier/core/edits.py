@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.copying_array import CopyingArray
 from napari_glacier.core.edit_cells import EditCells
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.indexing import Box, as_box, as_points, box_ranges, extent
@@ -20,7 +21,7 @@ from napari_glacier.core.recorder import IDLE_S, StrokeRecorder, WaitingStroke
 from napari_glacier.core.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint
 
 
-class EditableMask:
+class EditableMask(CopyingArray):
     """Class indices of a scene that can be edited where tiles carry data, each edit kept in a journal.
 
     Parameters
@@ -67,7 +68,7 @@ class EditableMask:
                 f"A uint8 mask in two or three dimensions and an editable area of its shape are needed, "
                 f"not {index_HW.dtype} {index_HW.shape} and {editable_HW.shape}."
             )
-        self._index = index_HW
+        super().__init__(index_HW, RLock())
         self._editable = editable_HW
         self._index_PHW = index_HW if index_HW.ndim == 3 else index_HW[np.newaxis]
         on_planes = [[place] for place in placements] if index_HW.ndim == 3 else [list(placements)]
@@ -81,7 +82,6 @@ class EditableMask:
         self.refused: list[Callable[[slice, slice], None]] = []
         self.recorded: list[Callable[[int], None]] = []
         self.errors: list[Callable[[JournalError], None]] = []
-        self._lock = RLock()
         self._recorder: StrokeRecorder | None = None
         # Tiles whose base the journal knows: strokes on them wait since an earlier session, or were made in this one.
         self._based: set[str] = set()
@@ -90,54 +90,8 @@ class EditableMask:
             self._recorder = StrokeRecorder(journal, self._collect, lambda: bool(self._cells), self._lock, idle_s)
             self._recorder.recorded, self._recorder.errors = self.recorded, self.errors
 
-    # What napari asks of an array.
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the mask."""
-        return self._index.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        """uint8."""
-        return self._index.dtype
-
-    @property
-    def ndim(self) -> int:
-        """2 for a mosaic, 3 for a stack."""
-        return self._index.ndim
-
-    @property
-    def size(self) -> int:
-        """Number of pixels."""
-        return self._index.size
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the pixels."""
-        return self._index.nbytes
-
-    def __len__(self) -> int:
-        return len(self._index)
-
     def __repr__(self) -> str:
         return f"EditableMask(shape={self.shape}, tiles={len(self._place_of)})"
-
-    def __getitem__(self, key: Any) -> Any:
-        """A copy of the selection: writing into a view would go past the journal."""
-        with self._lock:
-            selection = self._index[key]
-            return selection.copy() if isinstance(selection, np.ndarray) else selection
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        if copy is False:
-            raise ValueError("An editable mask only gives copies. Ask for one with copy=True or copy=None.")
-        with self._lock:
-            return np.array(self._index, dtype=dtype, copy=True)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MaskArray:
-        # A duplicated layer is a plain array: two layers must not write one journal's tiles.
-        return self[...]  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, values: Any) -> None:
         """Write values where they may be written; see `refused` for the rest."""
@@ -154,8 +108,6 @@ class EditableMask:
             values = values[0]
         values = np.broadcast_to(values, shape)
         self._write_box(box, np.expand_dims(values, dropped))
-
-    # What the plugin asks.
 
     @property
     def read_only(self) -> bool:
@@ -293,8 +245,6 @@ class EditableMask:
             if self._recorder is not None:
                 self._recorder.close()
 
-    # Writing.
-
     def _write_box(self, box: Box, values: npt.NDArray[Any], where: npt.NDArray[np.bool_] | None = None) -> None:
         with self._lock:
             region = self._index[box]
@@ -364,8 +314,6 @@ class EditableMask:
                 if patch.tile_id in self._place_of:
                     plane, place = self._place_of[patch.tile_id]
                     change(patch, self._index_PHW[plane][place.slices])
-
-    # Recording.
 
     def _edited(self) -> None:
         if self._recorder is None:

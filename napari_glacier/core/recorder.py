@@ -53,7 +53,7 @@ class StrokeRecorder:
         journal: Journal,
         collect: Callable[[], object],
         is_pending: Callable[[], bool],
-        lock: RLock,  # type: ignore[valid-type]
+        lock: RLock,
         idle_s: float,
     ) -> None:
         self.recorded: list[Callable[[int], None]] = []

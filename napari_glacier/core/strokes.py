@@ -33,8 +33,8 @@ class Patch:
     tile_id: str
     row: int
     col: int
-    before_HW: MaskArray  # noqa: N815 - a shape suffix
-    after_HW: MaskArray  # noqa: N815
+    before_HW: MaskArray
+    after_HW: MaskArray
 
     @property
     def slices(self) -> tuple[slice, slice]:

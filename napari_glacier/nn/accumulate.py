@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float32]
 
 # Above this many pixels the finished maps are kept as float16: half a gigabyte for a Landsat scene.
 _LARGE_SCENE_PX = 24_000_000
+_TINY = np.float32(1e-30)
 
 
 class SceneMaps:
@@ -75,10 +76,10 @@ class SceneMaps:
             self._first_row = max(self._first_row, stop)
 
     def _finish(self, rows: slice, count: int) -> None:
-        weight_HW = np.maximum(self._weight_HW[:count], np.finfo(np.float32).tiny)
-        blended_CHW = self._sum_CHW[:, :count] / weight_HW
+        weight_HW: FloatArray = np.maximum(self._weight_HW[:count], _TINY, dtype=np.float32)
+        blended_CHW: FloatArray = self._sum_CHW[:, :count] / weight_HW
         valid_HW = self.valid_HW[rows]
-        probabilities_KHW = blended_CHW[:-1] * valid_HW
+        probabilities_KHW: FloatArray = blended_CHW[:-1] * valid_HW
         self.probabilities_KHW[:, rows] = probabilities_KHW
         self.entropy_HW[rows] = entropy(torch.from_numpy(probabilities_KHW)).clamp(0, 1).numpy()
         self.mutual_information_HW[rows] = blended_CHW[-1] * valid_HW

@@ -199,9 +199,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard, half: b
         raise CheckpointError(
             f"The card of {path.name} cannot be written as JSON ({error}). Use plain finite numbers, texts, lists."
         ) from error
-    state = {
-        key: _stored(value.detach().to("cpu"), half).contiguous() for key, value in model.state_dict().items()
-    }
+    state = {key: _stored(value.detach().to("cpu"), half).contiguous() for key, value in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         save_file(state, temporary, metadata={METADATA_KEY: text, "format": "pt"})
@@ -243,9 +241,7 @@ def load_checkpoint(path: str | Path) -> LoadedModel:
     try:
         # The weights are in the file: pretrained ones are neither needed nor looked for.
         arguments = {**card.arguments, "encoder_weights": None}
-        model = build_model(
-            card.architecture, channels=card.channels, num_classes=card.scheme.num_classes, **arguments
-        )
+        model = build_model(card.architecture, channels=card.channels, num_classes=card.scheme.num_classes, **arguments)
         model.load_state_dict(state)
     except (GlacierError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -311,9 +307,5 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     with path.open("rb") as file:
         head = file.read(8)
     if len(head) == 8 and 0 < struct.unpack("<Q", head)[0] < 100_000_000 and path.suffix == ".safetensors":
-        return CheckpointError(
-            f"{path} is cut short or damaged ({size} bytes; {error}). Copy or download it again."
-        )
-    return CheckpointError(
-        f"{path} is not a model file of napari-glacier ({error}). Choose a .safetensors checkpoint."
-    )
+        return CheckpointError(f"{path} is cut short or damaged ({size} bytes; {error}). Copy or download it again.")
+    return CheckpointError(f"{path} is not a model file of napari-glacier ({error}). Choose a .safetensors checkpoint.")

@@ -25,9 +25,7 @@ class Scene(Protocol):
     name: str
     shape: tuple[int, int]
 
-    def read(
-        self, window: Window, bands: Sequence[str]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def read(self, window: Window, bands: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Bands of a window, (C, h, w), and the pixels that carry data, (h, w)."""
 
 

@@ -76,7 +76,7 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
     names_or_paths : sequence of str or Path, optional
         Each one of: ``bundled`` (the default: the small ensemble that comes with the plugin); a ``.safetensors``
         checkpoint; a run folder (its best checkpoint); a folder of checkpoints or of run folders; an ensemble
-        file ``{members: [{path: …, weight: …}, …]}``, paths relative to it.
+        file ``{name: …, members: [{path: …, weight: …}, …]}``, paths relative to it.
 
     Raises
     ------
@@ -90,17 +90,17 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
     elif isinstance(names_or_paths, str | Path):
         names_or_paths = [names_or_paths]
     found: list[tuple[Path, float]] = []
-    for name in names_or_paths:
-        members = _members_of(name)
+    names = []
+    for asked in names_or_paths:
+        name, members = _members_of(asked)
+        names.append(name)
         # Each thing named counts alike, however many members it has; within it, its own weights count.
         total = sum(weight for _, weight in members)
         if total <= 0:
-            raise ConfigError(f"The weights in {name} sum to {total:g}. Give at least one member a weight.")
+            raise ConfigError(f"The weights in {asked} sum to {total:g}. Give at least one member a weight.")
         found += [(path, weight / total) for path, weight in members]
-    name_of_all = str(names_or_paths[0]) if len(names_or_paths) == 1 and len(found) > 1 else None
-    if name_of_all:
-        name_of_all = Path(name_of_all).name
-    return Ensemble([load_checkpoint(path) for path, _ in found], [weight for _, weight in found], name_of_all)
+    name = names[0] if len(names) == 1 else None
+    return Ensemble([load_checkpoint(path) for path, _ in found], [weight for _, weight in found], name)
 
 
 def bundled_folder() -> Path:
@@ -117,35 +117,38 @@ def bundled_folder() -> Path:
         folder = Path("napari_glacier") / "_sample" / "ensemble"
     if not folder.is_dir():
         raise CheckpointError(
-            "This installation carries no bundled models. Reinstall napari-glacier from its wheel, or name a checkpoint."
+            "This installation carries no bundled models. Reinstall napari-glacier from its wheel, "
+            "or name a checkpoint."
         )
     return folder
 
 
-def _members_of(name: str | Path) -> list[tuple[Path, float]]:
-    if str(name) == BUNDLED:
+def _members_of(asked: str | Path) -> tuple[str | None, list[tuple[Path, float]]]:
+    """Name (None: the model's own) and members of one thing that was asked for."""
+    if str(asked) == BUNDLED:
         return _members_of(bundled_folder())
-    path = Path(name).expanduser()
+    path = Path(asked).expanduser()
     if path.is_file():
-        return _members_of_file(path) if path.suffix in {".yaml", ".yml"} else [(path, 1.0)]
+        return _members_of_file(path) if path.suffix in {".yaml", ".yml"} else (None, [(path, 1.0)])
     if not path.is_dir():
         raise CheckpointError(
-            f"There is no model {name}. Name '{BUNDLED}', a {_SUFFIX} checkpoint, a run folder, a folder of "
+            f"There is no model {asked}. Name '{BUNDLED}', a {_SUFFIX} checkpoint, a run folder, a folder of "
             "checkpoints, or an ensemble file."
         )
     if (path / ENSEMBLE_FILE).is_file():
         return _members_of_file(path / ENSEMBLE_FILE)
     if (path / f"best{_SUFFIX}").is_file():
-        return [(path / f"best{_SUFFIX}", 1.0)]
+        return None, [(path / f"best{_SUFFIX}", 1.0)]
     checkpoints = sorted(path.glob(f"*{_SUFFIX}")) or sorted(path.glob(f"*/best{_SUFFIX}"))
     if not checkpoints:
         raise CheckpointError(
             f"{path} holds no {_SUFFIX} checkpoint. If it is a run folder, its first epoch has not ended yet."
         )
-    return [(checkpoint, 1.0) for checkpoint in checkpoints]
+    name = path.resolve().name if len(checkpoints) > 1 else None
+    return name, [(checkpoint, 1.0) for checkpoint in checkpoints]
 
 
-def _members_of_file(path: Path) -> list[tuple[Path, float]]:
+def _members_of_file(path: Path) -> tuple[str, list[tuple[Path, float]]]:
     wrong = f"{path} must read as 'members: [{{path: a.safetensors, weight: 0.5}}, …]'"
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -162,4 +165,4 @@ def _members_of_file(path: Path) -> list[tuple[Path, float]]:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise ConfigError(f"{wrong}; the weight {weight!r} of {entry['path']} is not 0 or more.")
         members.append((path.parent / Path(entry["path"]).expanduser(), float(weight)))
-    return members
+    return str(content.get("name") or path.resolve().parent.name), members

@@ -44,12 +44,12 @@ class ComputeSettings:
     batch_size: int
     steps: list[str] = field(default_factory=list)
 
-    def smaller_batch(self) -> bool:
-        """Halve the batch; False where it is one image already. Results do not change."""
-        if self.batch_size == 1:
+    def smaller_batch(self, num_images: int) -> bool:
+        """Halve the batch of `num_images` that did not fit; False where it was one. Results do not change."""
+        if num_images == 1:
             return False
-        self._step(f"batch {self.batch_size} -> {self.batch_size // 2}")
-        self.batch_size //= 2
+        self._step(f"batch {num_images} -> {num_images // 2}")
+        self.batch_size = num_images // 2
         return True
 
     def step_down(self, usual: "ComputeSettings") -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +55,22 @@ def write_predictions(
     """
     out_dir = Path(out_dir)
     assert prediction.index_HW.shape == tuple(mosaic.shape)
-    refuse_source_folder(mosaic.dataset, out_dir)
+    names = _relative_paths(mosaic)
+    for folder in {(out_dir / name).parent for name in names.values()}:
+        refuse_source_folder(mosaic.dataset, folder)
     scheme = _scheme_on_disk(prediction.scheme, mosaic.dataset)
-    names = Counter(_raster_name(tile.name) for tile in mosaic.dataset.tiles)
     ensemble = str(prediction.provenance.get("ensemble", ""))
-    valid_values = np.where(prediction.valid_HW, np.float32(1), np.float32(np.nan))
     written = []
     for place in mosaic.placements:
-        name = _raster_name(place.tile.name)
-        relative = Path(place.tile.split) / name if names[name] > 1 and place.tile.split else Path(name)
-        path = out_dir / relative
         description = {"made_by": "napari-glacier", "ensemble": ensemble, "tile": place.tile.id}
-        write_mask(path, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
-        written.append(path)
-        extras: list[tuple[str, npt.NDArray[np.floating[Any]], dict[str, str]]] = []
-        if probabilities:
-            bands = {f"band_{k + 1}": name for k, name in enumerate(prediction.scheme.class_names)}
-            extras.append(("probabilities", prediction.probabilities_KHW, bands))
-        if uncertainty:
-            measures = np.stack([_cut(prediction.entropy_HW, place), _cut(prediction.mutual_information_HW, place)])
-            measure_names = {"band_1": "entropy", "band_2": "mutual information"}
-            written.append(
-                _write_floats(out_dir / "uncertainty" / relative, measures, valid_values, place, measure_names)
-            )
-        for folder, values_CHW, bands in extras:
-            written.append(
-                _write_floats(out_dir / folder / relative, _cut(values_CHW, place), valid_values, place, bands)
-            )
+        relative = names[place.tile.id]
+        write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
+        written.append(out_dir / relative)
+        for kind, values_CHW, bands in _measures(prediction, place, probabilities, uncertainty):
+            values_CHW[:, ~_cut(prediction.valid_HW, place)] = np.nan
+            path = out_dir / kind / relative
+            write_raster(path, values_CHW, place.tile.georef, nodata=float("nan"), description=bands)
+            written.append(path)
     _record(out_dir, mosaic.name, prediction.provenance)
     return written
 
@@ -112,6 +102,16 @@ def _scheme_on_disk(scheme: ClassScheme, dataset: Dataset) -> ClassScheme:
     return own if own is not None and own.class_names == scheme.class_names else scheme
 
 
+def _relative_paths(mosaic: Mosaic) -> dict[str, Path]:
+    """Where each tile's mask goes, by the tile's id; names that occur twice in the data set go by split."""
+    count = Counter(_raster_name(tile.name) for tile in mosaic.dataset.tiles)
+    paths = {}
+    for place in mosaic.placements:
+        name = _raster_name(place.tile.name)
+        paths[place.tile.id] = Path(place.tile.split, name) if count[name] > 1 else Path(name)
+    return paths
+
+
 def _raster_name(tile_name: str) -> str:
     path = Path(tile_name)
     return tile_name if path.suffix.lower() in RASTER_SUFFIXES else f"{path.stem}.tif"
@@ -121,16 +121,17 @@ def _cut(values: npt.NDArray[Any], place: Placement) -> npt.NDArray[Any]:
     return values[..., *place.slices]
 
 
-def _write_floats(
-    path: Path,
-    values_CHW: npt.NDArray[np.floating[Any]],
-    valid_HW: npt.NDArray[np.float32],
-    place: Placement,
-    description: dict[str, str],
-) -> Path:
-    pixels = values_CHW.astype(np.float32) * _cut(valid_HW, place)
-    write_raster(path, pixels, place.tile.georef, nodata=float("nan"), description=description)
-    return path
+def _measures(
+    prediction: Prediction, place: Placement, probabilities: bool, uncertainty: bool
+) -> Iterator[tuple[str, npt.NDArray[np.float32], dict[str, str]]]:
+    """Folder, fresh pixels and band names of what is written beside a tile's mask."""
+    if probabilities:
+        bands = {f"band_{k + 1}": name for k, name in enumerate(prediction.scheme.class_names)}
+        yield "probabilities", _cut(prediction.probabilities_KHW, place).astype(np.float32), bands
+    if uncertainty:
+        maps = (prediction.entropy_HW, prediction.mutual_information_HW)
+        stacked = np.stack([_cut(values_HW, place).astype(np.float32) for values_HW in maps])
+        yield "uncertainty", stacked, {"band_1": "entropy", "band_2": "mutual information"}
 
 
 def _record(out_dir: Path, scene_name: str, provenance: dict[str, Any]) -> None:

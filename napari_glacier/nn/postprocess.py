@@ -39,9 +39,7 @@ def resolve_thresholds(thresholds: Mapping[str, float] | None, scheme: ClassSche
     return resolved
 
 
-def classify(
-    probabilities_KHW: npt.NDArray[np.float32], thresholds: Mapping[int, float] | None = None
-) -> IndexArray:
+def classify(probabilities_KHW: npt.NDArray[np.float32], thresholds: Mapping[int, float] | None = None) -> IndexArray:
     """Choose a class for each pixel.
 
     Without thresholds, the most probable one. A class with a threshold may be chosen where its probability

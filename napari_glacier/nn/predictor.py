@@ -5,47 +5,31 @@ Legend: C bands, K classes, H x W the scene, h x w a window.
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from napari_glacier import __version__
-from napari_glacier.core.channels import assemble_channels, required_bands
+from napari_glacier.core.channels import required_bands
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.tiling import Window, blend_weights, windows
 from napari_glacier.nn.accumulate import SceneMaps
-from napari_glacier.nn.augment_tta import TtaMode, View, views
-from napari_glacier.nn.checkpoint import LoadedModel
+from napari_glacier.nn.augment_tta import TtaMode, views
 from napari_glacier.nn.device import describe_device, inference_dtype, pick_device
 from napari_glacier.nn.drift import Scene, drift_warnings, missing_bands, sample_statistics
 from napari_glacier.nn.ensemble import Ensemble
-from napari_glacier.nn.memory import ComputeSettings, is_out_of_memory, usual_batch
+from napari_glacier.nn.inference import EnsembleRunner, OutOfMemory, Piece, free_cached_memory
+from napari_glacier.nn.memory import ComputeSettings, usual_batch
 from napari_glacier.nn.postprocess import fill_small_holes, remove_small_components, resolve_thresholds
 from napari_glacier.nn.prediction import Prediction, Progress
-from napari_glacier.nn.uncertainty import mutual_information
 
 __all__ = ["Prediction", "Predictor", "Progress"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A window that was read and carries data."""
-
-    window: Window
-    image_CHW: npt.NDArray[np.float32]
-    valid_HW: npt.NDArray[np.bool_]
-
-
-class _OutOfMemory(Exception):  # noqa: N818 (a signal between two methods, not an error for callers)
-    """A single image did not fit."""
 
 
 class Predictor:
@@ -108,9 +92,7 @@ class Predictor:
         self._bands = required_bands(ensemble.channels)
         chosen = pick_device(device)
         dtype = torch.float32 if precision == "fp32" else inference_dtype(chosen)
-        self._settings = ComputeSettings(
-            chosen, dtype, window_px, overlap_px, batch_size or usual_batch(chosen)
-        )
+        self._settings = ComputeSettings(chosen, dtype, window_px, overlap_px, batch_size or usual_batch(chosen))
 
     @property
     def device(self) -> torch.device:
@@ -144,13 +126,14 @@ class Predictor:
             settings.window_px = longest_side
             settings.overlap_px = min(settings.overlap_px, longest_side // 4)
         usual = replace(settings, steps=[])
-        while True:
-            try:
+        maps: SceneMaps | None = None
+        while maps is None:
+            with suppress(OutOfMemory):
                 maps = yield from self._map(scene, settings, missing)
-                break
-            except _OutOfMemory:
+            if maps is None:
+                # Outside the handler: the exception holds the frames whose tensors are to be freed.
+                free_cached_memory(settings.device)
                 settings.step_down(usual)
-                _free_cached_memory(settings.device)
                 yield Progress(0, 1, f"{scene.name}: {settings.steps[-1]} Starting again.")
         index_HW = remove_small_components(maps.index_HW, self.minimum_component_px)
         index_HW = fill_small_holes(index_HW, self.fill_holes_px)
@@ -175,13 +158,12 @@ class Predictor:
         plan = windows(height, width, settings.window_px, settings.overlap_px)
         weights_HW = blend_weights(settings.window_px, settings.overlap_px)
         maps = SceneMaps(self.ensemble.scheme.num_classes, height, width, self._thresholds)
-        networks = [_placed(member, settings) for member in self.ensemble.members]
-        passes = len(self._views) * len(networks)
-        total, done = len(plan) * passes, 0
+        runner = EnsembleRunner(self.ensemble, self._views, self._bands, missing, settings)
+        total, done = len(plan) * runner.passes, 0
         for group, next_row, num_read in self._groups(scene, plan, settings):
             # Windows without data were skipped: their passes count as done.
-            done += (num_read - len(group)) * passes
-            results = self._infer(group, networks, settings, missing)
+            done += (num_read - len(group)) * runner.passes
+            results = runner.run(group)
             while True:
                 try:
                     done += next(results)
@@ -198,10 +180,10 @@ class Predictor:
 
     def _groups(
         self, scene: Scene, plan: Sequence[Window], settings: ComputeSettings
-    ) -> Iterator[tuple[list[_Piece], int, int]]:
+    ) -> Iterator[tuple[list[Piece], int, int]]:
         """Read windows that fill batches: pieces, the first row that later windows reach, windows read."""
         height, width = scene.shape
-        group: list[_Piece] = []
+        group: list[Piece] = []
         num_read = 0
         for k, reaching in enumerate(plan):
             # The part past the border holds nothing to see; the network pads by itself, as for a single tile.
@@ -209,73 +191,10 @@ class Predictor:
             image_CHW, valid_HW = scene.read(window, self._bands)
             num_read += 1
             if valid_HW.any():
-                group.append(_Piece(window, image_CHW, valid_HW))
+                group.append(Piece(window, image_CHW, valid_HW))
             if len(group) >= settings.batch_size or k + 1 == len(plan) or num_read >= 64:
                 yield group, plan[k + 1].row if k + 1 < len(plan) else height, num_read
                 group, num_read = [], 0
-
-    def _infer(
-        self,
-        group: Sequence[_Piece],
-        networks: Sequence[torch.nn.Module],
-        settings: ComputeSettings,
-        missing: Sequence[str],
-    ) -> Generator[int, None, list[npt.NDArray[np.float32]]]:
-        """Yield passes done; return probabilities and mutual information of each piece, (K + 1, h, w)."""
-        by_member: list[list[torch.Tensor]] = []
-        for member, network in zip(self.ensemble.members, networks, strict=True):
-            images = [torch.from_numpy(self._input(member, piece, missing)) for piece in group]
-            sums: list[torch.Tensor | None] = [None] * len(group)
-            for batch in self._batches(images, settings):
-                probabilities = _forward(network, [view.apply(images[k]) for k, view in batch], settings)
-                if probabilities is None:
-                    continue
-                for (k, view), p_KHW in zip(batch, probabilities, strict=True):
-                    upright = view.invert(p_KHW)
-                    previous = sums[k]
-                    sums[k] = upright if previous is None else previous + upright
-                yield len(batch)
-            by_member.append([total / len(self._views) for total in sums if total is not None])
-        weights = torch.tensor(self.ensemble.weights)
-        results = []
-        for k in range(len(group)):
-            members = torch.stack([per_piece[k] for per_piece in by_member])
-            on_device = weights.to(members.device)
-            mean = torch.einsum("m,mkhw->khw", on_device, members)
-            information = mutual_information(members, on_device)
-            results.append(torch.cat([mean, information[None]]).cpu().numpy())
-        return results
-
-    def _batches(
-        self, images: Sequence[torch.Tensor], settings: ComputeSettings
-    ) -> Iterator[list[tuple[int, View]]]:
-        """Batches of (piece, view) of one shape, over pieces and views; again in halves where memory ran out."""
-        by_shape: dict[tuple[int, int], list[tuple[int, View]]] = defaultdict(list)
-        for k, image in enumerate(images):
-            height, width = image.shape[-2:]
-            for view in self._views:
-                shape = (width, height) if view.quarter_turns % 2 else (height, width)
-                by_shape[shape].append((k, view))
-        for units in by_shape.values():
-            start = 0
-            while start < len(units):
-                size = settings.batch_size
-                yield units[start : start + size]
-                if settings.batch_size == size:
-                    start += size
-                # else the batch did not fit, was halved, and the same units are due again
-
-    def _input(self, member: LoadedModel, piece: _Piece, missing: Sequence[str]) -> npt.NDArray[np.float32]:
-        card = member.card
-        bands = required_bands(card.channels)
-        planes = [self._bands.index(band) for band in bands]
-        raw_CHW = assemble_channels(piece.image_CHW[planes], bands, piece.valid_HW, card.channels)
-        input_CHW = card.normalisation.apply(raw_CHW, piece.valid_HW)
-        for k, channel in enumerate(card.channels):
-            if channel in missing:
-                # A band that is not there says nothing: the training mean, not a pitch-black surface.
-                input_CHW[k] = 0
-        return input_CHW
 
     def _warnings(self, scene: Scene, missing: Sequence[str]) -> list[str]:
         warnings = []
@@ -289,6 +208,11 @@ class Predictor:
             for text in drift_warnings(statistics, self._bands, member.card, missing):
                 if text not in warnings:
                     warnings.append(text)
+            if member.card.synthetic:
+                warnings.append(
+                    f"{member.card.name} was trained on synthetic scenes: its maps are for demonstration. "
+                    "Train on labelled tiles of your region for maps to rely on."
+                )
         for text in warnings:
             logger.warning(text)
         return warnings
@@ -328,42 +252,3 @@ class Predictor:
             "fill_holes_px": self.fill_holes_px,
             "warnings": list(warnings),
         }
-
-
-def _placed(member: LoadedModel, settings: ComputeSettings) -> torch.nn.Module:
-    # A network that was in training would drop channels at random and normalise by the batch.
-    network = member.model.eval()
-    try:
-        placed: torch.nn.Module = network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            # Not even the weights fit: smaller windows would not help, but the ladder ends at the CPU.
-            raise _OutOfMemory from error
-        raise
-    return placed
-
-
-def _forward(
-    network: torch.nn.Module, images: Sequence[torch.Tensor], settings: ComputeSettings
-) -> list[torch.Tensor] | None:
-    """Class probabilities of each image, float32 (K, h, w); None where the batch was halved instead."""
-    try:
-        with torch.inference_mode():
-            batch = torch.stack(list(images)).to(settings.device).contiguous(memory_format=torch.channels_last)
-            mixed = settings.dtype != torch.float32
-            with torch.autocast(settings.device.type, settings.dtype, enabled=mixed):
-                logits = network(batch)
-            return list(torch.softmax(logits.float(), dim=1).unbind(0))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # Outside the handler: the exception holds the frames whose tensors are to be freed.
-    _free_cached_memory(settings.device)
-    if not settings.smaller_batch():
-        raise _OutOfMemory
-    return None
-
-
-def _free_cached_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -21,7 +21,8 @@ def entropy(probabilities: torch.Tensor, dim: int = 0) -> torch.Tensor:
     tensor without dimension `dim`, in [0, 1]
     """
     num_classes = probabilities.shape[dim]
-    return -torch.special.xlogy(probabilities, probabilities).sum(dim) / math.log(num_classes)
+    total: torch.Tensor = torch.special.xlogy(probabilities, probabilities).sum(dim)
+    return -total / math.log(num_classes)
 
 
 def mutual_information(members: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

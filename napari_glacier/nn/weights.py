@@ -1,6 +1,7 @@
 """Plain weight files of other programs: read without ever running what is in them."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,11 @@ def load_foreign_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors" and not looks_like_pickle(path):
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # By its content: given a path, newer versions of torch go by the name.
+            with path.open("rb") as file, warnings.catch_warnings():
+                # An unusual pickle protocol is refused or read like any other.
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not looks_like_pickle(path):
             raise CheckpointError(
@@ -88,9 +93,7 @@ def load_matching(model: nn.Module, state: Mapping[str, torch.Tensor]) -> tuple[
         If less than half of the network's tensors fit: then it is another architecture.
     """
     wanted = model.state_dict()
-    fitting = {
-        key: value for key, value in state.items() if key in wanted and wanted[key].shape == value.shape
-    }
+    fitting = {key: value for key, value in state.items() if key in wanted and wanted[key].shape == value.shape}
     left_out = tuple(key for key in wanted if key not in fitting and not key.endswith("num_batches_tracked"))
     if len(left_out) * 2 > len(wanted):
         raise CheckpointError(

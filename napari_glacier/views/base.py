@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from qtpy.QtCore import QObject, QSettings, Qt, QTimer, Signal
+from qtpy.QtCore import QObject, QSettings, Qt, QTimer
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import (
     QApplication,
@@ -23,6 +24,8 @@ from napari_glacier.core.errors import GlacierError
 
 logger = logging.getLogger(__name__)
 
+Kept = TypeVar("Kept", str, int)
+
 MARGIN_PX = 6
 # Wide enough for a row of five tool buttons, narrow enough to leave a laptop's canvas its room.
 WIDTH_PX = 330
@@ -31,7 +34,7 @@ WIDTH_PX = 330
 class _Post(QObject):
     """Runs callables on the GUI thread, whichever thread posts them."""
 
-    posted = Signal(object)
+    posted = QtSignal(object)
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
@@ -150,7 +153,7 @@ class GlacierView(QWidget):
         self.tell(f"{type(error).__name__}: {error}", error=True)
         notification_manager.receive_error(type(error), error, error.__traceback__)
 
-    def hideEvent(self, event: QHideEvent) -> None:
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802 - Qt's own name
         """Closing a dock takes the widget out of it and never sends a close event."""
         super().hideEvent(event)
         if self._open:
@@ -175,6 +178,12 @@ class GlacierView(QWidget):
 def settings() -> QSettings:
     """Where the widgets keep what a person chose last."""
     return QSettings("napari-glacier", "napari-glacier")
+
+
+def kept(key: str, default: Kept) -> Kept:
+    """What a person chose last, or `default` where nothing (or nothing of its kind) is kept."""
+    value = settings().value(key, default, type(default))
+    return value if isinstance(value, type(default)) else default
 
 
 def group(title: str, layout: QLayout) -> QGroupBox:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QMessageBox,
     QPushButton,
+    QSizePolicy,
     QSlider,
     QSpinBox,
     QToolButton,
@@ -19,9 +20,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.controllers.session import REVIEW_STATES
+from napari_glacier.core.journal import REVIEW_STATES
 from napari_glacier.views.base import GlacierView, group, hint
-from napari_glacier.views.pieces import swatch_icon, theme_icon
+from napari_glacier.views.pieces import checked_style, clear_layout, swatch_icon, theme_icon
 
 _TOOLS = (
     ("paint", "Paint", "paint", "Brush (P or 2); [ and ] change its size"),
@@ -61,6 +62,9 @@ class CorrectView(GlacierView):
 
         self._recovered = hint("")
         desk.addWidget(self._recovered)
+        self._keep_button = QPushButton("Keep on top of the changed files")
+        self._keep_button.clicked.connect(lambda: self.attempt(self.controller.keep_on_top))
+        desk.addWidget(self._keep_button)
         self._class_grid = QGridLayout()
         self._class_grid.setColumnStretch(0, 1)
         desk.addWidget(group("Class", self._class_grid))
@@ -93,7 +97,7 @@ class CorrectView(GlacierView):
             button.setToolTip(tip)
             button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextUnderIcon)
             button.setIconSize(QSize(20, 20))
-            button.setSizePolicy(button.sizePolicy().horizontalPolicy().Expanding, button.sizePolicy().verticalPolicy())
+            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             button.clicked.connect(lambda _=False, mode=mode: self.attempt(lambda: self.controller.set_tool(mode)))
             self._tools.addButton(button)
             self._tool_buttons[mode] = button
@@ -204,10 +208,7 @@ class CorrectView(GlacierView):
             control.blockSignals(False)
 
     def _build_classes(self) -> None:
-        while self._class_grid.count():
-            item = self._class_grid.takeAt(0)
-            if item is not None and item.widget() is not None:
-                item.widget().deleteLater()
+        clear_layout(self._class_grid)
         self._class_buttons, self._lock_buttons = [], []
         for row, item in enumerate(self.controller.classes):
             button = QPushButton(swatch_icon(item.color), f" {item.name}")
@@ -235,6 +236,7 @@ class CorrectView(GlacierView):
         said = " ".join(text for text in (self.controller.recovered, self.controller.conflicts) if text)
         self._recovered.setText(said)
         self._recovered.setVisible(bool(said))
+        self._keep_button.setVisible(bool(self.controller.conflicts))
         for button in (self._save_button, self._discard_button):
             button.setEnabled(self.controller.has_unsaved)
 
@@ -249,7 +251,9 @@ class CorrectView(GlacierView):
 
     def _set_icons(self, event: Any = None) -> None:
         viewer = self.workspace.viewer
+        style = checked_style(viewer)
         for mode, _, icon, _ in _TOOLS:
             self._tool_buttons[mode].setIcon(theme_icon(viewer, icon))
+            self._tool_buttons[mode].setStyleSheet(style)
         for item, lock in zip(self.controller.classes, self._lock_buttons, strict=False):
             lock.setIcon(theme_icon(viewer, "lock" if item.locked else "lock_open"))

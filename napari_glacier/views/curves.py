@@ -42,7 +42,7 @@ class CurvesPlot(QWidget):
             from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
             from matplotlib.figure import Figure
 
-            self._canvas = FigureCanvasQTAgg(Figure(figsize=(3.2, 1.7), layout="constrained"))
+            self._canvas = FigureCanvasQTAgg(Figure(figsize=(3.2, 1.7), layout="constrained"))  # type: ignore[no-untyped-call]
             self._stack.addWidget(self._canvas)
         self._stack.setCurrentWidget(self._canvas)
         figure = self._canvas.figure

@@ -22,10 +22,10 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.exchange import sample_copy, sample_folder
 from napari_glacier.controllers.overview import TileRow, class_shares, findings, share_text, summary, tile_rows
-from napari_glacier.views.base import GlacierView, group, hint, settings
+from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.pieces import Legend, ShareBar
 
-_COLUMNS = ("Tile", "Split", "Labels", "Unsaved", "Review")
+_COLUMNS = ("Tile", "Split", "Labels", "Edits", "Review")
 
 
 class TileTable(QAbstractTableModel):
@@ -46,21 +46,21 @@ class TileTable(QAbstractTableModel):
         self.rows = rows
         self.endResetModel()
 
-    def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
+    def rowCount(self, parent: Any = QModelIndex()) -> int:  # noqa: N802, B008 - Qt's own signature
         """Number of tiles."""
         return 0 if parent.isValid() else len(self.rows)
 
-    def columnCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008
+    def columnCount(self, parent: Any = QModelIndex()) -> int:  # noqa: N802, B008 - Qt's own signature
         """Number of columns."""
         return len(_COLUMNS)
 
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802 - Qt's own name
         """Column titles."""
         if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
             return _COLUMNS[section]
         return None
 
-    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def data(self, index: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Texts of the cells."""
         if role == Qt.ItemDataRole.TextAlignmentRole and index.column() == 3:
             return Qt.AlignmentFlag.AlignCenter
@@ -84,6 +84,17 @@ class DataView(GlacierView):
         self._session: Any = None
         self._followed: list[tuple[Any, Any]] = []
 
+        self.body.addWidget(self._make_opening())
+        self.body.addWidget(self._make_empty())
+        self.body.addWidget(self._make_facts(), 1)
+        self.body.addStretch(0)
+
+        self.listen(self.workspace.session_changed, self._on_session)
+        self.on_close(self._leave)
+        self._path.setText(kept("data/folder", ""))
+        self._on_session(self.workspace.session)
+
+    def _make_opening(self) -> QWidget:
         opening = QVBoxLayout()
         row = QHBoxLayout()
         self._path = QLineEdit()
@@ -94,8 +105,9 @@ class DataView(GlacierView):
         row.addWidget(self._path, 1)
         row.addWidget(self._open_button)
         opening.addLayout(row)
-        self.body.addWidget(group("Dataset", opening))
+        return group("Dataset", opening)
 
+    def _make_empty(self) -> QWidget:
         self._empty = QWidget()
         empty = QVBoxLayout(self._empty)
         empty.setContentsMargins(0, 0, 0, 0)
@@ -109,8 +121,9 @@ class DataView(GlacierView):
         self._sample_button.setToolTip("A synthetic glacier region with masks, copied to your own folder")
         self._sample_button.clicked.connect(self.open_sample)
         empty.addWidget(self._sample_button)
-        self.body.addWidget(self._empty)
+        return self._empty
 
+    def _make_facts(self) -> QWidget:
         self._facts = QWidget()
         facts = QVBoxLayout(self._facts)
         facts.setContentsMargins(0, 0, 0, 0)
@@ -129,7 +142,10 @@ class DataView(GlacierView):
         findings_layout.addWidget(self._findings)
         self._findings_box = group("To know", findings_layout)
         facts.addWidget(self._findings_box)
+        facts.addWidget(self._make_tiles(), 1)
+        return self._facts
 
+    def _make_tiles(self) -> QWidget:
         tiles = QVBoxLayout()
         self._scene = QComboBox()
         self._scene.setToolTip("The tiles differ in size, so one is shown at a time")
@@ -144,22 +160,17 @@ class DataView(GlacierView):
         self._table.verticalHeader().setVisible(False)
         self._table.verticalHeader().setDefaultSectionSize(22)
         self._table.setMinimumHeight(140)
+        self._table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header = self._table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(True)
+        header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
+        header.setMinimumSectionSize(36)
+        header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setHighlightSections(False)
         self._table.clicked.connect(lambda index: self.fly_to(self._model.rows[index.row()].tile_id))
         tiles.addWidget(self._table, 1)
         tiles.addWidget(QLabel("Click a tile to fly to it."))
-        facts.addWidget(group("Tiles", tiles), 1)
-        self.body.addWidget(self._facts, 1)
-        self.body.addStretch(0)
-
-        self.listen(self.workspace.session_changed, self._on_session)
-        self.on_close(self._leave)
-        last = settings().value("data/folder", "", str)
-        self._path.setText(last)
-        self._on_session(self.workspace.session)
+        return group("Tiles", tiles)
 
     def open(self, path: str | Path) -> None:
         """Open a dataset in this window."""
@@ -228,6 +239,7 @@ class DataView(GlacierView):
             label = QLabel(text)
             label.setWordWrap(True)
             self._form.addRow(QLabel(name), label)
+        self._table.setColumnHidden(1, len(session.dataset.splits) < 2)
         one_by_one = len(session.scenes) > 1 and not session.stacked
         self._scene.setVisible(one_by_one)
         self._scene.clear()

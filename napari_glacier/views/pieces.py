@@ -5,7 +5,7 @@ from typing import Any
 
 from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
-from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QLayout, QSizePolicy, QWidget
 
 SWATCH_PX = 14
 
@@ -35,6 +35,27 @@ def theme_icon(viewer: Any, name: str) -> QIcon:
     return QIcon(f"theme_{viewer.theme}:/{name}.svg")
 
 
+def checked_style(viewer: Any) -> str:
+    """Style of tool buttons in the theme's colours; napari's own style sheet does not mark a checked one."""
+    from napari.utils.theme import get_theme
+
+    theme = get_theme(viewer.theme)
+    return (
+        f"QToolButton {{ background: {theme.foreground.as_hex()}; border: 0; border-radius: 2px; padding: 3px 0; }}"
+        f"QToolButton:hover {{ background: {theme.highlight.as_hex()}; }}"
+        f"QToolButton:checked {{ background: {theme.current.as_hex()}; }}"
+    )
+
+
+def clear_layout(layout: QLayout) -> None:
+    """Take every widget out of a layout and delete it."""
+    while layout.count():
+        item = layout.takeAt(0)
+        widget = item.widget() if item is not None else None
+        if widget is not None:
+            widget.deleteLater()
+
+
 def swatch_label(color: str) -> QLabel:
     """A swatch to put beside a name."""
     label = QLabel()
@@ -57,7 +78,7 @@ class ShareBar(QWidget):
         self._shares = list(shares)
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's own name
         """Draw the shares from left to right."""
         painter = QPainter(self)
         total = sum(share for _, share in self._shares)
@@ -82,11 +103,7 @@ class Legend(QWidget):
 
     def show_rows(self, rows: Sequence[tuple[str, ...]]) -> None:
         """Show rows of colour, name and any number of texts set flush right."""
-        while self._grid.count():
-            item = self._grid.takeAt(0)
-            widget = item.widget() if item is not None else None
-            if widget is not None:
-                widget.deleteLater()
+        clear_layout(self._grid)
         for number, (color, name, *figures) in enumerate(rows):
             self._grid.addWidget(swatch_label(color), number, 0)
             self._grid.addWidget(QLabel(name), number, 1)

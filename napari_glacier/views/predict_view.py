@@ -16,14 +16,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_glacier.controllers.inference import InferenceController, ModelChoice, Outcome, Step
+from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Scope, Step, Tta
+from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.training import duration
-from napari_glacier.views.base import GlacierView, group, hint, settings
+from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.pieces import Legend
 
-_SCOPES = (("view", "What is on screen"), ("tile", "The tile in the middle"), ("all", "Everything"))
-_TTA = (("off", "off"), (2, "2 views"), (6, "6 views"), (8, "8 views"))
-_REGIONS = (
+_SCOPES: tuple[tuple[Scope, str], ...] = (
+    ("view", "What is on screen"),
+    ("tile", "The tile in the middle"),
+    ("all", "Everything"),
+)
+_TTA: tuple[tuple[Tta, str], ...] = (("off", "off"), (2, "2 views"), (6, "6 views"), (8, "8 views"))
+_REGIONS: tuple[tuple[Region, str], ...] = (
     ("all", "Everything predicted"),
     ("unlabelled", "Tiles without labels"),
     ("view", "What is on screen"),
@@ -105,7 +110,7 @@ class PredictView(GlacierView):
         for _, title in _TTA:
             self._tta.addItem(title)
         self._tta.setToolTip("Test-time augmentation: the mean over turned and mirrored views; slower, smoother")
-        form.addRow("Views", self._tta)
+        form.addRow("TTA", self._tta)
         self._device = QComboBox()
         self._device.setEditable(True)
         self._device.addItems(["auto", "cpu", "cuda", "mps"])
@@ -161,7 +166,7 @@ class PredictView(GlacierView):
         """Whether a job is under way."""
         return self._worker is not None
 
-    def choose(self, *, scope: str | None = None, tta: Any = None, device: str | None = None) -> None:
+    def choose(self, *, scope: Scope | None = None, tta: Any = None, device: str | None = None) -> None:
         """Set the choices of the form."""
         if scope is not None:
             self._scope.setCurrentIndex([name for name, _ in _SCOPES].index(scope))
@@ -237,6 +242,8 @@ class PredictView(GlacierView):
             said += f" {len(outcome.written)} masks are in {_short(outcome.written[0].parent)}."
         if outcome.problem:
             said += f" {outcome.problem}"
+        if outcome.warnings:
+            said += " " + " ".join(outcome.warnings[:2])
         self.tell(said)
 
     def _on_error(self, error: BaseException) -> None:
@@ -308,23 +315,22 @@ class PredictView(GlacierView):
 
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(
-            self, "Choose a model", settings().value("predict/folder", "", str), "Models (*.safetensors *.yaml *.pth)"
+            self, "Choose a model", kept("predict/folder", ""), "Models (*.safetensors *.yaml *.pth)"
         )
         if path:
             settings().setValue("predict/folder", str(Path(path).parent))
             self.use_model(Path(path))
 
     def _restore(self) -> None:
-        kept = settings()
-        self._scope.setCurrentIndex(max(0, min(kept.value("predict/scope", 0, int), len(_SCOPES) - 1)))
-        self._tta.setCurrentIndex(max(0, min(kept.value("predict/tta", 0, int), len(_TTA) - 1)))
-        self._device.setCurrentText(kept.value("predict/device", "auto", str))
+        self._scope.setCurrentIndex(max(0, min(kept("predict/scope", 0), len(_SCOPES) - 1)))
+        self._tta.setCurrentIndex(max(0, min(kept("predict/tta", 0), len(_TTA) - 1)))
+        self._device.setCurrentText(kept("predict/device", "auto"))
 
     def _remember(self) -> None:
-        kept = settings()
-        kept.setValue("predict/scope", self._scope.currentIndex())
-        kept.setValue("predict/tta", self._tta.currentIndex())
-        kept.setValue("predict/device", self._device.currentText().strip())
+        store = settings()
+        store.setValue("predict/scope", self._scope.currentIndex())
+        store.setValue("predict/tta", self._tta.currentIndex())
+        store.setValue("predict/device", self._device.currentText().strip())
 
 
 def _short(folder: Path) -> str:

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.training import Plan, TrainingController
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.views.base import GlacierView, group, hint, settings
+from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.curves import CurvesPlot
 
 _POLL_MS = 500
@@ -93,7 +93,11 @@ class TrainView(GlacierView):
         self._stop_button = QPushButton("Stop")
         self._stop_button.setToolTip("Finish the step, write a checkpoint, end")
         self._stop_button.clicked.connect(self.controller.stop)
+        self._resume_button = QPushButton("Resume")
+        self._resume_button.setToolTip("Go on with the run below after its last finished epoch")
+        self._resume_button.clicked.connect(lambda: self.attempt(self.controller.resume))
         row.addWidget(self._start_button, 2)
+        row.addWidget(self._resume_button, 1)
         row.addWidget(self._stop_button, 1)
         return row
 
@@ -159,9 +163,8 @@ class TrainView(GlacierView):
         self.tell("")
         run: RunFolder | None = self.attempt(lambda: self.controller.start(self.plan()))
         if run is not None:
-            kept = settings()
-            kept.setValue("train/recipe", self._recipe.currentText())
-            kept.setValue("train/device", self._device.currentText())
+            settings().setValue("train/recipe", self._recipe.currentText())
+            settings().setValue("train/device", self._device.currentText())
             self._fill_runs()
         return run
 
@@ -256,6 +259,7 @@ class TrainView(GlacierView):
         self._plot.show_curves(controller.curves)
         self._stop_button.setEnabled(controller.state in {"starting", "running"})
         self._start_button.setEnabled(not controller.active)
+        self._resume_button.setVisible(controller.resumable)
         self._predict_button.setEnabled(controller.checkpoint is not None)
         if controller.state == "failed" and not self._log_toggle.isChecked():
             # The log is where the reason stands.
@@ -276,9 +280,8 @@ class TrainView(GlacierView):
         self._plot.show_curves(self.controller.curves)
 
     def _restore(self) -> None:
-        kept = settings()
-        self._recipe.setCurrentText(kept.value("train/recipe", self._recipe.currentText(), str))
-        self._device.setCurrentText(kept.value("train/device", "auto", str))
+        self._recipe.setCurrentText(kept("train/recipe", self._recipe.currentText()))
+        self._device.setCurrentText(kept("train/device", "auto"))
         self._on_recipe(self._recipe.currentText())
 
 

@@ -40,7 +40,7 @@ class CombinedLoss:
         """Total loss and, detached and unweighted, its components by name."""
         sizes = [term.num_sums for _, term in self.terms.values()]
         total, components = sums.new_zeros(()), {}
-        for (name, (weight, term)), part in zip(self.terms.items(), sums.split(sizes), strict=True):
+        for (name, (weight, term)), part in zip(self.terms.items(), torch.split(sums, sizes), strict=True):
             value = term.value(part)
             total = total + weight * value
             components[name] = value.detach()
@@ -63,7 +63,8 @@ def build_loss(config: LossConfig, num_classes: int) -> CombinedLoss:
     alpha = config.focal_alpha if config.focal_alpha is not None else default_alpha(num_classes)
     if len(alpha) != num_classes or min(alpha) < 0:
         raise ConfigError(
-            f"loss.focal_alpha is {alpha}; the data have {num_classes} classes. Give {num_classes} numbers of 0 or more."
+            f"loss.focal_alpha is {alpha}; the data have {num_classes} classes. "
+            f"Give {num_classes} numbers of 0 or more."
         )
     unknown = sorted(set(config.terms) - set(LOSS_NAMES))
     if unknown:

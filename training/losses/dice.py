@@ -28,7 +28,8 @@ class SoftDice:
         classes_K = torch.arange(self.num_classes, device=prob_NKHW.device)
         truth_NKHW = (pixels.target_NHW.unsqueeze(1) == classes_K.view(1, -1, 1, 1)) & counted_N1HW
         overlap_K = (prob_NKHW * truth_NKHW).sum((0, 2, 3))
-        return torch.cat([overlap_K, prob_NKHW.sum((0, 2, 3)), truth_NKHW.sum((0, 2, 3), dtype=prob_NKHW.dtype)])
+        predicted_K, true_K = prob_NKHW.sum((0, 2, 3)), truth_NKHW.sum((0, 2, 3), dtype=prob_NKHW.dtype)
+        return torch.cat([overlap_K, predicted_K, true_K])
 
     def value(self, sums: Tensor) -> Tensor:
         """Mean loss of the classes that occur in the truth; 0 where none does."""

@@ -25,9 +25,7 @@ def model_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
-def build_model(
-    name: str, *, channels: Sequence[str] | int, num_classes: int, **arguments: Any
-) -> nn.Module:
+def build_model(name: str, *, channels: Sequence[str] | int, num_classes: int, **arguments: Any) -> nn.Module:
     """Build a network with fresh weights (or pretrained encoder weights, where ``encoder_weights`` says so).
 
     Parameters

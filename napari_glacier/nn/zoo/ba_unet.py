@@ -10,8 +10,11 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 from torch import nn
 
+from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.zoo.encoders import load_encoder_weights
 from napari_glacier.nn.zoo.network import SegmentationNetwork
+
+_SCSE_REDUCTION = 16  # of the library's scSE block
 
 
 def ba_unet(
@@ -32,7 +35,7 @@ def ba_unet(
     encoder : str
         Any encoder of segmentation-models-pytorch; ``tu-`` names come from timm.
     decoder_channels : sequence of five int
-        Widths of the decoder, deepest first.
+        Widths of the decoder, deepest first; 16 or more.
     dropout : float
         Share of channels dropped before the head while training.
     encoder_weights : str or Path, optional
@@ -40,6 +43,11 @@ def ba_unet(
     channel_names : sequence of str
         Names of the channels, for adapting pretrained weights.
     """
+    if min(decoder_channels) < _SCSE_REDUCTION:
+        raise ConfigError(
+            f"decoder_channels {list(decoder_channels)} go below {_SCSE_REDUCTION}, where the attention of ba_unet has "
+            f"no channel left. Use at least {_SCSE_REDUCTION} everywhere."
+        )
     model = smp.Unet(
         encoder,
         encoder_weights=None,

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
+from torch.nn import functional
 
 from napari_glacier.nn.zoo.encoders import load_encoder_weights
 from napari_glacier.nn.zoo.network import SegmentationNetwork
@@ -51,9 +51,7 @@ def _conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1)
         layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, bias=False)]
     else:  # depthwise separable, as in the paper's decoder
         layers = [
-            nn.Conv2d(
-                inputs, inputs, kernel, padding=dilation, dilation=dilation, groups=inputs, bias=False
-            ),
+            nn.Conv2d(inputs, inputs, kernel, padding=dilation, dilation=dilation, groups=inputs, bias=False),
             nn.Conv2d(inputs, outputs, 1, bias=False),
         ]
     return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU())
@@ -104,7 +102,7 @@ class CbamDecoder(nn.Module):
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         deep = self.refine_deep(self.aspp(self.attend_deep(features[-1])))
         low = self.reduce_low(self.attend_low(features[2]))
-        deep = F.interpolate(deep, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        deep = functional.interpolate(deep, size=low.shape[-2:], mode="bilinear", align_corners=False)
         fused: torch.Tensor = self.fuse(torch.cat([deep, low], dim=1))
         return fused
 
@@ -138,9 +136,7 @@ def deeplab_cbam(
         As for `ba_unet`.
     """
     width = int(decoder_channels if isinstance(decoder_channels, int) else decoder_channels[0])
-    backbone = get_encoder(
-        encoder, in_channels=in_channels, depth=5, weights=None, output_stride=_OUTPUT_STRIDE
-    )
+    backbone = get_encoder(encoder, in_channels=in_channels, depth=5, weights=None, output_stride=_OUTPUT_STRIDE)
     decoder = CbamDecoder(backbone.out_channels, width, tuple(atrous_rates), aspp_dropout)
     head = SegmentationHead(width, num_classes, kernel_size=1, upsampling=4)
     initialize_decoder(decoder)

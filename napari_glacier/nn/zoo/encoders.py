@@ -65,9 +65,7 @@ def load_encoder_weights(
     given = _download(encoder_name) if str(source) == "imagenet" else load_foreign_state_dict(source)
     wanted = encoder.state_dict()
     state = _select(given, wanted)
-    first = next(
-        f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d)
-    )
+    first = next(f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
     if first in state and state[first].shape[1] == 3:
         state[first] = adapt_first_convolution(state[first], channel_names)
     # Counters of seen batches are absent from older files and matter to nobody.
@@ -89,9 +87,7 @@ def _select(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor
     """Drop the prefix under which most of the wanted names are found (timm encoders add ``model.``)."""
 
     def under(prefix: str, add: str) -> StateDict:
-        return {
-            add + key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)
-        }
+        return {add + key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
 
     candidates = [under(prefix, add) for prefix in _PREFIXES for add in ("", "model.")]
     best = max(candidates, key=lambda state: len(state.keys() & wanted.keys()))

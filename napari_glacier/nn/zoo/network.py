@@ -6,8 +6,8 @@ Shapes: image_NCHW, logits_NKHW, features are lists of tensors of falling resolu
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 
 def pad_to_stride(image_NCHW: torch.Tensor, stride: int) -> torch.Tensor:
@@ -22,7 +22,7 @@ def pad_to_stride(image_NCHW: torch.Tensor, stride: int) -> torch.Tensor:
     if not bottom and not right:
         return image_NCHW
     mode = "reflect" if bottom < height and right < width else "replicate"
-    return F.pad(image_NCHW, (0, right, 0, bottom), mode=mode)
+    return functional.pad(image_NCHW, (0, right, 0, bottom), mode=mode)
 
 
 class SegmentationNetwork(nn.Module):

@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+
+from napari_glacier.controllers.correction import CLASS_KEYS, CorrectionController
+from napari_glacier.core.errors import DataError, SaveError
+from napari_glacier.core.raster import read_raster, write_mask
+
+
+@pytest.fixture
+def controller(workspace):
+    controller = CorrectionController(workspace)
+    yield controller
+    controller.close()
+
+
+@pytest.fixture
+def layer(workspace, controller, make_dataset):
+    workspace.open(make_dataset())
+    layer = workspace.labels_layer
+    layer.brush_size = 6
+    return layer
+
+
+def _stroke(layer, coordinates, label):
+    """Paint the way a mouse drag does."""
+    with layer.block_history():
+        for coordinate in coordinates:
+            layer.paint(coordinate, label)
+
+
+def test_nothing_can_be_done_before_a_dataset_is_open(controller):
+    assert not controller.ready
+    assert controller.classes == ()
+    assert controller.status == ""
+    with pytest.raises(DataError, match="Open a dataset"):
+        controller.undo()
+
+
+def test_layers_open_in_drawing_order_at_their_place(workspace, layer):
+    names = [layer.name for layer in workspace.viewer.layers]
+    assert names[-2:] == ["True colour", "Labels"]
+    assert [layer.visible for layer in workspace.viewer.layers] == [False] * 6 + [True, True]
+    assert {str(unit) for unit in layer.units} == {"meter"}
+    assert layer.data_to_world((0, 0)) == pytest.approx((-3_799_985.0, 500_015.0))
+    assert workspace.viewer.layers.selection.active is layer
+
+
+def test_status_bar_speaks_of_easting_northing_and_class(workspace, layer):
+    layer.data[70, 70] = 3
+    layer.refresh()
+    status = layer.get_status(layer.data_to_world((70, 70)), dims_displayed=[0, 1], world=True)
+
+    assert status["coordinates"].startswith("E 502\u202f115 m  N 3\u202f797\u202f885 m  EPSG:32643: 3")
+    assert "lake" in status["coordinates"]
+
+
+def test_painting_is_in_the_journal_when_the_mouse_is_up(workspace, controller, layer):
+    layer.data[...] = 0
+    workspace.session.save()
+    seen = []
+    controller.status_changed.connect(lambda: seen.append(controller.status))
+
+    _stroke(layer, [(70, 70), (70, 74), (70, 78)], 2)
+
+    strokes = workspace.session.journal.unsaved()
+    assert len(strokes) == 1
+    assert controller.status == "1 stroke in 1 tile, safe in the journal, not yet written to mask files."
+    assert seen[-1] == controller.status
+    assert np.asarray(layer.data)[70, 70:79].tolist() == [2] * 9
+
+
+def test_save_writes_and_says_so(workspace, controller, layer):
+    _stroke(layer, [(100, 100)], (int(layer.data[100, 100]) + 1) % 4)
+    place = workspace.session.scenes[0].placements[3]
+
+    said = controller.save()
+
+    assert said == f"1 tile written: {place.tile.id}."
+    assert controller.status == "Everything is saved."
+    on_disk = read_raster(place.tile.mask_path)[0]
+    assert np.array_equal(on_disk, workspace.session.scheme.encode(np.asarray(layer.data)[place.slices]))
+
+
+def test_save_names_the_tile_it_could_not_write(workspace, controller, layer):
+    place = workspace.session.scenes[0].placements[3]
+    _stroke(layer, [(100, 100)], (int(layer.data[100, 100]) + 1) % 4)
+    other = np.full((64, 64), 2, np.uint8)
+    write_mask(place.tile.mask_path, other, workspace.session.scheme, place.tile.georef)
+
+    with pytest.raises(SaveError, match=f"changed by another program since the strokes on tile {place.tile.id}"):
+        controller.save()
+    assert controller.has_unsaved
+
+
+def test_locked_classes_and_nodata_keep_their_pixels_on_screen_too(workspace, controller, layer):
+    layer.data[60:80, 60:80] = 1
+    layer.data[60:80, 66:70] = 3
+    layer.refresh()
+    controller.lock(3, True)
+
+    _stroke(layer, [(70, 60), (70, 78)], 2)
+    layer.paint((4, 4), 2)  # the nodata corner
+
+    index = np.asarray(layer.data)
+    assert index[70, 66:70].tolist() == [3] * 4
+    assert index[70, 61] == 2
+    assert not index[:10, :12].any()
+    shown = layer._slice.image.raw
+    assert np.array_equal(shown, index)
+    assert controller.classes[3].locked
+    controller.lock(3, False)
+    assert not controller.classes[3].locked
+
+
+def test_undo_and_redo_of_painting(controller, layer):
+    before = np.asarray(layer.data)
+    _stroke(layer, [(70, 70)], (int(layer.data[70, 70]) + 1) % 4)
+    painted = np.asarray(layer.data)
+
+    controller.undo()
+    assert np.array_equal(np.asarray(layer.data), before)
+    controller.redo()
+    assert np.array_equal(np.asarray(layer.data), painted)
+
+
+def test_undo_reaches_into_an_earlier_sitting(workspace, controller, make_dataset):
+    root = make_dataset()
+    workspace.open(root)
+    before = np.asarray(workspace.session.mask)
+    _stroke(workspace.labels_layer, [(70, 70)], (int(before[70, 70]) + 1) % 4)
+    painted = np.asarray(workspace.session.mask)
+    workspace.close_session()
+    assert not controller.ready
+
+    workspace.open(root)
+    assert "1 stroke from an earlier session was restored" in controller.recovered
+    assert np.array_equal(np.asarray(workspace.session.mask), painted)
+    controller.undo()
+    assert np.array_equal(np.asarray(workspace.session.mask), before)
+    controller.redo()
+    assert np.array_equal(np.asarray(workspace.session.mask), painted)
+
+
+def test_discard_shows_the_files_and_forgets_the_undo_history(workspace, controller, layer):
+    before = np.asarray(layer.data)
+    layer.mode = "paint"
+    _stroke(layer, [(70, 70)], (int(layer.data[70, 70]) + 1) % 4)
+
+    assert controller.discard() == "1 stroke dropped; the labels are as their files."
+
+    assert np.array_equal(np.asarray(layer.data), before)
+    assert np.array_equal(layer._slice.image.raw, before)
+    layer.undo()
+    assert np.array_equal(np.asarray(layer.data), before)
+    assert str(layer.mode) == "paint"
+
+
+def test_class_keys_choose_and_do_not_take_naparis(controller, layer):
+    bound = {str(key): action for key, action in layer.keymap.items()}
+    taken = {str(key) for key in type(layer).class_keymap}
+    keys = [key.replace("-", "+") for key in CLASS_KEYS[:4]]
+
+    assert set(keys) <= set(bound)
+    assert not set(keys) & taken
+    bound["Alt+3"](layer)
+    assert layer.selected_label == 3
+    assert controller.tool == "paint"
+    assert [item.selected for item in controller.classes] == [False, False, False, True]
+
+
+def test_strokes_are_noted_under_their_tool(workspace, controller, layer):
+    controller.set_tool("fill")
+    layer.fill((70, 70), (int(layer.data[70, 70]) + 1) % 4)
+    workspace.session.commit()
+
+    assert workspace.session.journal.history(1)[0].tool == "fill"
+
+
+def test_removing_all_layers_gives_the_dataset_back(workspace, controller, layer):
+    session = workspace.session
+    workspace.viewer.layers.clear()
+
+    assert session.closed
+    assert workspace.session is None
+    assert not controller.ready
+
+
+def test_tile_under_the_view_and_its_review(workspace, controller, layer):
+    for place in workspace.session.scenes[0].placements:
+        workspace.fly_to(place.row, place.col, 64, 64)
+        assert controller.tile_id == place.tile.id
+    controller.set_review("approved")
+    assert controller.review == "approved"
+    assert workspace.session.review(controller.tile_id) == "approved"
+
+
+def test_scenes_of_unequal_size_are_shown_one_at_a_time(workspace, controller, make_dataset, tmp_path):
+    root = make_dataset(georeferenced=False, grid=(1, 2))
+
+    from napari_glacier.core.raster import write_raster
+
+    for folder in [*sorted(root.glob("Band*")), root / "label"]:
+        path = sorted(folder.glob("*.tif"))[1]
+        pixels = read_raster(path)[0][:48, :40]
+        path.unlink()
+        write_raster(path, pixels)
+    session = workspace.open(root)
+    assert not session.stacked
+    assert workspace.labels_layer.data.shape == (64, 64)
+    workspace.labels_layer.data[20:30, 20:30] = 3
+
+    workspace.show_scene(1)
+
+    assert workspace.labels_layer.data.shape == (48, 40)
+    assert not session.closed
+    workspace.show_scene(0)
+    assert (np.asarray(workspace.labels_layer.data)[20:30, 20:30] == 3).all()

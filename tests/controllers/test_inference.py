@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+
+from napari_glacier.controllers import inference
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.inference import Excerpt, InferenceController
+from napari_glacier.controllers.models import ModelChoice
+from napari_glacier.core.errors import CheckpointError, DataError
+from napari_glacier.core.raster import read_info, read_raster
+from napari_glacier.core.tiling import Window, windows
+
+
+@pytest.fixture
+def controller(workspace):
+    controller = InferenceController(workspace)
+    yield controller
+    controller.close()
+
+
+def _finish(job):
+    steps = []
+    while True:
+        try:
+            steps.append(next(job))
+        except StopIteration as stop:
+            return steps, stop.value
+
+
+def _predict(controller, path, scope="all"):
+    request = controller.request(ModelChoice("tiny", path), "off", "cpu", scope)
+    steps, outcome = _finish(controller.job(request))
+    controller.show(outcome)
+    return steps, outcome
+
+
+@pytest.mark.parametrize("limit", [100, 512, 513, 900, 2000])
+def test_excerpts_hold_exactly_the_windows_that_touch_the_target(limit):
+    every = [window.row for window in windows(limit, 64, 512, 128) if window.col == 0]
+    for start in range(0, limit, 37):
+        for length in (1, 200, 600):
+            stop = min(start + length, limit)
+            touching = [row for row in every if row < stop and row + 512 > start]
+            first, size = inference._aligned(start, stop - start, limit)
+            inside = [first + window.row for window in windows(size, 64, 512, 128) if window.col == 0]
+            assert inside == touching
+            assert first + size == min(touching[-1] + 512, limit)
+
+
+def test_excerpt_reads_what_the_mosaic_reads(workspace, make_dataset):
+    (scene,) = workspace.open(make_dataset()).scenes
+    excerpt = Excerpt(scene, Window(32, 48, 80, 70))
+
+    image_CHW, valid_HW = excerpt.read(Window(5, 6, 20, 30), ("B2", "B6"))
+
+    expected_CHW, expected_HW = scene.read(Window(37, 54, 20, 30), ("B2", "B6"))
+    assert np.array_equal(image_CHW, expected_CHW)
+    assert np.array_equal(valid_HW, expected_HW)
+    assert excerpt.georef == scene.georef.offset(32, 48)
+
+
+def test_prediction_becomes_layers_files_and_areas(workspace, controller, make_dataset, make_checkpoint):
+    root = make_dataset()
+    session = workspace.open(root)
+    before = np.asarray(session.mask)
+
+    steps, outcome = _predict(controller, make_checkpoint())
+
+    prediction, uncertainty = workspace.prediction_layer, workspace.uncertainty_layer
+    assert steps[0].message == "Loading the model…"
+    assert steps[-1].done == steps[-1].total
+    names = [layer.name for layer in workspace.viewer.layers]
+    assert names[-3:] == ["Uncertainty", "Prediction", "Labels"]
+    assert not uncertainty.visible
+    assert 0 <= uncertainty.data.min() <= uncertainty.data.max() <= 1
+    assert prediction.data.shape == (128, 128)
+    assert not prediction.data[~session.valid].any()
+    assert np.allclose(prediction.data_to_world((5, 7)), workspace.labels_layer.data_to_world((5, 7)))
+    assert np.array_equal(np.asarray(session.mask), before), "a prediction never writes over labels by itself"
+
+    assert len(outcome.written) == 4
+    for path in outcome.written:
+        tile = next(tile for tile in session.dataset.tiles if tile.name == path.name)
+        assert path.parent == root / "predictions" / "tiny"
+        assert read_info(path).georef.transform == tile.georef.transform
+        place = session.find(tile.id)[1]
+        assert np.array_equal(read_raster(path)[0], session.scheme.encode(prediction.data[place.slices]))
+
+    rows = controller.legend()
+    assert [row[1] for row in rows] == list(session.scheme.class_names)
+    total = sum(float(row[2].removesuffix(" km²").replace(",", "")) for row in rows)
+    assert total == pytest.approx(session.valid.sum() * 900 / 1e6, abs=0.03)
+
+
+def test_a_part_on_screen_equals_the_same_part_of_everything(
+    workspace, controller, make_dataset, make_checkpoint, monkeypatch
+):
+    # Small windows make a small scene one of many windows.
+    monkeypatch.setattr(inference, "WINDOW_PX", 64)
+    monkeypatch.setattr(inference, "OVERLAP_PX", 16)
+    workspace.open(make_dataset(grid=(3, 3)))
+    path = make_checkpoint()
+    _predict(controller, path)
+    whole = workspace.prediction_layer.data.copy()
+    certain = workspace.uncertainty_layer.data.copy()
+    controller._on_session(None)
+
+    workspace.labels_layer.corner_pixels = np.array([[70, 50], [130, 161]])
+    _, outcome = _predict(controller, path, "view")
+
+    shown = workspace.prediction_layer.data
+    where = np.zeros(whole.shape, bool)
+    where[70:130, 50:161] = True
+    assert isinstance(outcome.request.parts[0].scene, Excerpt)
+    assert np.array_equal(shown[where], whole[where])
+    assert not shown[~where].any()
+    assert np.abs(workspace.uncertainty_layer.data - certain)[where].max() < 1e-5
+    assert outcome.written == (), "no tile lies wholly on screen"
+
+
+def test_one_tile_is_predicted_and_written(workspace, controller, make_dataset, make_checkpoint):
+    session = workspace.open(make_dataset())
+    place = session.scenes[0].placements[2]
+    workspace.fly_to(place.row, place.col, 64, 64)
+
+    _, outcome = _predict(controller, make_checkpoint(), "tile")
+
+    (path,) = outcome.written
+    assert path.name == place.tile.name
+    shown = workspace.prediction_layer.data
+    assert np.array_equal(read_raster(path)[0], session.scheme.encode(shown[place.slices]))
+    outside = np.ones(shown.shape, bool)
+    outside[place.slices] = False
+    assert not shown[outside].any()
+
+
+def test_accepting_is_one_stroke_that_undo_takes_back(workspace, controller, make_dataset, make_checkpoint):
+    session = workspace.open(make_dataset())
+    correction = CorrectionController(workspace)
+    before = np.asarray(session.mask)
+    workspace.labels_layer.paint((100, 100), (int(before[100, 100]) + 1) % 4)
+    session.commit()
+    painted = np.asarray(session.mask)
+    _predict(controller, make_checkpoint())
+    predicted = workspace.prediction_layer.data
+
+    changed = controller.accept("all")
+
+    assert changed == (predicted != painted)[session.valid].sum()
+    assert np.array_equal(np.asarray(session.mask), np.where(session.valid, predicted, 0))
+    newest = session.journal.history(1)[0]
+    assert (newest.tool, newest.model) == ("accept", "tiny")
+    correction.undo()
+    assert np.array_equal(np.asarray(session.mask), painted)
+    correction.undo()
+    assert np.array_equal(np.asarray(session.mask), before)
+    correction.close()
+
+
+def test_accepting_spares_what_a_person_labelled_and_what_is_off_screen(
+    workspace, controller, make_dataset, make_checkpoint
+):
+    root = make_dataset()
+    next((root / "label").glob("mask_01_01.tif")).unlink()
+    session = workspace.open(root)
+    _predict(controller, make_checkpoint())
+    before = np.asarray(session.mask)
+    predicted = workspace.prediction_layer.data
+    place = session.scenes[0].placements[3]
+    assert place.tile.mask_path is None
+
+    controller.accept("unlabelled")
+
+    expected = before.copy()
+    expected[place.slices] = predicted[place.slices]
+    assert np.array_equal(np.asarray(session.mask), expected)
+    session.save()
+    with pytest.raises(DataError, match="has labels already"):
+        controller.accept("unlabelled")
+
+    workspace.labels_layer.corner_pixels = np.array([[20, 20], [40, 50]])
+    controller.accept("view")
+    expected[20:40, 20:50] = np.where(session.valid, predicted, expected)[20:40, 20:50]
+    assert np.array_equal(np.asarray(session.mask), expected)
+
+
+def test_a_model_of_other_classes_is_not_accepted(workspace, controller, make_dataset, make_checkpoint):
+    workspace.open(make_dataset())
+    _predict(controller, make_checkpoint("two", scheme="glacier2"))
+    with pytest.raises(DataError, match="the labels have background, glacier, debris, lake"):
+        controller.accept("all")
+
+
+def test_a_stack_is_predicted_plane_by_plane(workspace, controller, make_dataset, make_checkpoint):
+    session = workspace.open(make_dataset(georeferenced=False))
+    _, outcome = _predict(controller, make_checkpoint())
+    assert workspace.prediction_layer.data.shape == (4, 64, 64)
+    assert len(outcome.written) == 4
+    controller.accept("all")
+    assert np.array_equal(np.asarray(session.mask), workspace.prediction_layer.data)
+
+
+def test_cancelling_leaves_nothing_running(workspace, controller, make_dataset, make_checkpoint):
+    workspace.open(make_dataset())
+    job = controller.job(controller.request(ModelChoice("t", make_checkpoint()), 8, "cpu", "all"))
+    for _ in range(3):
+        next(job)
+    job.close()
+    assert workspace.prediction_layer is None
+
+
+def test_models_are_found_and_wrong_files_refused(workspace, controller, make_dataset, make_checkpoint, tmp_path):
+    root = make_dataset()
+    run = root / "runs" / "20260101-000000-smoke"
+    run.mkdir(parents=True)
+    make_checkpoint("best", folder=run)
+    workspace.open(root)
+
+    titles = [choice.title for choice in controller.models()]
+    assert "20260101-000000-smoke" in titles
+    picked = controller.add_model(make_checkpoint("mine"))
+    assert picked in controller.models()
+    assert controller.add_model(picked.source) == picked
+    assert [choice.title for choice in controller.models()].count("mine") == 1
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(CheckpointError, match="is no model"):
+        controller.add_model(tmp_path / "notes.txt")
+    with pytest.raises(CheckpointError, match="is no model"):
+        controller.add_model(root)
+
+
+def test_nothing_is_predicted_before_a_dataset_is_open(controller):
+    with pytest.raises(DataError, match="No dataset is open"):
+        controller.request(ModelChoice("t", None), "off", "cpu", "all")

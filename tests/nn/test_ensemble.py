@@ -1,0 +1,91 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_glacier.core.errors import CheckpointError, ConfigError
+from napari_glacier.nn.checkpoint import save_checkpoint
+from napari_glacier.nn.ensemble import Ensemble, resolve_models
+from napari_glacier.nn.zoo import build_model
+
+ARGUMENTS = {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16, 16, 16, 16, 16]}
+
+
+@pytest.fixture
+def make_checkpoint(make_card):
+    def make(path: Path, name: str) -> Path:
+        torch.manual_seed(len(name))
+        model = build_model("ba_unet", channels=5, num_classes=4, **ARGUMENTS)
+        save_checkpoint(path, model, replace(make_card(arguments=ARGUMENTS), name=name))
+        return path
+
+    return make
+
+
+def _names(ensemble: Ensemble) -> list[str]:
+    return [member.card.name for member in ensemble.members]
+
+
+def test_files_runs_and_folders(tmp_path, make_checkpoint) -> None:
+    single = make_checkpoint(tmp_path / "models" / "a.safetensors", "a")
+    make_checkpoint(tmp_path / "models" / "b.safetensors", "b")
+    make_checkpoint(tmp_path / "runs" / "one" / "best.safetensors", "one-best")
+    make_checkpoint(tmp_path / "runs" / "one" / "last.safetensors", "one-last")
+    make_checkpoint(tmp_path / "runs" / "two" / "best.safetensors", "two-best")
+    assert _names(resolve_models(single)) == ["a"]
+    assert resolve_models([str(single)]).name == "a"
+    assert _names(resolve_models([tmp_path / "models"])) == ["a", "b"]
+    assert resolve_models([tmp_path / "models"]).name == "models"
+    assert _names(resolve_models([tmp_path / "runs" / "one"])) == ["one-best"]
+    assert _names(resolve_models([tmp_path / "runs"])) == ["one-best", "two-best"]
+    mixed = resolve_models([single, tmp_path / "runs"])
+    assert _names(mixed) == ["a", "one-best", "two-best"]
+    assert mixed.weights == pytest.approx([0.5, 0.25, 0.25])
+
+
+def test_ensemble_file(tmp_path, make_checkpoint) -> None:
+    make_checkpoint(tmp_path / "a.safetensors", "a")
+    make_checkpoint(tmp_path / "b.safetensors", "b")
+    file = tmp_path / "ensemble.yaml"
+    file.write_text("name: both\nmembers:\n  - {path: b.safetensors, weight: 3}\n  - {path: a.safetensors}\n")
+    for name in (file, tmp_path):
+        ensemble = resolve_models([name])
+        assert _names(ensemble) == ["b", "a"]
+        assert ensemble.weights == pytest.approx([0.75, 0.25])
+        assert ensemble.name == "both"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "members: []", "members: [a.safetensors]", "members: [{path: a, weight: -1}]", "{", "[1, 2]"]
+)
+def test_wrong_ensemble_files(tmp_path, text: str) -> None:
+    file = tmp_path / "ensemble.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="must read as"):
+        resolve_models([file])
+
+
+def test_absent_models(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="no model nowhere"):
+        resolve_models(["nowhere"])
+    with pytest.raises(CheckpointError, match="holds no"):
+        resolve_models([tmp_path])
+
+
+def test_members_must_know_the_same_classes(make_member) -> None:
+    with pytest.raises(ConfigError, match="same classes"):
+        Ensemble([make_member(), make_member(scheme="glacier2")])
+    Ensemble([make_member(), make_member(scheme="glacier4-index")])  # other codes, same classes
+
+
+def test_weights_and_channels(make_member) -> None:
+    members = [make_member(channels=("B4", "B2")), make_member(channels=("B2", "valid", "NDSI"))]
+    ensemble = Ensemble(members, [2, 6])
+    assert ensemble.weights == [0.25, 0.75]
+    assert ensemble.channels == ("B2", "B4", "valid", "NDSI")
+    for weights in ([1], [-1, 2], [0, 0], [1, float("nan")]):
+        with pytest.raises(ConfigError, match="weights"):
+            Ensemble(members, weights)
+    with pytest.raises(ConfigError, match="at least one"):
+        Ensemble([])

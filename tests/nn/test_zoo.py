@@ -1,0 +1,162 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.errors import CheckpointError, ConfigError
+from napari_glacier.nn.zoo import build_model, model_names
+from napari_glacier.nn.zoo.deeplab_cbam import AttentionAspp, Cbam
+from napari_glacier.nn.zoo.encoders import adapt_first_convolution
+from napari_glacier.nn.zoo.network import pad_to_stride
+
+LIGHT = {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": (32, 24, 16, 16, 16)}
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _light_arguments(name: str) -> dict[str, object]:
+    return LIGHT if name in {"ba_unet", "deeplab_cbam", "unet"} else {"encoder": "resnet18"}
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_model_trains_on_one_image_of_any_size(name: str) -> None:
+    model = build_model(name, channels=(*CANONICAL_BANDS, "valid"), num_classes=3, **_light_arguments(name)).train()
+    logits = model(torch.randn(1, 6, 37, 50))
+    assert logits.shape == (1, 3, 37, 50)
+    logits.square().mean().backward()
+    without = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize(("name", "millions"), [("ba_unet", 24.6), ("deeplab_cbam", 22.5)])
+def test_default_sizes(name: str, millions: float) -> None:
+    model = build_model(name, channels=5, num_classes=4)
+    assert _count(model) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_light_member_is_small() -> None:
+    model = build_model(
+        "ba_unet",
+        channels=5,
+        num_classes=4,
+        encoder="tu-mobilenetv3_small_100",
+        decoder_channels=[64, 48, 32, 16, 16],
+    )
+    assert _count(model) / 1e6 == pytest.approx(1.48, abs=0.005)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (31, 64), (101, 101)])
+@pytest.mark.parametrize("name", ["ba_unet", "deeplab_cbam"])
+def test_awkward_sizes(name: str, size: tuple[int, int]) -> None:
+    model = build_model(name, channels=3, num_classes=2, **LIGHT).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(2, 3, *size))
+    assert logits.shape == (2, 2, *size)
+    assert torch.isfinite(logits).all()
+
+
+def test_padding_keeps_the_image_and_mirrors_it() -> None:
+    image = torch.arange(40.0 * 50).reshape(1, 1, 40, 50)
+    padded = pad_to_stride(image, 32)
+    assert padded.shape == (1, 1, 64, 64)
+    assert torch.equal(padded[..., :40, :50], image)
+    assert torch.equal(padded[..., 40, :50], image[..., 38, :])
+    assert pad_to_stride(padded, 32) is padded
+
+
+def test_dropout_only_while_training() -> None:
+    model = build_model("ba_unet", channels=5, num_classes=2, dropout=0.5, **LIGHT)
+    x = torch.randn(2, 5, 64, 64)
+    with torch.no_grad():
+        model.eval()
+        assert torch.equal(model(x), model(x))
+        model.decoder.eval(), model.encoder.eval(), model.dropout.train()
+        assert not torch.equal(model(x), model(x))
+
+
+def test_attention_formulas() -> None:
+    """CBAM and the gated pyramid against their formulas written out."""
+    cbam, x = Cbam(8), torch.randn(2, 8, 6, 7)
+    mean, peak = x.mean((2, 3)), x.amax((2, 3))
+    w1, w2 = (cbam.mlp[k].weight[:, :, 0, 0] for k in (0, 2))
+    channel = torch.sigmoid(torch.relu(mean @ w1.T) @ w2.T + torch.relu(peak @ w1.T) @ w2.T)
+    attended = x * channel[:, :, None, None]
+    summary = torch.stack([attended.mean(1), attended.amax(1)], 1)
+    place = torch.sigmoid(torch.nn.functional.conv2d(summary, cbam.spatial.weight, padding=3))
+    torch.testing.assert_close(cbam(x), attended * place)
+
+    aspp = AttentionAspp(8, 16, (1, 2, 3), dropout=0.0).eval()
+    torch.nn.init.zeros_(aspp.gate.weight)
+    torch.nn.init.zeros_(aspp.gate.bias)
+    maps = [branch(x) for branch in aspp.branches] + [aspp.image_level(x).expand(-1, -1, 6, 7)]
+    torch.testing.assert_close(aspp(x), aspp.project(torch.cat(maps, 1)))  # equal weights change nothing
+
+
+def test_first_convolution_goes_by_band_name() -> None:
+    rgb = torch.randn(4, 3, 3, 3)
+    adapted = adapt_first_convolution(rgb, CANONICAL_BANDS)
+    scale = 3 / 5
+    for band, plane in {"B4": 0, "B3": 1, "B2": 2}.items():
+        torch.testing.assert_close(adapted[:, CANONICAL_BANDS.index(band)], rgb[:, plane] * scale)
+    torch.testing.assert_close(adapted[:, 3], rgb.mean(1) * scale)
+    torch.testing.assert_close(adapted[:, 4], rgb.mean(1) * scale)
+    # A grey surface gives the same answer as before.
+    torch.testing.assert_close(adapted[:, [0, 1, 2]].sum() * 5 / 3, rgb.sum())
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "nested"])
+def test_encoder_weights_from_a_local_file(kind: str, tmp_path) -> None:
+    source = build_model("unet", channels=3, num_classes=2, encoder="resnet18")
+    path = tmp_path / f"weights.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    encoder_state = {key: value.clone() for key, value in source.encoder.state_dict().items()}
+    if kind == "safetensors":
+        save_file(encoder_state, path)
+    elif kind == "pth":
+        torch.save(encoder_state | {"fc.weight": torch.zeros(3, 512)}, path)
+    else:
+        torch.save({"state_dict": {f"module.{key}": value for key, value in source.state_dict().items()}}, path)
+    model = build_model(
+        "ba_unet", channels=CANONICAL_BANDS, num_classes=4, encoder="resnet18", encoder_weights=str(path)
+    )
+    torch.testing.assert_close(model.encoder.layer3[0].conv1.weight, source.encoder.layer3[0].conv1.weight)
+    torch.testing.assert_close(
+        model.encoder.conv1.weight, adapt_first_convolution(source.encoder.conv1.weight, CANONICAL_BANDS)
+    )
+
+
+def test_timm_encoder_weights_lose_their_prefix(tmp_path) -> None:
+    source = build_model("ba_unet", channels=3, num_classes=2, **LIGHT)
+    path = tmp_path / "timm.pth"
+    torch.save({key.removeprefix("model."): value for key, value in source.encoder.state_dict().items()}, path)
+    model = build_model("ba_unet", channels=5, num_classes=2, encoder_weights=path, **LIGHT)
+    torch.testing.assert_close(
+        model.encoder.model.blocks[1][0].conv_pw.weight, source.encoder.model.blocks[1][0].conv_pw.weight
+    )
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(build_model("unet", channels=3, num_classes=2, encoder="resnet18").encoder.state_dict(), path)
+    with pytest.raises(ConfigError, match="do not fit the encoder resnet34"):
+        build_model("ba_unet", channels=5, num_classes=2, encoder_weights=str(path))
+    with pytest.raises(CheckpointError, match="no weight file"):
+        build_model("ba_unet", channels=5, num_classes=2, encoder_weights=str(tmp_path / "absent.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"name": "resunet"}, "no model 'resunet'.*ba_unet"),
+        ({"encoder": "resnet35"}, "resnet35"),
+        ({"decoder_channels": (16, 16)}, "decoder_channels"),
+        ({"decoder_channels": (64, 32, 16, 16, 8)}, "at least 16"),
+        ({"colour": 1}, "colour"),
+        ({"channels": []}, "at least one channel"),
+        ({"num_classes": 1}, "two classes"),
+    ],
+)
+def test_wrong_arguments_say_what_is_wrong(arguments: dict, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        build_model(**({"name": "ba_unet", "channels": 5, "num_classes": 4} | arguments))

@@ -1,0 +1,92 @@
+"""The main job on the 15 real tiles: one mosaic, train, predict, correct across a tile border."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+
+from napari_glacier.cli import main
+from napari_glacier.controllers.session import Session
+from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.runfiles import RunFolder
+
+
+@pytest.fixture
+def linked_tiles(real_tiles, tmp_path):
+    """The real tiles as a folder of one's own: bands linked, masks copied."""
+    root = tmp_path / "Train"
+    for folder in sorted(real_tiles.iterdir()):
+        if folder.name == "label":
+            shutil.copytree(folder, root / folder.name, copy_function=shutil.copyfile)
+        elif folder.is_dir():
+            (root / folder.name).mkdir(parents=True, exist_ok=True)
+            for file in folder.iterdir():
+                (root / folder.name / file.name).symlink_to(file)
+    return root
+
+
+@pytest.mark.slow
+def test_training_on_the_real_tiles_gives_a_model_that_predicts_them(linked_tiles, tmp_path, capsys):
+    out = tmp_path / "out"
+    settings = [f"data.train={linked_tiles}", f"output={tmp_path / 'runs'}", "device=cpu", "sampling.crops_per_epoch=8"]
+    command = [sys.executable, "-P", "-m", "training.run", "--config", "smoke", "--set", *settings]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    run = RunFolder(result.stdout.strip().splitlines()[-1])
+    assert [event["epoch"] for event in run.events() if event["event"] == "epoch"] == [1, 2]
+
+    arguments = ["predict", "--data", str(linked_tiles), "--out", str(out), "--model", str(run.path), "--tta", "off"]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    dataset = open_dataset(linked_tiles)
+    assert {path.name for path in out.glob("*.tif")} == {tile.name for tile in dataset.tiles}
+    assert len(dataset.tiles) == 15
+    for tile in dataset.tiles:
+        with rasterio.open(out / tile.name) as mask, rasterio.open(tile.bands["B2"].path) as band:
+            assert mask.crs == band.crs
+            assert mask.transform == band.transform
+            codes_HW = mask.read(1)
+            assert set(np.unique(codes_HW)) <= {0, 255}
+            assert not codes_HW[~dataset.read_valid(tile)].any()
+
+    truth = ["evaluate", "--pred", str(out), "--truth", str(linked_tiles / "label"), "--data", str(linked_tiles)]
+    assert main(truth) == 0
+    assert "Valid pixels" in capsys.readouterr().out
+
+
+def test_a_correction_across_a_border_lands_in_both_tiles_and_nowhere_else(linked_tiles):
+    before = {path.name: path.read_bytes() for path in (linked_tiles / "label").iterdir()}
+    session = Session.open(linked_tiles)
+    try:
+        (scene,) = session.scenes
+        assert scene.shape == (3072, 3072)
+        _, left = session.find("04_08")
+        _, right = session.find("04_09")
+        assert (left.row, left.col + 512) == (right.row, right.col)
+        # Where both sides of the border carry data for a stretch of rows.
+        border = session.valid[left.row : left.row + 512, right.col - 6 : right.col + 6].all(axis=1)
+        row = left.row + int(np.flatnonzero(np.convolve(border, np.ones(8), "valid") == 8)[0])
+        region = np.s_[row : row + 8, right.col - 6 : right.col + 6]
+        old_HW = np.asarray(session.mask[region])
+        session.mask[region] = 1 - int(np.median(old_HW))
+        new_HW = np.asarray(session.mask[region])
+        session.commit()
+        assert set(session.unsaved()) == {"04_08", "04_09"}
+        report = session.save()
+        assert not session.unsaved(), report
+    finally:
+        session.close()
+    changed = {path.name for path in (linked_tiles / "label").iterdir() if path.read_bytes() != before.get(path.name)}
+    assert changed == {"Y_output_resized_04_08.tif", "Y_output_resized_04_09.tif"}
+    for place, cols_in_tile, cols_in_patch in ((left, np.s_[506:512], np.s_[:6]), (right, np.s_[0:6], np.s_[6:])):
+        name = f"Y_output_resized_{place.tile.id}.tif"
+        with rasterio.open(linked_tiles / "label" / name) as now:
+            codes_HW = now.read(1)
+            with rasterio.MemoryFile(before[name]) as memory, memory.open() as then:
+                expected_HW = then.read(1)
+                assert now.profile == then.profile
+        rows = np.s_[row - place.row : row - place.row + 8]
+        expected_HW[rows, cols_in_tile] = new_HW[:, cols_in_patch] * 255
+        np.testing.assert_array_equal(codes_HW, expected_HW)
