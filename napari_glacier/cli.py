@@ -38,10 +38,11 @@ def _predict(options: argparse.Namespace) -> int:
     from napari_glacier.core.dataset import open_dataset
     from napari_glacier.core.mosaic import plan_scenes
     from napari_glacier.nn.ensemble import resolve_models
-    from napari_glacier.nn.outputs import write_predictions
+    from napari_glacier.nn.outputs import refuse_source_folder, write_predictions
     from napari_glacier.nn.predictor import Predictor
 
     dataset = open_dataset(options.data)
+    refuse_source_folder(dataset, options.out)
     _print_warnings(dataset.warnings)
     scenes = plan_scenes(dataset)
     predictor = Predictor(resolve_models(options.model), tta=_tta(options.tta), device=options.device)

@@ -11,6 +11,7 @@ Shapes: C channels, H rows, W columns.
 """
 
 import os
+import random
 from collections.abc import Sequence
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up on the network at import
@@ -88,13 +89,15 @@ class Augmenter:
             Of the same shapes; nodata is 0 in the image and ignored in the target.
         """
         stacked_HWC = np.concatenate([image_CHW, valid_HW[None].astype(np.float32)]).transpose(1, 2, 0)
-        self._geometry.set_random_seed(seed)
+        # One stream for all transforms: `set_random_seed` would give each its own copy of the same one, and
+        # both flips would always be drawn alike.
+        self._geometry.set_random_state(np.random.default_rng(seed), random.Random(seed))
         out = self._geometry(image=np.ascontiguousarray(stacked_HWC), mask=target_HW)
         image_CHW = np.ascontiguousarray(out["image"].transpose(2, 0, 1)[:-1])
         valid_HW = out["image"][..., -1] > _FULLY_VALID
         target_HW = np.where(valid_HW, out["mask"], np.uint8(IGNORE_INDEX))
 
-        image_CHW = self._change_radiometry(image_CHW, valid_HW, np.random.default_rng(seed))
+        image_CHW = self._change_radiometry(image_CHW, valid_HW, np.random.default_rng([seed, 1]))
         image_CHW *= valid_HW
         image_CHW[self._valid_channels] = valid_HW
         return image_CHW, target_HW, valid_HW

@@ -43,7 +43,7 @@ class Precision:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Backward pass of a loss."""
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, optimizer: torch.optim.Optimizer, model: nn.Module, clip_norm: float) -> None:
         """Clip the gradients and update the weights; with float16 a step with infinite gradients is skipped."""

@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     folder = _given_folder(options)
     resuming = options.resume is not None
     started_by_us = bool(os.environ.get(_STARTED_BY_US))
-    if folder is not None and resuming and not started_by_us and folder.is_alive():
+    if folder is not None and resuming and not started_by_us and folder.state() == "running":
         raise ConfigError(f"{folder.path} is still being trained. Stop that run before resuming it.")
     with _failures_recorded(None if started_by_us else folder):
         config = _configure(options)

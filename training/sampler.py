@@ -110,8 +110,8 @@ class CropSampler:
         """Crops of an epoch in the order in which they are trained on."""
         rng = np.random.default_rng([self._seed, epoch])
         places = self._plan_balanced(rng) if self._kind == "balanced" else self._plan_uniform(rng)
-        order = rng.permutation(len(places))
-        return [Crop(*places[i], epoch=epoch, number=number) for number, i in enumerate(order.tolist())]
+        shuffled = [places[i] for i in rng.permutation(len(places)).tolist()]
+        return [Crop(tile, row, col, epoch, number) for number, (tile, row, col) in enumerate(shuffled)]
 
     def mix_of(self, crops: Sequence[Crop]) -> npt.NDArray[np.float64]:
         """Share of each class among the counted pixels of these crops, before augmentation."""

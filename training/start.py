@@ -17,9 +17,9 @@ from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.checkpoint import LoadedModel, load_foreign_state_dict
 from napari_glacier.nn.weights import load_matching
 from napari_glacier.nn.zoo import build_model
-from training.data import TrainingData, open_training_data
 from training.losses import build_loss
 from training.sampler import check_target_mix
+from training.source import TrainingData, open_training_data
 
 _FOREIGN_SUFFIXES = {".pth", ".pt", ".h5"}
 

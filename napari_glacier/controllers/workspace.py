@@ -21,6 +21,8 @@ def workspace_of(viewer: Any) -> "Workspace":
     ----------
     viewer : napari.Viewer or napari.components.ViewerModel
     """
+    # Plugins get the viewer in a proxy of a moment's life; the workspace belongs to the viewer itself.
+    viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _WORKSPACES:
         _WORKSPACES[viewer] = Workspace(viewer)
     return _WORKSPACES[viewer]

@@ -4,9 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qtpy.QtCore import QObject, QSettings, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSettings, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtGui import QHideEvent
 from qtpy.QtWidgets import (
     QApplication,
     QFrame,
@@ -54,6 +53,8 @@ class GlacierView(QWidget):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
+        # Qt sends the first events from within its own constructor.
+        self._open = False
         super().__init__()
         self.workspace: Workspace = workspace_of(napari_viewer)
         self._post = _Post(self)
@@ -153,11 +154,12 @@ class GlacierView(QWidget):
         self.tell(f"{type(error).__name__}: {error}", error=True)
         notification_manager.receive_error(type(error), error, error.__traceback__)
 
-    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802 - Qt's own name
-        """Closing a dock takes the widget out of it and never sends a close event."""
-        super().hideEvent(event)
-        if self._open:
+    def event(self, event: QEvent) -> bool:
+        """Closing a dock never sends a close event: it only takes the widget out of the dock."""
+        if event.type() == QEvent.Type.ParentChange and self._open:
+            # Docking and floating change the parent, too; a moment later it is clear which it was.
             QTimer.singleShot(0, self._post, self._shut_down_if_closed)
+        return bool(super().event(event))
 
     def _shut_down_if_closed(self) -> None:
         if self.parent() is None and not self.isVisible():
@@ -177,7 +179,8 @@ class GlacierView(QWidget):
 
 def settings() -> QSettings:
     """Where the widgets keep what a person chose last."""
-    return QSettings("napari-glacier", "napari-glacier")
+    # One format on every system: a text file, not the registry.
+    return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-glacier", "napari-glacier")
 
 
 def kept(key: str, default: Kept) -> Kept:

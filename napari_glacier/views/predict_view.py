@@ -193,10 +193,11 @@ class PredictView(GlacierView):
         if request is None:
             return
         self._remember()
-        from napari.qt.threading import create_worker
+        # napari's own create_worker hands the exception to a callback that does not take it (0.9.2).
+        from superqt.utils import create_worker
 
         self._started = time.monotonic()
-        worker = create_worker(self.controller.job, request)
+        worker = create_worker(self.controller.job, request, _ignore_errors=True)
         worker.yielded.connect(self._on_step)
         worker.returned.connect(self._on_outcome)
         worker.errored.connect(self._on_error)

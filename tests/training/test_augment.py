@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config import AugmentationConfig
 from training.augment import Augmenter

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config import LossConfig
 from napari_glacier.core.errors import ConfigError

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from napari_glacier.core.config import OptimConfig
 from torch import nn
+
+from napari_glacier.core.config import OptimConfig
 from training.optim import LearningRate, Progress, build_optimizer, clip_gradients
 
 

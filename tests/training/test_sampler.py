@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config import SamplingConfig
 from napari_glacier.core.errors import ConfigError
@@ -110,11 +111,11 @@ def test_absent_classes_leave_their_share_to_the_others():
 def test_impossible_mixes_are_refused(index):
     with pytest.raises(ConfigError, match="4 shares"):
         CropSampler(index, SamplingConfig(target_mix=[0.5, 0.5]), seed=0, multiple_of=1)
+    only_background = [TileIndex(np.zeros((64, 64), np.uint8), 4)]
     with pytest.raises(ConfigError, match="none of the wanted classes"):
-        only_background = [TileIndex(np.zeros((64, 64), np.uint8), 4)]
         CropSampler(only_background, SamplingConfig(target_mix=[0, 0, 0, 1]), seed=0, multiple_of=1)
+    nothing = [TileIndex(np.full((64, 64), IGNORE_INDEX, np.uint8), 4)]
     with pytest.raises(ConfigError, match="nodata"):
-        nothing = [TileIndex(np.full((64, 64), IGNORE_INDEX, np.uint8), 4)]
         CropSampler(nothing, SamplingConfig(), seed=0, multiple_of=1)
 
 

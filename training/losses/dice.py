@@ -36,4 +36,5 @@ class SoftDice:
         overlap_K, predicted_K, true_K = sums.view(3, self.num_classes)
         loss_K = 1.0 - (2.0 * overlap_K + self.smooth) / (predicted_K + true_K + self.smooth)
         present_K = (true_K > 0).to(loss_K.dtype)
-        return (loss_K * present_K).sum() / present_K.sum().clamp_min(1.0)
+        mean: Tensor = (loss_K * present_K).sum() / present_K.sum().clamp_min(1.0)
+        return mean

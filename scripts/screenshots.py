@@ -1,0 +1,181 @@
+"""Make the pictures of the documentation: the window with each widget, in the dark and the light theme.
+
+    xvfb-run -a -s "-screen 0 1366x768x24" python scripts/screenshots.py                     the sample region
+    xvfb-run -a -s "-screen 0 1366x768x24" python scripts/screenshots.py --data DIR --out DIR
+
+A dataset given with --data is copied first; nothing is written into it. Pictures of data that may not be
+redistributed belong in another folder than docs/images.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SIZE_PX = (1366, 768)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Parse, prepare folders of one's own, take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="dataset to show; default the bundled region")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--model", type=Path, help="checkpoint to predict with; default the bundled ensemble")
+    parser.add_argument("--epochs", type=int, default=6, help="length of the training run shown")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # Settings and the sample's copy of whoever runs this stay as they are.
+        os.environ["NAPARI_GLACIER_DATA_DIR"] = folder
+        os.environ["NAPARI_CONFIG"] = str(Path(folder) / "napari.yaml")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        data = _copied(options.data, Path(folder)) if options.data else None
+        take_pictures(data, options.out, options.model, options.epochs)
+
+
+def _copied(source: Path, folder: Path) -> Path:
+    target = folder / source.resolve().name
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return target
+
+
+def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int) -> None:
+    """Walk through the widgets with something in each, and save what the window shows."""
+    import napari
+    from napari.settings import get_settings
+    from qtpy.QtCore import QSettings
+
+    from napari_glacier.controllers.workspace import workspace_of
+
+    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, os.environ["NAPARI_GLACIER_DATA_DIR"])
+    get_settings().appearance.theme = "dark"
+    viewer = napari.Viewer(show=True, show_welcome_screen=False)
+    viewer.window._qt_window.resize(*SIZE_PX)
+    _wait(1)
+    shot = Camera(viewer, out)
+
+    # Empty states first: what a person sees before anything is open.
+    for name in ("Data", "Predict", "Correct", "Train"):
+        with shot.docked(name):
+            shot.take(f"empty_{name.lower()}", themes=("dark",))
+
+    if data is None:
+        viewer.open_sample("napari-glacier", "region")
+    else:
+        viewer.open(str(data), plugin="napari-glacier")
+    workspace = workspace_of(viewer)
+    with shot.docked("Data") as view:
+        view.fly_to(view._model.rows[0].tile_id)
+        viewer.reset_view()
+        shot.take("data")
+
+    with shot.docked("Predict") as view:
+        if model is not None:
+            view.use_model(model)
+        view.choose(scope="all", tta="off", device="cpu")
+        view.run()
+        _until(lambda: view._bar.maximum() > 0 and view._bar.value() > view._bar.maximum() // 4)
+        shot.take("predict_running", themes=("dark",))
+        _until(lambda: not view.running)
+        workspace.labels_layer.visible = False
+        shot.take("predict")
+        shot.take_uncertainty(workspace)
+        workspace.labels_layer.visible = True
+        workspace.prediction_layer.visible = False
+
+    with shot.docked("Correct") as view:
+        place = workspace.session.scenes[0].placements[-1]
+        workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width)
+        view.controller.select_class(min(3, workspace.session.scheme.num_classes - 1))
+        view.controller.lock(0, True)
+        layer = workspace.labels_layer
+        with layer.block_history():
+            for step in range(0, 40, 4):
+                layer.paint((place.row + 60 + step, place.col + 80 + step), layer.selected_label)
+        _wait(0.6)
+        shot.take("correct")
+        view.controller.lock(0, False)
+        view.save()
+        viewer.reset_view()
+
+    with shot.docked("Train") as view:
+        view.fill(recipe="smoke", epochs=epochs, device="cpu")
+        view.start()
+        _until(lambda: len(view.controller.curves.epochs) >= 1 or not view.controller.active, seconds=300)
+        shot.take("train_running", themes=("dark",))
+        _until(lambda: not view.controller.active, seconds=600)
+        view._log_toggle.setChecked(True)
+        shot.take("train")
+    viewer.close()
+
+
+class Camera:
+    """Takes pictures of the window in both themes."""
+
+    def __init__(self, viewer: Any, out: Path) -> None:
+        self._viewer = viewer
+        self._out = out
+
+    def docked(self, name: str) -> "_Docked":
+        """One widget of the plugin, docked while the pictures are taken."""
+        return _Docked(self._viewer, name)
+
+    def take(self, name: str, themes: tuple[str, ...] = ("dark", "light")) -> None:
+        """Save what the window shows, once for each theme."""
+        for theme in themes:
+            self._viewer.theme = theme
+            _wait(0.8)
+            path = self._out / f"{name}_{theme}.png"
+            self._viewer.window._qt_window.grab().save(str(path))
+            print(path)
+        self._viewer.theme = "dark"
+
+    def take_uncertainty(self, workspace: Any) -> None:
+        """The uncertainty layer by itself."""
+        workspace.prediction_layer.visible = False
+        workspace.uncertainty_layer.visible = True
+        self.take("uncertainty", themes=("dark",))
+        workspace.uncertainty_layer.visible = False
+        workspace.prediction_layer.visible = True
+
+
+class _Docked:
+    def __init__(self, viewer: Any, name: str) -> None:
+        self._viewer, self._name = viewer, name
+
+    def __enter__(self) -> Any:
+        self._dock, view = self._viewer.window.add_plugin_dock_widget("napari-glacier", self._name)
+        _wait(0.6)
+        return view
+
+    def __exit__(self, *exception: object) -> None:
+        self._viewer.window.remove_dock_widget(self._dock)
+        _wait(0.3)
+
+
+def _wait(seconds: float) -> None:
+    _until(lambda: False, seconds, strict=False)
+
+
+def _until(done: Callable[[], bool], seconds: float = 180, strict: bool = True) -> None:
+    from qtpy.QtWidgets import QApplication
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        if done():
+            return
+        time.sleep(0.01)
+    if strict:
+        raise TimeoutError("the window did not come so far in time")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""The command line on tiny tiles: what it writes, how it stops, goes on and refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from napari_glacier.core.config import RunConfig, load_config, recipe_names, save_config
+from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.nn.checkpoint import load_checkpoint, read_card
+from training.run import main
+from training.trainer import NonFiniteLossError, Trainer
+
+# Columns that tell how long things took; all others must repeat exactly.
+CLOCK = {"seconds", "eta_s", "samples_per_s"}
+TINY = {
+    "model": {"encoder": "tu-mobilenetv3_small_050", "arguments": {"decoder_channels": [16] * 5}},
+    "sampling": {"crop_px": 64, "crops_per_epoch": 16},
+    "optim": {"lr": 2e-3, "warmup_steps": 2},
+    "train": {"epochs": 3, "batch_size": 4, "amp": "off"},
+}
+
+
+@pytest.fixture
+def config_path(make_dataset, tmp_path):
+    data = {"train": str(make_dataset(splits=("train", "val"))), "workers": 0}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "data": data, "output": str(tmp_path / "runs")}))
+    return path
+
+
+def _run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def _train(capsys, *arguments) -> RunFolder:
+    code, out, err = _run(capsys, *arguments)
+    assert code == 0, err
+    return RunFolder(out.splitlines()[-1])
+
+
+def _history(folder: RunFolder) -> list[dict[str, str]]:
+    with folder.history_path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in CLOCK} for row in csv.DictReader(file)]
+
+
+def _start(*arguments) -> subprocess.Popen:
+    command = [sys.executable, "-P", "-m", "training.run", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_epoch(folder: RunFolder, epoch: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not any(e["event"] == "step" and e["epoch"] >= epoch for e in folder.events()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _prepared_folder(config_path, tmp_path, *overrides) -> RunFolder:
+    """As the window makes it: a folder with nothing but its configuration."""
+    folder = RunFolder(tmp_path / "prepared")
+    folder.path.mkdir()
+    save_config(load_config(config_path, overrides), folder.config_path)
+    return folder
+
+
+def test_a_run_learns_and_leaves_a_whole_folder(config_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--set", "train.epochs=6")
+    rows = _history(folder)
+    losses = [float(row["train_loss"]) for row in rows]
+    assert len(rows) == 6
+    assert losses[-1] < 0.7 * losses[0]
+    assert float(rows[-1]["train_mcc"]) > 0.5
+    shares = [float(rows[-1][f"mix_{name}"]) for name in ("background", "glacier", "debris", "lake")]
+    assert sum(shares) == pytest.approx(1.0, abs=1e-3)
+    assert 0.6 * float(rows[0]["train_focal"]) + 0.4 * float(rows[0]["train_dice"]) == pytest.approx(
+        losses[0], rel=1e-5
+    )
+
+    events = folder.events()
+    assert [e["event"] for e in events if e["event"] in {"start", "epoch", "done"}] == ["start", *["epoch"] * 6, "done"]
+    assert events[0]["class_mix_target"]["debris"] == 0.4
+    assert set(events[0]["class_mix_achieved"]) == {"background", "glacier", "debris", "lake"}
+    assert folder.state() == "done"
+    assert folder.curves_path.read_bytes().startswith(b"\x89PNG")
+
+    best = load_checkpoint(folder.best_path)
+    metrics = json.loads(folder.metrics_path.read_text())
+    assert best.card.epoch == metrics["epoch"] == events[-1]["best_epoch"]
+    assert best.card.channels == ("B2", "B3", "B4", "B6", "B10")
+    assert metrics["all_pixels"]["mcc"] == best.card.metrics["val_mcc"]
+    assert set(metrics["valid_pixels"]["per_class"]) == {"background", "glacier", "debris", "lake"}
+    assert read_card(folder.last_path).epoch == 6
+    assert torch.load(folder.resume_path, weights_only=True)["epoch"] == 6
+    assert isinstance(load_config(folder.config_path), RunConfig)
+
+
+def test_resuming_repeats_an_uninterrupted_run(config_path, tmp_path, capsys):
+    settings = ["sampling.crops_per_epoch=32", "data.workers=1"]
+    straight = _train(capsys, "--config", config_path, "--set", *settings)
+    folder = _prepared_folder(config_path, tmp_path, *settings)
+    process = _start("--config", folder.config_path)
+    _wait_for_epoch(folder, 2, process)
+    process.kill()  # in the middle of the second epoch
+    process.communicate()
+    assert len(_history(folder)) < 3
+    assert folder.state() == "failed"
+    with folder.events_path.open("a") as file:
+        file.write('{"event": "step", "ep')  # a line that the kill cut short
+    assert _train(capsys, "--resume", folder.path).path == folder.path
+    assert _history(folder) == _history(straight)
+    epochs = [e["epoch"] for e in folder.events() if e["event"] == "epoch"]
+    assert epochs == [1, 2, 3]
+    assert folder.state() == "done"
+    ours, theirs = load_checkpoint(folder.last_path), load_checkpoint(straight.last_path)
+    for (name, a), b in zip(ours.model.state_dict().items(), theirs.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_run_killed_before_its_last_event_owes_nothing(config_path, capsys):
+    folder = _train(capsys, "--config", config_path)
+    whole = _history(folder)
+    folder.truncate_events(2)  # as if killed between resume.pt and the third epoch's event
+    folder.history_path.unlink()
+    (folder.path / "process.json").unlink()  # this process is the run's, and alive
+    _train(capsys, "--resume", folder.path)
+    assert _history(folder) == whole
+    assert [e["epoch"] for e in folder.events() if e["event"] == "epoch"] == [1, 2, 3]
+
+
+def test_a_finished_run_goes_on_with_more_epochs(config_path, capsys):
+    straight = _train(capsys, "--config", config_path)
+    folder = _train(capsys, "--config", config_path, "--epochs", "2")
+    _train(capsys, "--resume", folder.path, "--set", "train.epochs=3")
+    keep = [{k: v for k, v in row.items() if k != "epochs"} for row in _history(straight)]
+    assert [{k: v for k, v in row.items() if k != "epochs"} for row in _history(folder)] == keep
+
+
+@pytest.mark.parametrize("how", ["file", "signal"])
+def test_a_stop_is_clean(config_path, tmp_path, capsys, how):
+    folder = _prepared_folder(config_path, tmp_path, "train.epochs=500", "train.patience=500")
+    process = _start("--config", folder.config_path)
+    _wait_for_epoch(folder, 2, process)
+    if how == "file":
+        folder.request_stop()
+    else:
+        process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == str(folder.path)
+    assert folder.state() == "stopped"
+    done = len(_history(folder))
+    assert done >= 1
+    assert torch.load(folder.resume_path, weights_only=True)["epoch"] == done
+    _train(capsys, "--resume", folder.path, "--set", f"train.epochs={done + 1}")
+    assert len(_history(folder)) == done + 1
+    assert folder.state() == "done"
+
+
+def test_two_processes_train_one_model(config_path, tmp_path):
+    folder = _prepared_folder(config_path, tmp_path, "train.epochs=2")
+    process = _start("--config", folder.config_path, "--devices", "2")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1] == str(folder.path)
+    assert folder.events()[0]["processes"] == 2
+    assert folder.state() == "done"
+    assert len(_history(folder)) == 2
+    # Every pixel of the validation tiles was scored once, whichever process did it.
+    tables = json.loads(folder.metrics_path.read_text())
+    assert sum(row["pixels"] for row in tables["all_pixels"]["per_class"].values()) == 4 * 64 * 64
+
+
+def test_transfer_keeps_statistics_and_architecture(config_path, tmp_path, make_dataset, capsys):
+    first = _train(capsys, "--config", config_path, "--epochs", "1")
+    other = make_dataset("other", splits=("train", "val"), seed=5)
+    arguments = ["--train_data", other, "--set", f"model.init_from={first.best_path}", f"output={tmp_path / 'runs'}"]
+    arguments += ["sampling.crop_px=64", "sampling.crops_per_epoch=8", "data.workers=0"]
+    second = _train(capsys, *arguments, "--epochs", "1", "--batch_size", "4")
+    before, after = read_card(first.best_path), read_card(second.best_path)
+    assert after.normalisation == before.normalisation
+    assert (after.architecture, dict(after.arguments)) == (before.architecture, dict(before.arguments))
+    assert after.training_data_fingerprint != before.training_data_fingerprint
+    # Resuming does not need the checkpoint it once started from.
+    first.best_path.unlink()
+    _train(capsys, "--resume", second.path, "--set", "train.epochs=2")
+
+
+def test_transfer_checks_classes_and_channels(config_path, make_dataset, capsys):
+    first = _train(capsys, "--config", config_path, "--epochs", "1")
+    start = f"model.init_from={first.best_path}"
+    code, _, err = _run(capsys, "--config", config_path, "--set", start, "data.channels=[B3, B2, B4, B6, B10]")
+    assert code == 2
+    assert "channels" in err
+    binary = make_dataset("binary", splits=("train", "val"), scheme="glacier2")
+    code, _, err = _run(capsys, "--config", config_path, "--train_data", binary, "--set", start)
+    assert code == 2
+    assert "classes" in err
+
+
+def test_save_path_gets_a_plain_state_dict(config_path, tmp_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1", "--save_path", tmp_path / "out" / "mine.pth")
+    plain = torch.load(tmp_path / "out" / "mine.pth", weights_only=True)
+    kept = load_checkpoint(folder.best_path).model.state_dict()
+    assert plain.keys() == kept.keys()
+    assert all(torch.equal(plain[key], kept[key]) for key in kept)
+    assert read_card(tmp_path / "out" / "mine.safetensors").epoch == 1
+    # And a plain state dict is a starting point again.
+    again = _train(
+        capsys, "--config", config_path, "--epochs", "1", "--set", f"model.init_from={tmp_path}/out/mine.pth"
+    )
+    assert float(_history(again)[0]["train_loss"]) < float(_history(folder)[0]["train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.train=/nowhere/at/all"], "does not exist"),
+        (["data.val=/nowhere/at/all"], "does not exist"),
+        (["data.train_masks=/nowhere/at/all"], "does not exist"),
+        (["train.epoch=3"], "unknown key train.epoch"),
+        (["train.epochs=-3"], "train.epochs"),
+        (["optim.lr=fast"], "optim.lr"),
+        (["model.name=resnet"], "resnet"),
+        (["model.encoder=resnet35"], "resnet35"),
+        (["loss.focal_alpha=[1, 2]"], "4 classes"),
+        (["sampling.target_mix=[1, 2]"], "4 classes"),
+        (["data.tiles=[nine]"], "nine"),
+        (["data.mean=[1]", "data.std=[1]"], "5 channels"),
+        (["model.init_from=/nowhere/best.safetensors"], "/nowhere/best.safetensors"),
+        (["device=tpu"], "tpu"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2(config_path, tmp_path, capsys, overrides, says):
+    code, out, err = _run(capsys, "--config", config_path, "--set", *overrides)
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert len(err.strip().splitlines()) == 1
+    if "device" not in overrides[0]:
+        assert not (tmp_path / "runs").exists()
+
+
+def test_unpaired_masks_processes_that_cannot_share_and_unknown_recipes(config_path, capsys):
+    root = load_config(config_path).data.train
+    code, _, err = _run(capsys, "--config", config_path, "--devices", "3")
+    assert (code, "multiple of 3" in err) == (2, True)
+    code, _, err = _run(capsys, "--config", "no_such_recipe")
+    assert (code, "bundled" in err) == (2, True)
+    code, _, err = _run(capsys, "--resume", root)
+    assert (code, "run.yaml" in err) == (2, True)
+    (root / "train_masks" / "mask_00_00.tif").rename(root / "train_masks" / "mask_77_77.tif")
+    code, _, err = _run(capsys, "--config", config_path)
+    assert (code, "77_77" in err) == (2, True)
+
+
+def test_a_prepared_folder_is_told_of_bad_input(config_path, tmp_path, capsys):
+    folder = _prepared_folder(config_path, tmp_path, "data.val=/nowhere")
+    code, _, err = _run(capsys, "--config", folder.config_path)
+    assert code == 2
+    assert folder.state() == "failed"
+    assert folder.events()[-1]["message"] in err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tiles(config_path, capsys, monkeypatch):
+    original = Trainer._forward_backward
+
+    def poisoned(self, image, target, share):
+        return original(self, image * float("nan") if len(self.rows) == 1 else image, target, share)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", poisoned)
+    code, _, err = _run(capsys, "--config", config_path)
+    folder = RunFolder(next((load_config(config_path).output).iterdir()))
+    assert code == 1
+    assert "not finite" in err
+    assert any(name in err for name in ("00_00", "00_01", "01_00", "01_01"))
+    assert folder.state() == "failed"
+    assert NonFiniteLossError.__name__ in folder.events()[-1]["message"]
+    assert read_card(folder.best_path).epoch == 1
+    assert all(torch.isfinite(v).all() for v in load_checkpoint(folder.last_path).model.state_dict().values())
+
+
+def test_running_out_of_memory_halves_the_micro_batch_once_said(config_path, capsys, monkeypatch):
+    original = Trainer._forward_backward
+    sizes = []
+
+    def small_device(self, image, target, share):
+        if len(image) > 2:
+            raise torch.OutOfMemoryError("too large")
+        sizes.append(len(image))
+        return original(self, image, target, share)
+
+    monkeypatch.setattr(Trainer, "_forward_backward", small_device)
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    said = [e["message"] for e in folder.events() if e["event"] == "warning"]
+    assert sizes == [2] * 8
+    assert len(said) == 1
+    assert "2 crops" in said[0]
+
+
+def test_accumulation_and_stopping_early(config_path, capsys):
+    settings = ["train.accumulate=2", "train.patience=1", "train.min_delta=2.0", "train.epochs=5"]
+    folder = _train(capsys, "--config", config_path, "--set", *settings)
+    # Nothing is progress by two, except the first epoch against nothing.
+    assert len(_history(folder)) == 2
+    assert "stopped early" in folder.events()[-1]["message"]
+
+
+def test_check_describes_and_starts_nothing(config_path, tmp_path, capsys):
+    code, out, _ = _run(capsys, "--config", config_path, "--check")
+    assert code == 0
+    for word in ("torch", "cpu", "B10 4/4", "target 40.00%", "glacier4"):
+        assert word in out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_are_valid_and_commented(name, tmp_path):
+    config = load_config(name, [f"data.train={tmp_path}"])
+    assert config.recipe == name
+
+
+def test_a_stray_training_module_does_not_shadow_this_one(config_path, tmp_path):
+    (tmp_path / "training.py").write_text("raise SystemExit(7)")
+    command = [sys.executable, "-P", "-m", "training.run", "--config", config_path, "--set", "data.val=/nowhere"]
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr

@@ -1,0 +1,232 @@
+"""The docked widgets in a real napari window."""
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QMessageBox
+
+from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.raster import read_raster
+from napari_glacier.views.base import kept
+
+pytestmark = pytest.mark.gui
+
+
+def _dock(viewer, name):
+    return viewer.window.add_plugin_dock_widget("napari-glacier", name)
+
+
+def test_a_dropped_folder_is_painted_saved_and_closed(viewer, qtbot, make_dataset):
+    root = make_dataset()
+    _, view = _dock(viewer, "Correct")
+    assert not view._desk.isVisibleTo(view)
+
+    viewer.open(str(root), plugin="napari-glacier")
+
+    qtbot.waitUntil(lambda: view._desk.isVisibleTo(view))
+    layer = workspace_of(viewer).labels_layer
+    assert viewer.layers[-1] is layer
+    view._class_buttons[3].click()
+    assert layer.selected_label == 3
+    assert str(layer.mode) == "paint"
+    assert view._tool_buttons["paint"].isChecked()
+    view._brush_spin.setValue(7)
+    assert layer.brush_size == 7
+    before = np.asarray(layer.data)
+    with layer.block_history():
+        layer.paint((100, 100), 3)
+    qtbot.waitUntil(lambda: "not yet written" in view._status.text())
+    assert view._save_button.isEnabled()
+
+    view._save_button.click()
+
+    place = workspace_of(viewer).session.scenes[0].placements[3]
+    assert view.notice == f"1 tile written: {place.tile.id}."
+    on_disk = read_raster(place.tile.mask_path)[0]
+    assert on_disk[36, 36] == 255
+    assert (np.asarray(layer.data) != before).sum() == (
+        on_disk != np.array([0, 85, 170, 255])[before[place.slices]]
+    ).sum()
+    assert not view._save_button.isEnabled()
+
+
+def test_keys_reach_the_labels_layer(viewer, qtbot, make_dataset):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    dock, view = _dock(viewer, "Correct")
+    layer = workspace_of(viewer).labels_layer
+    canvas = viewer.window._qt_viewer.canvas.native
+
+    qtbot.keyClick(canvas, Qt.Key.Key_2, Qt.KeyboardModifier.AltModifier)
+
+    assert layer.selected_label == 2
+    viewer.window.remove_dock_widget(dock)
+    qtbot.waitUntil(lambda: not view._open)
+    qtbot.keyClick(canvas, Qt.Key.Key_1, Qt.KeyboardModifier.AltModifier)
+    assert layer.selected_label == 2, "a closed widget lets go of its keys"
+
+
+def test_mouse_painting_over_nodata_is_refused_on_screen(viewer, qtbot, make_dataset):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    layer = workspace_of(viewer).labels_layer
+    layer.mode = "paint"
+    layer.brush_size = 8
+    with layer.block_history():
+        layer._draw(3, (5, 5), (5, 20))
+
+    index = np.asarray(layer.data)
+    assert not index[:10, :12].any()
+    assert (index[5, 13:20] == 3).all()
+    node = viewer.window._qt_viewer.canvas.layer_to_visual[layer].node
+    assert np.array_equal(layer._slice.image.raw, index)
+    texture = np.asarray(node._data)
+    assert (texture[:10, :12] == texture[0, 0]).all()
+
+
+def test_discard_asks_first(viewer, qtbot, make_dataset, monkeypatch):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    _, view = _dock(viewer, "Correct")
+    layer = workspace_of(viewer).labels_layer
+    before = np.asarray(layer.data)
+    layer.data[100:105, 100:105] = (before[100:105, 100:105] + 1) % 4
+    workspace_of(viewer).session.commit()
+    answers = [QMessageBox.StandardButton.Cancel, QMessageBox.StandardButton.Discard]
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: answers.pop(0))
+
+    view._ask_discard()
+    assert not np.array_equal(np.asarray(layer.data), before)
+    view._ask_discard()
+    assert np.array_equal(np.asarray(layer.data), before)
+    assert view.notice == "1 stroke dropped; the labels are as their files."
+
+
+def test_data_widget_opens_lists_and_flies(viewer, qtbot, make_dataset, tmp_path):
+    _, view = _dock(viewer, "Data")
+    assert view._empty.isVisibleTo(view)
+
+    view.open(tmp_path / "nowhere")
+    assert "does not exist" in view.notice
+    root = make_dataset(splits=("train", "val"))
+    view.open(root)
+
+    assert not view.notice
+    assert len(view._model.rows) == 8
+    assert not view._table.isColumnHidden(1)
+    assert kept("data/folder", "") == str(root)
+    session = workspace_of(viewer).session
+    for row in view._model.rows:
+        view.fly_to(row.tile_id)
+        assert workspace_of(viewer).tile_under_view().tile.id == row.tile_id
+    session.set_review(row.tile_id, "approved")
+    qtbot.waitUntil(lambda: view._model.rows[-1].review == "approved")
+
+
+def test_predict_widget_runs_in_a_thread_and_accepts(viewer, qtbot, make_dataset, make_checkpoint):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    _, view = _dock(viewer, "Predict")
+    view.use_model(make_checkpoint())
+    view.choose(scope="all", tta="off", device="cpu")
+
+    view._run_button.click()
+    assert view.running
+    assert view._cancel_button.isEnabled()
+    qtbot.waitUntil(lambda: not view.running, timeout=60_000)
+
+    workspace = workspace_of(viewer)
+    assert workspace.prediction_layer is not None, view.notice
+    assert view.notice.startswith("Predicted with tiny")
+    assert view._result.isVisibleTo(view)
+    view._accept_button.click()
+    assert "pixels changed" in view.notice
+    assert np.array_equal(np.asarray(workspace.session.mask), workspace.prediction_layer.data)
+
+
+def test_predict_widget_says_what_is_wrong_with_a_model(viewer, qtbot, make_dataset, tmp_path):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    _, view = _dock(viewer, "Predict")
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"not a model")
+    view.use_model(bad)
+    view.choose(scope="all", device="cpu")
+
+    view.run()
+    qtbot.waitUntil(lambda: not view.running, timeout=60_000)
+
+    assert view.notice.startswith("⚠")
+    assert "bad.safetensors" in view.notice
+    assert view._run_button.isEnabled()
+
+
+def test_closing_the_predict_widget_ends_its_job(viewer, qtbot, make_dataset, make_checkpoint):
+    viewer.open(str(make_dataset(grid=(4, 4))), plugin="napari-glacier")
+    dock, view = _dock(viewer, "Predict")
+    view.use_model(make_checkpoint())
+    view.choose(scope="all", tta=8, device="cpu")
+    view.run()
+    worker = view._worker
+
+    viewer.window.remove_dock_widget(dock)
+
+    qtbot.waitUntil(lambda: not view._open)
+    assert worker.abort_requested
+    qtbot.waitUntil(lambda: not worker.is_running, timeout=60_000)
+    assert workspace_of(viewer).prediction_layer is None
+
+
+def test_train_widget_fills_in_the_open_dataset_and_validates(viewer, qtbot, make_dataset, tmp_path):
+    _, view = _dock(viewer, "Train")
+    root = make_dataset()
+    viewer.open(str(root), plugin="napari-glacier")
+
+    qtbot.waitUntil(lambda: view._data.text() == str(root))
+    assert view._output.text() == str(root / "runs")
+    view.fill(recipe="smoke", epochs=3)
+    assert view.plan().epochs == 3
+    view._data.setText(str(tmp_path / "nowhere"))
+    assert view.start() is None
+    assert "does not exist" in view.notice
+
+
+def test_widgets_fit_beside_the_canvas_of_a_small_laptop(viewer, qtbot, make_dataset):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    for name in ("Data", "Predict", "Correct", "Train"):
+        dock, view = _dock(viewer, name)
+        assert view.minimumSizeHint().width() <= 360, name
+        assert view.body.parentWidget().minimumSizeHint().width() <= 360, name
+        viewer.window.remove_dock_widget(dock)
+        qtbot.waitUntil(lambda view=view: not view._open)
+
+
+def test_reader_leaves_other_files_alone_and_explains_broken_datasets(make_dataset, tmp_path):
+    from napari_glacier._reader import get_reader
+    from napari_glacier.core.raster import write_raster
+
+    write_raster(tmp_path / "photo.tif", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "text.tif").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    for path in ("photo.tif", "text.tif", "empty", "missing.tif"):
+        assert get_reader(str(tmp_path / path)) is None
+    assert get_reader([str(tmp_path / "photo.tif")]) is None
+
+    root = make_dataset()
+    band = next((root / "Band4").glob("*.tif"))
+    band.unlink()
+    write_raster(band, np.zeros((20, 20), np.uint16))
+    reader = get_reader(str(root))
+    with pytest.raises(DataError, match="20 x 20"):
+        reader(str(root))
+
+
+def test_saving_a_layer_writes_one_georeferenced_geotiff(viewer, make_dataset, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    layer = workspace_of(viewer).labels_layer
+    path = tmp_path / "out.tif"
+
+    viewer.layers.save(str(path), selected=True, plugin="napari-glacier")
+
+    with rasterio.open(path) as written:
+        assert written.crs.to_epsg() == 32643
+        assert written.transform[:6] == (30.0, 0.0, 500_000.0, 0.0, -30.0, 3_800_000.0)
+        assert np.array_equal(written.read(1), np.array([0, 85, 170, 255])[np.asarray(layer.data)])
+        assert written.colormap(1)[85][:3] == (0x56, 0xB4, 0xE9)
