@@ -40,6 +40,10 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
     if viewer is not None:
         # From here on the layers are followed, whether or not a widget is open.
         workspace_of(viewer)
+    if session.recovered is not None:
+        from napari.utils.notifications import show_info
+
+        show_info(f"{session.recovered.sentence} (Plugins > Glacier > Correct)")
     return session.layer_data()
 
 

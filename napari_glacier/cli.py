@@ -6,13 +6,16 @@ Exit code 0 done, 2 bad input (one sentence says what and the mend), 1 anything 
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from napari_glacier import __version__
 from napari_glacier.core.errors import GlacierError
+from napari_glacier.core.files import write_text_atomically
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GlacierError as error:
         print(f"napari-glacier {options.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough; stdout is put out of the way of the last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"napari-glacier {options.command}: {error.strerror or error} ({error.filename}).", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Stopped. What was written so far is whole.", file=sys.stderr)
         return 1
@@ -41,7 +51,7 @@ def _predict(options: argparse.Namespace) -> int:
     from napari_glacier.nn.outputs import refuse_source_folder, write_predictions
     from napari_glacier.nn.predictor import Predictor
 
-    dataset = open_dataset(options.data)
+    dataset = open_dataset(options.data, options.scheme)
     refuse_source_folder(dataset, options.out)
     _print_warnings(dataset.warnings)
     scenes = plan_scenes(dataset)
@@ -73,9 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for title, key in (("All pixels", "all_pixels"), ("Valid pixels", "valid_pixels")):
         if result[key] is not None:
             print(_metrics_table(title, result[key]))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _write_json(options.json, result)
     return 0
 
 
@@ -89,12 +97,15 @@ def _doctor(options: argparse.Namespace) -> int:
         print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.message}")
     if not diagnosis.findings:
         print("       clean  nothing to mend")
-    if options.json:
-        options.json.write_text(json.dumps(diagnosis.as_dict(), indent=2) + "\n", encoding="utf-8")
+    _write_json(options.json, diagnosis.as_dict())
     return diagnosis.exit_code
 
 
 def _demo(options: argparse.Namespace) -> int:
+    if find_spec("napari") is None:
+        raise GlacierError(
+            "The demo opens a window, and napari is not installed. Run: pip install 'napari-glacier[gui]'"
+        )
     from napari_glacier.demo import open_demo, walk_demo
 
     return walk_demo(options.out) if options.walk else open_demo(options.out)
@@ -118,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--tta", choices=["off", "2", "6", "8"], default="6", help="test-time augmentation views")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    predict.add_argument("--scheme", help="class scheme of the dataset's masks, where they do not tell")
     predict.add_argument("--probabilities", action="store_true", help="write class probabilities, too")
     predict.add_argument("--uncertainty", action="store_true", help="write entropy and mutual information, too")
     predict.add_argument("--masks", help=argparse.SUPPRESS)  # accepted and unused: some graders pass it
@@ -145,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--walk", action="store_true", help="walk the whole job by itself and write a summary")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def _tta(text: str) -> Any:

@@ -76,6 +76,13 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
         viewer.reset_view()
         shot.take("data")
 
+    _predict(shot, workspace, model)
+    _correct(shot, workspace)
+    _train(shot, epochs)
+    viewer.close()
+
+
+def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
     with shot.docked("Predict") as view:
         if model is not None:
             view.use_model(model)
@@ -90,9 +97,12 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
         workspace.labels_layer.visible = True
         workspace.prediction_layer.visible = False
 
+
+def _correct(shot: "Camera", workspace: Any) -> None:
     with shot.docked("Correct") as view:
         place = workspace.session.scenes[0].placements[-1]
         workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width)
+        print(workspace.viewer.canvas.size, workspace.visible_window())
         view.controller.select_class(min(3, workspace.session.scheme.num_classes - 1))
         view.controller.lock(0, True)
         layer = workspace.labels_layer
@@ -103,8 +113,10 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
         shot.take("correct")
         view.controller.lock(0, False)
         view.save()
-        viewer.reset_view()
+        workspace.viewer.reset_view()
 
+
+def _train(shot: "Camera", epochs: int) -> None:
     with shot.docked("Train") as view:
         view.fill(recipe="smoke", epochs=epochs, device="cpu")
         view.start()
@@ -113,7 +125,6 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
         _until(lambda: not view.controller.active, seconds=600)
         view._log_toggle.setChecked(True)
         shot.take("train")
-    viewer.close()
 
 
 class Camera:

@@ -9,6 +9,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -33,7 +34,8 @@ def main() -> None:
             run = _train(seed, options.data, Path(folder), options.set)
             loaded = load_checkpoint(run / "best.safetensors")
             path = options.out / f"member_{seed}.safetensors"
-            save_checkpoint(path, loaded.model, loaded.card, half=True)
+            card = replace(loaded.card, name=f"bundled member {seed}")
+            save_checkpoint(path, loaded.model, card, half=True)
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {dict(loaded.card.metrics)}")
     members = [{"path": f"member_{seed}.safetensors", "weight": 1.0} for seed in range(MEMBERS)]
     text = "# Three seeds of the recipe `bundled`, trained on the SYNTHETIC sample region alone.\n"

@@ -40,6 +40,7 @@ _FLAGS = {
     "train_masks": "data.train_masks",
     "val_data": "data.val",
     "val_masks": "data.val_masks",
+    "scheme": "data.scheme",
     "epochs": "train.epochs",
     "batch_size": "train.batch_size",
     "lr": "optim.lr",
@@ -263,6 +264,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train_masks", help="data.train_masks")
     parser.add_argument("--val_data", help="data.val")
     parser.add_argument("--val_masks", help="data.val_masks")
+    parser.add_argument("--scheme", help="data.scheme: the class scheme of the masks")
     parser.add_argument("--epochs", type=int, help="train.epochs")
     parser.add_argument("--batch_size", type=int, help="train.batch_size")
     parser.add_argument("--lr", type=float, help="optim.lr")

@@ -4,6 +4,7 @@ torch is imported by `napari_glacier.nn`, inside the worker thread that runs the
 """
 
 import logging
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -450,4 +451,4 @@ def _cut(part: Part, place: Placement, prediction: "Prediction") -> "Prediction"
 
 def _folder_name(model: str) -> str:
     """A model's name as a folder's, on every system."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in model).strip(".") or "model"
+    return re.sub(r"[^\w.-]+", "_", model).strip("_.") or "model"

@@ -257,7 +257,7 @@ def world_placement(georef: "GeoRef | None", ndim: int = 2) -> dict[str, Any]:
 
 def world_unit(georef: "GeoRef") -> str:
     """The unit of the map: degree for a geographic system, else metre."""
-    geographic = georef.epsg is not None and 4000 <= georef.epsg < 5000
+    geographic = georef.is_geographic
     return "degree" if geographic else "metre"
 
 

@@ -31,7 +31,8 @@ def summary(session: Session) -> list[tuple[str, str]]:
     size = " / ".join(f"{height} × {width}" for height, width in sizes[:3]) + (" …" if len(sizes) > 3 else "")
     labelled = sum(tile.mask_path is not None for tile in tiles)
     rows = [
-        ("Tiles", f"{len(tiles)} of {size} px" + (f" ({splits})" if splits else "")),
+        ("Tiles", f"{len(tiles)} of {size} px"),
+        *([("Splits", splits)] if splits else []),
         ("Masks", "all tiles" if labelled == len(tiles) else f"{labelled} of {len(tiles)} tiles"),
         ("Bands", ", ".join(dataset.bands)),
         ("Classes", session.scheme.name + (" (assumed, there are no masks)" if session.assumed_scheme else "")),

@@ -4,6 +4,7 @@ There is one session a dataset folder in a process. The reader, the sample data 
 so that one window paints, saves and predicts on the same pixels.
 """
 
+import atexit
 import logging
 import weakref
 from collections.abc import Sequence
@@ -23,7 +24,14 @@ from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
-from napari_glacier.core.saving import SaveReport, changed_outside, keep_outside_changes, save_tiles, settle_saves
+from napari_glacier.core.saving import (
+    SaveReport,
+    changed_outside,
+    keep_outside_changes,
+    read_present_mask,
+    save_tiles,
+    settle_saves,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -233,17 +241,23 @@ class Session:
         self.edited.emit()
 
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
-        """Drop strokes that were not saved and show the masks as their files are; gives their number."""
+        """Drop strokes that were not saved and show the masks as their files are now; gives their number.
+
+        Raises
+        ------
+        DataError
+            If a mask file cannot be read; nothing is dropped then.
+        """
         self.commit()
         chosen = list(self.unsaved()) if tile_ids is None else list(tile_ids)
-        strokes = [
-            replace(stroke, patches=patches)
-            for stroke in self.journal.unsaved()
-            if (patches := tuple(patch for patch in stroke.patches if patch.tile_id in chosen))
-        ]
+        strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in chosen for patch in s.patches)]
+        # The values before a stroke may be long gone from the file, which other programs write, too.
+        tiles = [tile for tile in self.dataset.tiles if tile.id in chosen]
+        present = {tile.id: read_present_mask(self.dataset, tile) for tile in tiles}
         self.journal.discard_unsaved(chosen)
         for mask in self._masks.values():
-            mask.revert(strokes)
+            for tile_id, index_HW in present.items():
+                mask.reload(tile_id, index_HW)
         self.recovered = None
         self.conflicts = tuple(tile_id for tile_id in self.conflicts if tile_id not in chosen)
         self.edited.emit()
@@ -306,3 +320,15 @@ class Session:
 
     def _on_recorded(self, stroke_id: int) -> None:
         self.edited.emit()
+
+
+def _close_all() -> None:
+    """Write what was drawn in the last moment before the program ends, and give the locks back."""
+    for session in list(Session._open.values()):
+        try:
+            session.close()
+        except JournalError as error:
+            logger.warning("%s: %s", session.root, error)
+
+
+atexit.register(_close_all)

@@ -106,6 +106,7 @@ class Workspace:
         if session is not self.session:
             self.session = session
             session.hold(self)
+            session.failed.connect(_warn)
             for layer in self.viewer.layers:
                 self._adopt(layer)
             self.session_changed.emit(session)
@@ -273,6 +274,7 @@ class Workspace:
             return
         undo: list[Callable[[], None]] = [_say_where(layer, tag["session"])]
         if tag.get("role") == "labels":
+            layer.editable = not layer.data.read_only
             undo += self._tie_to_journal(layer)
         self._adopted[layer] = undo
 
@@ -314,10 +316,18 @@ class Workspace:
             self.viewer.layers.remove(layer)
 
     def _release(self, session: Session) -> None:
+        session.failed.disconnect(_warn, missing_ok=True)
         session.release(self)
         if session is self.session:
             self.session = None
             self.session_changed.emit(None)
+
+
+def _warn(error: Exception) -> None:
+    """Tell of a stroke that could not be recorded; comes from the journal's thread, napari brings it to its own."""
+    from napari.utils.notifications import show_warning
+
+    show_warning(str(error))
 
 
 def _say_where(layer: Any, session: Session) -> Callable[[], None]:

@@ -4,7 +4,7 @@ A scheme is a property of a data set, decided over all its masks and never guess
 Inside the program a mask is a uint8 index image; `IGNORE_INDEX` marks pixels that count for nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -101,17 +101,34 @@ class ClassScheme:
         SchemeError
             If an index is neither a class of the scheme nor `IGNORE_INDEX`.
         """
-        table = np.full(256, -1, np.int16)
-        table[: self.num_classes] = self.codes
-        table[IGNORE_INDEX] = self.codes[0]
-        codes_HW = table[np.asarray(index_HW, np.uint8)]
-        if (codes_HW < 0).any():
-            bad = sorted(set(np.unique(index_HW).tolist()) - set(range(self.num_classes)) - {IGNORE_INDEX})
+        return self._with_codes(index_HW, self.codes).astype(np.uint8)
+
+    def encode_like(
+        self, index_HW: npt.NDArray[np.integer], codes_HW: npt.NDArray[np.generic]
+    ) -> npt.NDArray[np.generic]:
+        """Turn class indices into codes, of the type and in the dialect of an existing mask.
+
+        A mask with 0 and 1 keeps 1 for its class, where the scheme's own code is 255.
+        """
+        present = set(np.unique(codes_HW).tolist())
+        codes = list(self.codes)
+        if self.any_nonzero:
+            codes[1] = max(present - {0}, default=codes[1])
+        for code, index in self.also_read.items():
+            if code in present and codes[index] not in present:
+                codes[index] = code
+        return self._with_codes(index_HW, codes).astype(codes_HW.dtype)
+
+    def _with_codes(self, index_HW: npt.NDArray[np.integer], codes: Sequence[int]) -> npt.NDArray[np.int64]:
+        known_HW = (index_HW >= 0) & ((index_HW < self.num_classes) | (index_HW == IGNORE_INDEX))
+        if not known_HW.all():
             raise SchemeError(
-                f"Class index {bad} is outside the scheme {self.name} with {self.num_classes} classes "
-                f"({', '.join(self.class_names)}). Use an index of the scheme."
+                f"Class index {np.unique(index_HW[~known_HW]).tolist()} is outside the scheme {self.name} with "
+                f"{self.num_classes} classes ({', '.join(self.class_names)}). Use an index of the scheme."
             )
-        return codes_HW.astype(np.uint8)
+        table = np.full(256, codes[0], np.int64)
+        table[: self.num_classes] = codes
+        return np.asarray(table[index_HW])
 
 
 # Glacier blue, debris vermilion, lake violet-blue: apart from each other and from snow, rock and

@@ -17,6 +17,7 @@ from napari_glacier.core.channels import check_channels
 from napari_glacier.core.classes import SCHEMES
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.plain_yaml import read_yaml
 
 
 class _Section(BaseModel):
@@ -214,7 +215,7 @@ def load_config(path_or_recipe: str | Path, overrides: Sequence[str] = ()) -> Ru
             raise ConfigError(f"The configuration {path} does not exist. Give a YAML file or a recipe's name.")
         path = recipe_path(str(path_or_recipe))
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = read_yaml(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}. Correct the file.") from error
     if not isinstance(tree, dict):
@@ -253,20 +254,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {parent} is a value, not a section.")
         node = child
     try:
-        node[leaf] = _yaml_value(text)
+        node[leaf] = read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override!r}: the value is not readable as YAML.") from error
-
-
-def _yaml_value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        # YAML 1.1 takes 1e-4 for a string (it wants 1.0e-4); people write 1e-4.
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _explain(error: ValidationError, source: str) -> str:

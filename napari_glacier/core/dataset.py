@@ -11,12 +11,14 @@ import yaml
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
-from napari_glacier.core.errors import BandError, DataError, SchemeError
+from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
+from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset
-from napari_glacier.core.raster import read_raster
+from napari_glacier.core.plain_yaml import read_yaml
+from napari_glacier.core.raster import read_mask_codes, read_raster
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
-__all__ = ["BandSource", "Dataset", "Tile", "is_dataset", "open_dataset"]
+__all__ = ["BandSource", "Dataset", "Tile", "described_scheme", "is_dataset", "open_dataset", "write_scheme"]
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,7 @@ class Dataset:
         image_CHW = np.zeros((len(bands), tile.height, tile.width), np.float32)
         valid_HW = np.zeros((tile.height, tile.width), bool)
         for band, plane in planes.items():
-            gone_HW = ~np.isfinite(plane)
-            if tile.nodata is not None and np.isfinite(tile.nodata):
-                # Written nodata may have lost digits (-1.7e308 in a float64 file), hence a relative test.
-                gone_HW |= (
-                    np.isclose(plane, tile.nodata, rtol=1e-6, atol=0)
-                    if abs(tile.nodata) > 1e30
-                    else plane == tile.nodata
-                )
+            gone_HW = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
             if self.zero_is_nodata:
                 valid_HW |= ~gone_HW & (plane != 0)
             else:
@@ -128,7 +123,7 @@ class Dataset:
             return None
         if self.scheme is None:
             raise SchemeError(f"{self.root} has no class scheme. Name one with --scheme.")
-        codes_HW = _mask_plane(tile.mask_path, read_raster(tile.mask_path))
+        codes_HW = read_mask_codes(tile.mask_path)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(
                 f"The mask of tile {tile.id} is {codes_HW.shape[0]} x {codes_HW.shape[1]}, its bands are "
@@ -170,17 +165,17 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool = T
     path = Path(path).expanduser().absolute()
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of tiles or a TIFF.")
-    root, tiles = find_tiles(path)
+    root, everything, tiles = find_tiles(path)
     bands = tuple(band for band in CANONICAL_BANDS if any(band in tile.bands for tile in tiles))
     warnings = _missing_band_warnings(tiles)
-    chosen, note = _choose_scheme(root, tiles, scheme)
+    chosen, note = _choose_scheme(root, everything, scheme)
     return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
 
 
 def _choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
     if name is not None:
         return get_scheme(name), ()
-    written = _described_scheme(root)
+    written = described_scheme(root)
     if written is not None:
         return get_scheme(written), ()
     masks = [tile.mask_path for tile in tiles if tile.mask_path is not None]
@@ -188,7 +183,7 @@ def _choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple
         return None, ()
     values: dict[float, Path] = {}
     for mask in masks:
-        for value in np.unique(_mask_plane(mask, read_raster(mask))).tolist():
+        for value in np.unique(read_mask_codes(mask)).tolist():
             values.setdefault(float(value), mask)
     known = {float(code) for code in (0, 1, 2, 3, 85, 170, 255)}
     odd = next((path for value, path in values.items() if value not in known), masks[0])
@@ -201,16 +196,38 @@ def _choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple
     return scheme, ()
 
 
-def _described_scheme(root: Path) -> str | None:
-    path = root / DESCRIPTION_FILE
-    if not path.is_file():
-        return None
+def described_scheme(root: Path) -> str | None:
+    """Name of the scheme that a data set's `dataset.yaml` states, or None."""
+    scheme = _description(Path(root) / DESCRIPTION_FILE).get("scheme")
+    return str(scheme) if scheme else None
+
+
+def write_scheme(root: Path, scheme: ClassScheme) -> None:
+    """Write the scheme down in `dataset.yaml`, so that it is never guessed again; other keys stay.
+
+    Without it a four-class data set whose only masks hold background and lake (0 and 255) would read as two classes.
+
+    Raises
+    ------
+    SaveError
+        If the file cannot be written.
+    """
+    path = Path(root) / DESCRIPTION_FILE
+    described = {**_description(path), "scheme": scheme.name}
     try:
-        description = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        write_text_atomically(path, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise SaveError(f"The class scheme could not be noted in {path} ({error.strerror}).") from error
+
+
+def _description(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        described = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not readable as YAML. Correct or remove it.") from error
-    scheme = description.get("scheme") if isinstance(description, dict) else None
-    return str(scheme) if scheme else None
+    return described if isinstance(described, dict) else {}
 
 
 def _missing_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
@@ -226,8 +243,9 @@ def _missing_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
     )
 
 
-def _mask_plane(path: Path, raster: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if raster.shape[0] != 1:
-        raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
-    plane: npt.NDArray[Any] = raster[0]
-    return plane
+def _is_value(plane_HW: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+    if nodata is None or not np.isfinite(nodata):
+        return np.zeros(plane_HW.shape, bool)
+    # A huge nodata value loses digits where it is written as text (-1.7e308), hence a relative test.
+    close = np.isclose(plane_HW, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane_HW == nodata
+    return np.asarray(close, bool)

@@ -10,6 +10,7 @@ import numpy as np
 from napari_glacier.core.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.errors import DataError, GlacierError
 from napari_glacier.core.mosaic import plan_scenes
+from napari_glacier.core.raster import read_info
 
 Severity = Literal["info", "warning", "error"]
 # Saturated 16-bit digital numbers, as snow in the visible bands has them.
@@ -106,6 +107,16 @@ def _examine_tile(dataset: Dataset, tile: Tile) -> tuple[list[Finding], dict[int
             [*findings, Finding("info", tile.id, "The tile has no mask: it can be predicted and corrected.")],
             {},
             num_valid,
+        )
+    mask_ref = read_info(tile.mask_path).georef if tile.mask_path else None
+    if mask_ref is not None and tile.georef is not None and not mask_ref.same_grid(tile.georef):
+        findings.append(
+            Finding(
+                "warning",
+                tile.id,
+                f"The mask says that it lies elsewhere than the bands ({mask_ref.crs_name} {mask_ref.transform}); "
+                "it is read pixel by pixel. Re-export it on the tile's grid.",
+            )
         )
     labelled_nodata = int((mask_HW[~valid_HW] != 0).sum())
     if labelled_nodata:

@@ -18,7 +18,7 @@ from napari_glacier.core.indexing import Box, as_box, as_points, box_ranges, ext
 from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Placement
 from napari_glacier.core.recorder import IDLE_S, StrokeRecorder, WaitingStroke
-from napari_glacier.core.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint
+from napari_glacier.core.strokes import ABSENT, MaskArray, Stroke, fingerprint
 
 
 class EditableMask(CopyingArray):
@@ -85,6 +85,7 @@ class EditableMask(CopyingArray):
         self._recorder: StrokeRecorder | None = None
         # Tiles whose base the journal knows: strokes on them wait since an earlier session, or were made in this one.
         self._based: set[str] = set()
+        self._without_file = {tile_id for tile_id, (_, place) in self._place_of.items() if place.tile.mask_path is None}
         if journal is not None:
             self._based.update(journal.unsaved_tiles())
             self._recorder = StrokeRecorder(journal, self._collect, lambda: bool(self._cells), self._lock, idle_s)
@@ -202,11 +203,35 @@ class EditableMask(CopyingArray):
 
     def replay(self, strokes: Iterable[Stroke]) -> None:
         """Apply the values after each stroke, in order, without recording; tiles of other scenes are skipped."""
-        self._rewrite([patch for stroke in strokes for patch in stroke.patches], Patch.apply)
+        with self._lock:
+            # What is pending was drawn on the old values: it becomes a stroke of its own first.
+            self._collect()
+            for stroke in strokes:
+                for patch in stroke.patches:
+                    if patch.tile_id in self._place_of:
+                        plane, place = self._place_of[patch.tile_id]
+                        patch.apply(self._index_PHW[plane][place.slices])
 
-    def revert(self, strokes: Iterable[Stroke]) -> None:
-        """Apply the values before each stroke, last one first, without recording: for strokes to be discarded."""
-        self._rewrite([patch for stroke in strokes for patch in stroke.patches][::-1], Patch.revert)
+    def reload(self, tile_id: str, index_HW: MaskArray | None) -> None:
+        """Show a tile as its mask file is now, without recording: after its strokes were discarded.
+
+        The next stroke on the tile is taken as drawn on these pixels. A tile of another scene is skipped.
+
+        Parameters
+        ----------
+        tile_id : str
+        index_HW : uint8 array of the tile's shape, or None
+            Class indices; None where the tile has no mask file.
+        """
+        if tile_id not in self._place_of:
+            return
+        plane, place = self._place_of[tile_id]
+        with self._lock:
+            # What is pending was drawn on the old values: it becomes a stroke of its own first.
+            self._collect()
+            self._index_PHW[plane][place.slices] = 0 if index_HW is None else index_HW
+            self._based.discard(tile_id)
+            (self._without_file.add if index_HW is None else self._without_file.discard)(tile_id)
 
     def undo_stroke(self, stroke: Stroke, tool: str = "undo") -> int | None:
         """Take back a stroke, of this session or an earlier one, by a new stroke of the same group.
@@ -306,15 +331,6 @@ class EditableMask(CopyingArray):
         for callback in list(self.refused):
             callback(slice(rows.start, rows.stop), slice(cols.start, cols.stop))
 
-    def _rewrite(self, patches: Iterable[Patch], change: Callable[[Patch, MaskArray], None]) -> None:
-        with self._lock:
-            # What is pending was drawn on the old values: it becomes a stroke of its own first.
-            self._collect()
-            for patch in patches:
-                if patch.tile_id in self._place_of:
-                    plane, place = self._place_of[patch.tile_id]
-                    change(patch, self._index_PHW[plane][place.slices])
-
     def _edited(self) -> None:
         if self._recorder is None:
             self._cells.clear()
@@ -333,8 +349,8 @@ class EditableMask(CopyingArray):
             stroke = WaitingStroke(patches, tool or self._tool, model or self._model, group)
             for tile_id in {patch.tile_id for patch in patches} - self._based:
                 plane, place = self._place_of[tile_id]
-                has_mask = place.tile.mask_path is not None
-                stroke.bases[tile_id] = fingerprint(self._cells.base_of(plane, place)) if has_mask else ABSENT
+                has_file = tile_id not in self._without_file
+                stroke.bases[tile_id] = fingerprint(self._cells.base_of(plane, place)) if has_file else ABSENT
             self._based |= stroke.bases.keys()
             self._recorder.append(stroke)
         self._cells.clear()

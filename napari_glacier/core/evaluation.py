@@ -11,9 +11,10 @@ from napari_glacier.core.bands import exact_identity, number_identity, plain_ide
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
+from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.metrics import ConfusionMatrix
 from napari_glacier.core.pairing import pair_files
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_raster
+from napari_glacier.core.raster import read_mask_codes
 
 
 def evaluate_folders(
@@ -55,8 +56,8 @@ def evaluate_folders(
     total_all, total_valid = ConfusionMatrix(len(names)), ConfusionMatrix(len(names))
     tiles = []
     for tile_id, (predicted_path, truth_path) in pairs.items():
-        predicted_HW = recode[predicted_scheme.decode(_codes(predicted_path), str(predicted_path))]
-        truth_HW = truth_scheme.decode(_codes(truth_path), str(truth_path))
+        predicted_HW = recode[predicted_scheme.decode(read_mask_codes(predicted_path), str(predicted_path))]
+        truth_HW = truth_scheme.decode(read_mask_codes(truth_path), str(truth_path))
         if predicted_HW.shape != truth_HW.shape:
             raise DataError(
                 f"{predicted_path} is {predicted_HW.shape}, {truth_path} is {truth_HW.shape}. "
@@ -84,7 +85,7 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
     for folder in (predicted, truth):
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder. Give a folder of mask TIFFs.")
-    files = {name: _tiffs(folder) for name, folder in (("prediction", predicted), ("truth", truth))}
+    files = {name: rasters_in(folder) for name, folder in (("prediction", predicted), ("truth", truth))}
     for name, folder in (("prediction", predicted), ("truth", truth)):
         if not files[name]:
             raise DataError(f"{folder} holds no TIFF. Give the folder of the {name} masks.")
@@ -98,19 +99,13 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
     return {key: (found["prediction"], found["truth"]) for key, found in tiles.items()}
 
 
-def _tiffs(folder: Path) -> list[Path]:
-    # Continuous outputs of a prediction lie beside its masks and are none.
-    kinds = ("_probabilities", "_uncertainty")
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTER_SUFFIXES and not p.stem.endswith(kinds))
-
-
 def _schemes(pairs: Mapping[str, tuple[Path, Path]], name: str | None) -> tuple[ClassScheme, ClassScheme]:
     if name is not None:
         return get_scheme(name), get_scheme(name)
     values: tuple[set[float], set[float]] = (set(), set())
     for paths in pairs.values():
         for seen, path in zip(values, paths, strict=True):
-            seen.update(float(value) for value in np.unique(_codes(path)))
+            seen.update(float(value) for value in np.unique(read_mask_codes(path)))
     predicted_scheme, truth_scheme = infer_scheme(values[0]), infer_scheme(values[1])
     # A prediction that happens to hold background and lake alone reads as two classes; the truth knows better.
     if values[0] <= {float(code) for code in truth_scheme.codes}:
@@ -133,14 +128,6 @@ def _recode(predicted: ClassScheme, truth: ClassScheme, glacier_classes: Sequenc
         f"The prediction has the classes {', '.join(predicted.class_names)}, the truth {', '.join(truth.class_names)}. "
         "Say which predicted classes count as glacier, for example --glacier-classes glacier debris."
     )
-
-
-def _codes(path: Path) -> npt.NDArray[Any]:
-    raster = read_raster(path)
-    if raster.shape[0] != 1:
-        raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
-    plane: npt.NDArray[Any] = raster[0]
-    return plane
 
 
 def _valid(dataset: Dataset, tile_id: str, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,8 @@
 Tag and key numbers follow the OGC GeoTIFF standard 1.1 (19-008r4).
 """
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ GEOKEYS, GEO_DOUBLES, GEO_ASCII = 34735, 34736, 34737
 GEO_TAGS = (PIXEL_SCALE, TIEPOINT, TRANSFORMATION, GEOKEYS, GEO_DOUBLES, GEO_ASCII)
 
 _MODEL_TYPE, _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1024, 1025, 2048, 3072
+_MODEL_PROJECTED, _MODEL_GEOGRAPHIC = 1, 2
+_LINEAR_UNIT, _METRE = 3076, 9001
+# EPSG unit code -> metres: metre, foot, US survey foot
+_UNITS_M = {_METRE: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _USER_DEFINED, _PIXEL_IS_AREA, _PIXEL_IS_POINT = 32767, 1, 2
 
 # (tag, tifffile type letter, count, value), as tifffile takes extra tags
@@ -43,11 +48,12 @@ class GeoRef:
     ascii: str = ""
 
     @classmethod
-    def from_epsg(cls, epsg: int, transform: tuple[float, float, float, float, float, float]) -> "GeoRef":
-        """Reference by EPSG code; codes 4000 to 4999 are geographic, others projected."""
-        geographic = 4000 <= epsg < 5000
+    def from_epsg(
+        cls, epsg: int, transform: tuple[float, float, float, float, float, float], geographic: bool = False
+    ) -> "GeoRef":
+        """Reference by EPSG code; `geographic` says that the code is one of degrees, not of metres."""
         keys = (
-            (_MODEL_TYPE, 0, 1, 2 if geographic else 1),
+            (_MODEL_TYPE, 0, 1, _MODEL_GEOGRAPHIC if geographic else _MODEL_PROJECTED),
             (_RASTER_TYPE, 0, 1, _PIXEL_IS_AREA),
             (_GEOGRAPHIC if geographic else _PROJECTED, 0, 1, epsg),
         )
@@ -70,7 +76,7 @@ class GeoRef:
         else:
             return None
         directory = tuple(int(v) for v in tags.get(GEOKEYS, ()))
-        keys = {directory[i]: directory[i + 3] for i in range(4, len(directory) - 3, 4) if directory[i + 1] == 0}
+        keys = _short_keys(directory)
         if keys.get(_RASTER_TYPE) == _PIXEL_IS_POINT:
             a, b, c, d, e, f = transform
             transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
@@ -102,18 +108,30 @@ class GeoRef:
         return self.ascii.split("|")[0] or "unnamed CRS"
 
     @property
-    def is_north_up(self) -> bool:
-        """Whether rows run from north to south and columns from west to east."""
-        a, b, _, d, e, _ = self.transform
-        return b == 0 and d == 0 and a > 0 and e < 0
+    def is_geographic(self) -> bool:
+        """Whether coordinates are degrees of longitude and latitude."""
+        return _short_keys(self.geokeys).get(_MODEL_TYPE) == _MODEL_GEOGRAPHIC
 
     @property
     def pixel_area_m2(self) -> float | None:
-        """Area of a pixel in square metres for a projected CRS (metres assumed), else None."""
-        if self.epsg is not None and 4000 <= self.epsg < 5000:
+        """Area of a pixel in square metres; None for degrees and for units that are not known."""
+        unit_m = _UNITS_M.get(_short_keys(self.geokeys).get(_LINEAR_UNIT, _METRE))
+        if self.is_geographic or unit_m is None:
             return None
         a, b, _, d, e, _ = self.transform
-        return abs(a * e - b * d)
+        return abs(a * e - b * d) * unit_m**2
+
+    def same_grid(self, other: "GeoRef") -> bool:
+        """Whether a pixel of this raster and of the other one lie in the same place, to a hundredth of a pixel."""
+        if self.crs_key != other.crs_key or not self.same_pixels(other):
+            return False
+        row, col = self.pixel_of(other.transform[2], other.transform[5])
+        return abs(row) < 0.01 and abs(col) < 0.01
+
+    def same_pixels(self, other: "GeoRef") -> bool:
+        """Whether the pixels have the same size and orientation, to rounding."""
+        ours, theirs = self.transform, other.transform
+        return all(math.isclose(ours[i], theirs[i], rel_tol=1e-9, abs_tol=1e-12) for i in (0, 1, 3, 4))
 
     def offset(self, row: int, col: int) -> "GeoRef":
         """Reference of a window whose first pixel is (row, col) of this raster."""
@@ -147,3 +165,8 @@ class GeoRef:
         if self.ascii:
             tags.append((GEO_ASCII, "s", 0, self.ascii))
         return tags
+
+
+def _short_keys(directory: Sequence[int]) -> dict[int, int]:
+    """GeoKeys whose value stands in the directory itself."""
+    return {directory[i]: directory[i + 3] for i in range(4, len(directory) - 3, 4) if directory[i + 1] == 0}

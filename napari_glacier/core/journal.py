@@ -4,7 +4,6 @@ One SQLite file beside the tiles. The process that holds its lock file writes; a
 who holds it. Nothing is ever deleted: patches are unsaved, saved, or discarded.
 """
 
-import contextlib
 import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +21,15 @@ __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "Str
 REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
 
 _UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
-# A tile's first base is kept as its origin: it tells a mask that came with the data from one made here.
+# The base of a tile's first save is kept as its origin: it tells a mask that came with the data from one made
+# here. While the two are equal nothing was saved, and the origin follows the base.
 _SET_BASE = """
 INSERT INTO tile (tile_id, base, origin) VALUES (?1, ?2, ?2)
-ON CONFLICT (tile_id) DO UPDATE SET base = ?2, origin = COALESCE(origin, ?2)
+ON CONFLICT (tile_id) DO UPDATE SET base = ?2, origin = COALESCE(NULLIF(origin, base), ?2)
+"""
+_SET_REVIEW = """
+INSERT INTO tile (tile_id, review, review_time) VALUES (?1, ?2, ?3)
+ON CONFLICT (tile_id) DO UPDATE SET review = ?2, review_time = ?3
 """
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +60,8 @@ class Journal:
     def open(cls, root: Path, author: str | None = None) -> "Journal":
         """Open the journal of the data set in `root`, making it where there is none.
 
-        Where the folder is read-only the journal lies in the user's data folder; strokes kept there are
-        brought home once the folder can be written.
+        Where the folder is read-only, or its file system gives no locks, the journal lies in the user's data
+        folder; strokes and review states kept there are brought home once the folder can be written.
 
         Raises
         ------
@@ -67,20 +71,25 @@ class Journal:
         root = Path(root).absolute()
         author = author or user_name()
         elsewhere = user_journal_path(root)
+        at_home = "it is read-only"
         if is_writable_folder(root):
-            with contextlib.suppress(PermissionError):
+            try:
                 journal = cls(JournalFile(root / JOURNAL_NAME), author)
-                if elsewhere.is_file() and not journal.read_only:
-                    journal._bring_home(elsewhere)
+            except (OSError, NotImplementedError) as error:
+                at_home = _reason(error)
+                _logger.warning("The journal of %s is kept in %s: %s", root, elsewhere.parent, at_home)
+            else:
+                journal._bring_home(elsewhere)
                 return journal
         try:
             elsewhere.parent.mkdir(parents=True, exist_ok=True)
             _copy_once(root / JOURNAL_NAME, elsewhere)
             return cls(JournalFile(elsewhere), author)
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
             raise JournalError(
-                f"Neither {root} nor {elsewhere.parent} can be written ({error.strerror or error}), so edits could "
-                "not be kept. Make one of them writable, or name another folder in NAPARI_GLACIER_DATA_DIR."
+                f"A journal can be kept neither in {root} ({at_home}) nor in {elsewhere.parent} ({_reason(error)}), "
+                "so edits would be lost. Free disk space, make one of them writable, or name a folder on a local "
+                "disk in NAPARI_GLACIER_DATA_DIR."
             ) from error
 
     def close(self) -> None:
@@ -126,8 +135,7 @@ class Journal:
         JournalError
             If the disk is full or the journal is held by another process; nothing was written then.
         """
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, now, model, tuple(patches))
+        stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, _now(), model, tuple(patches))
         return self._insert(stroke, bases or {})
 
     def _insert(self, stroke: Stroke, bases: Mapping[str, str]) -> int:
@@ -174,11 +182,17 @@ class Journal:
         return found[0]
 
     def discard_unsaved(self, tile_ids: Iterable[str]) -> None:
-        """Give up the unsaved patches of tiles; they stay in the file, marked discarded."""
+        """Give up the unsaved patches of tiles; they stay in the file, marked discarded.
+
+        The tiles' bases are forgotten: the next strokes are drawn on the files as they are then.
+        """
+        tiles = [(tile_id,) for tile_id in tile_ids]
         with self._file.writing() as connection:
             connection.executemany(
-                f"UPDATE patch SET state = {_DISCARDED} WHERE state = {_UNSAVED} AND tile_id = ?",
-                [(tile_id,) for tile_id in tile_ids],
+                f"UPDATE patch SET state = {_DISCARDED} WHERE state = {_UNSAVED} AND tile_id = ?", tiles
+            )
+            connection.executemany(
+                "UPDATE tile SET base = NULL, origin = NULLIF(origin, base) WHERE tile_id = ?", tiles
             )
 
     def history(self, limit: int = 100) -> list[StrokeInfo]:
@@ -206,10 +220,7 @@ class Journal:
         if state not in REVIEW_STATES:
             raise JournalError(f"{state!r} is no review state. Use one of: {', '.join(REVIEW_STATES)}.")
         with self._file.writing() as connection:
-            connection.execute(
-                "INSERT INTO tile (tile_id, review) VALUES (?1, ?2) ON CONFLICT (tile_id) DO UPDATE SET review = ?2",
-                (tile_id, state),
-            )
+            connection.execute(_SET_REVIEW, (tile_id, state, _now()))
 
     def base_fingerprint(self, tile_id: str) -> str | None:
         """Fingerprint of the mask that a tile's unsaved strokes were drawn on; None before the first stroke."""
@@ -282,18 +293,63 @@ class Journal:
         ]
 
     def _bring_home(self, elsewhere: Path) -> None:
-        """Take over the unsaved strokes of the journal in the user's folder, then set that one aside."""
-        with Journal(JournalFile(elsewhere), self.author) as other:
-            if other.read_only:
-                return
-            strokes = other.unsaved()
-            for stroke in strokes:
-                tiles = {patch.tile_id for patch in stroke.patches}
-                bases = {tile: base for tile in tiles if (base := other.base_fingerprint(tile)) is not None}
-                self._insert(stroke, bases)
-        elsewhere.replace(elsewhere.with_suffix(f".taken-over-{datetime.now():%Y%m%d-%H%M%S}.sqlite"))
-        if strokes:
-            _logger.info("%d unsaved strokes were taken over from %s", len(strokes), elsewhere)
+        """Take over what the journal in the user's folder holds, where there is one, then set that one aside.
+
+        A failure leaves that journal where it is, for the next opening.
+        """
+        if self.read_only or not elsewhere.is_file():
+            return
+        try:
+            with Journal(JournalFile(elsewhere), self.author) as other:
+                if other.read_only:
+                    return
+                self._take_over(other)
+            elsewhere.replace(elsewhere.with_suffix(f".taken-over-{datetime.now():%Y%m%d-%H%M%S}.sqlite"))
+        except (OSError, NotImplementedError) as error:
+            _logger.warning("%s could not be taken over and is kept: %s", elsewhere, _reason(error))
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_over(self, other: "Journal") -> None:
+        """Take over another journal's unsaved strokes, and review states that were set later than the ones here."""
+        strokes = other.unsaved()
+        for stroke in strokes:
+            tiles = {patch.tile_id for patch in stroke.patches}
+            bases = {tile: base for tile in tiles if (base := other.base_fingerprint(tile)) is not None}
+            self._insert(stroke, bases)
+        here, there = self._reviews(), other._reviews()
+        # States of journals before version 2 have no time; one of them only takes the place of ``todo``.
+        reviews = [
+            (tile_id, state, time or None)
+            for tile_id, (time, state) in there.items()
+            if tile_id not in here or time > here[tile_id][0]
+        ]
+        with self._file.writing() as connection:
+            connection.executemany(_SET_REVIEW, reviews)
+        if strokes or reviews:
+            _logger.info(
+                "%d unsaved strokes and %d review states were taken over from %s",
+                len(strokes),
+                len(reviews),
+                other.path,
+            )
+
+    def _reviews(self) -> dict[str, tuple[str, str]]:
+        """When the review state of a tile was set (empty where that is not known), and to what."""
+        rows = self._file.read(
+            "SELECT tile_id, COALESCE(review_time, ''), review FROM tile "
+            f"WHERE review_time IS NOT NULL OR review != '{REVIEW_STATES[0]}'"
+        )
+        return {tile_id: (time, state) for tile_id, time, state in rows}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _reason(error: OSError | NotImplementedError) -> str:
+    return getattr(error, "strerror", None) or str(error) or "its file system gives no locks"
 
 
 def _copy_once(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.journal_place import is_network_path, user_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _BUSY_TIMEOUT_S = 5.0
 _SCHEMA = """
@@ -33,9 +33,11 @@ CREATE INDEX patch_of_stroke ON patch (stroke_id);
 CREATE INDEX patch_unsaved ON patch (tile_id, stroke_id) WHERE state = 0;
 CREATE TABLE tile (
     tile_id TEXT PRIMARY KEY, review TEXT NOT NULL DEFAULT 'todo', base TEXT, origin TEXT,
-    saving_up_to INTEGER, saving_fingerprint TEXT
+    saving_up_to INTEGER, saving_fingerprint TEXT, review_time TEXT
 );
 """
+# What turns a journal of version k into one of version k + 1.
+_MIGRATIONS = {1: "ALTER TABLE tile ADD COLUMN review_time TEXT"}
 
 
 class JournalFile:
@@ -59,8 +61,8 @@ class JournalFile:
     ------
     JournalError
         If the file is damaged, was written by a newer version, or cannot be created.
-    PermissionError
-        If the lock file may not be written.
+    OSError, NotImplementedError
+        If the lock file cannot be written or locked: no permission, no space, a file system without locks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,6 +145,10 @@ class JournalFile:
             connection.execute("PRAGMA synchronous = FULL")
             if version == 0:
                 self._create(connection)
+            for old in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+                with self.writing():
+                    connection.execute(_MIGRATIONS[old])
+                    connection.execute(f"PRAGMA user_version = {old + 1}")
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
         with self.writing() as connection:
             connection.execute(

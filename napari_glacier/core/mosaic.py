@@ -1,7 +1,7 @@
 """Scenes: tiles on one grid seen as one raster, or a tile by itself."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -15,7 +15,8 @@ from napari_glacier.core.tiling import Window
 
 # A mosaic of tiles strewn over a country would be mostly gap; beyond this they open as a stack.
 MAX_MOSAIC_PIXELS = 40_000 * 40_000
-_CACHED_TILES = 24
+
+Pixels = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Mosaic:
     placements : sequence of Placement
     georef : GeoRef or None
         Of the scene's first pixel.
+    cache : PixelCache, optional
+        Shared with the other scenes of the data set.
 
     Attributes
     ----------
@@ -51,7 +54,13 @@ class Mosaic:
     name : str
     """
 
-    def __init__(self, dataset: Dataset, placements: Sequence[Placement], georef: GeoRef | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        placements: Sequence[Placement],
+        georef: GeoRef | None,
+        cache: "PixelCache | None" = None,
+    ) -> None:
         self.dataset = dataset
         self.placements = tuple(placements)
         self.georef = georef
@@ -60,8 +69,7 @@ class Mosaic:
             max(place.col + place.tile.width for place in placements),
         )
         self.name = placements[0].tile.id if len(placements) == 1 else dataset.root.name
-        self._cache: OrderedDict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]] = OrderedDict()
-        self._lock = Lock()
+        self._cache = cache or PixelCache()
 
     def read(
         self, window: Window, bands: Sequence[str] = CANONICAL_BANDS
@@ -80,7 +88,7 @@ class Mosaic:
             right = min(window.col + window.width, place.col + place.tile.width)
             into = np.s_[top - window.row : bottom - window.row, left - window.col : right - window.col]
             from_ = np.s_[top - place.row : bottom - place.row, left - place.col : right - place.col]
-            image_CHW[:, *into] = tile_CHW[planes][:, *from_]
+            image_CHW[:, *into] = tile_CHW[:, *from_][planes]
             valid_HW[into] = tile_valid_HW[from_]
         return image_CHW, valid_HW
 
@@ -123,43 +131,62 @@ class Mosaic:
                 index_HW[place.slices] = mask_HW
         return index_HW
 
-    def _tile(self, tile: Tile) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    def _tile(self, tile: Tile) -> Pixels:
+        return self._cache.get(tile.id, lambda: self.dataset.read(tile, CANONICAL_BANDS))
+
+
+class PixelCache:
+    """Pixels of the tiles read last, bounded by memory; shared by the scenes of a data set, from any thread."""
+
+    def __init__(self, max_bytes: int = 1 << 30) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._tiles: OrderedDict[str, Pixels] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, tile_id: str, read: Callable[[], Pixels]) -> Pixels:
+        """Pixels of a tile, read where they are not at hand."""
         with self._lock:
-            if tile.id in self._cache:
-                self._cache.move_to_end(tile.id)
-                return self._cache[tile.id]
-        pixels = self.dataset.read(tile, CANONICAL_BANDS)
+            if tile_id in self._tiles:
+                self._tiles.move_to_end(tile_id)
+                return self._tiles[tile_id]
+        pixels = read()
         with self._lock:
-            self._cache[tile.id] = pixels
-            while len(self._cache) > _CACHED_TILES:
-                self._cache.popitem(last=False)
+            if tile_id not in self._tiles:
+                self._tiles[tile_id] = pixels
+                self._bytes += _size(pixels)
+            # The tile just read stays, however large: its other windows are asked for next.
+            while self._bytes > self._max_bytes and len(self._tiles) > 1:
+                self._bytes -= _size(self._tiles.popitem(last=False)[1])
         return pixels
+
+
+def _size(pixels: Pixels) -> int:
+    return sum(array.nbytes for array in pixels)
 
 
 def plan_scenes(dataset: Dataset, tiles: Sequence[Tile] | None = None) -> tuple[Mosaic, ...]:
     """Tiles as one mosaic where they share CRS, pixel size and grid and do not overlap, else one scene a tile."""
     tiles = dataset.tiles if tiles is None else tuple(tiles)
     placements = _common_grid(tiles)
+    cache = PixelCache()
     if placements is not None:
         first = placements[0]
         assert first.tile.georef is not None
-        return (Mosaic(dataset, placements, first.tile.georef.offset(-first.row, -first.col)),)
-    return tuple(Mosaic(dataset, (Placement(tile, 0, 0),), tile.georef) for tile in tiles)
+        return (Mosaic(dataset, placements, first.tile.georef.offset(-first.row, -first.col), cache),)
+    return tuple(Mosaic(dataset, (Placement(tile, 0, 0),), tile.georef, cache) for tile in tiles)
 
 
 def _common_grid(tiles: Sequence[Tile]) -> list[Placement] | None:
     reference = tiles[0].georef
     if reference is None:
         return None
-    a, b, _, d, e, _ = reference.transform
     corners = []
     for tile in tiles:
         ref = tile.georef
         if ref is None or ref.crs_key != reference.crs_key:
             return None
-        if not np.allclose(
-            (ref.transform[0], ref.transform[1], ref.transform[3], ref.transform[4]), (a, b, d, e), rtol=1e-9
-        ):
+        if not ref.same_pixels(reference):
             return None
         row, col = reference.pixel_of(ref.transform[2], ref.transform[5])
         # A hundredth of a pixel is rounding; more is another grid.

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr, unescape
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.errors import RasterError, SaveError
+from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.georef import GEO_TAGS, GeoRef
 
@@ -24,7 +25,9 @@ __all__ = [
     "RASTER_SUFFIXES",
     "GeoRef",
     "RasterInfo",
+    "read_description",
     "read_info",
+    "read_mask_codes",
     "read_raster",
     "rewrite_mask",
     "write_mask",
@@ -48,6 +51,8 @@ _READ_ERRORS = (
     RuntimeError,
     OSError,
 )
+
+_ENCODE_ERRORS = (ValueError, RuntimeError, TypeError, KeyError)
 
 AnyArray = npt.NDArray[Any]
 
@@ -95,6 +100,36 @@ def read_raster(path: Path) -> AnyArray:
         order = [axes.index("Y"), axes.index("X")]
         array = np.moveaxis(array, order, (-2, -1))
         return array.reshape(info.count, info.height, info.width)
+
+
+def read_mask_codes(path: Path) -> AnyArray:
+    """Codes of a mask file, shape (H, W), in the file's own type.
+
+    Raises
+    ------
+    SchemeError
+        If the file has more than one band.
+    RasterError
+        As `read_raster`.
+    """
+    raster = read_raster(path)
+    if raster.shape[0] != 1:
+        raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
+    codes_HW: AnyArray = raster[0]
+    return codes_HW
+
+
+def read_description(path: Path) -> dict[str, str]:
+    """GDAL metadata items of a TIFF, such as the class names and the model that `write_mask` notes."""
+    with _opened(Path(path)) as tif:
+        page: Any = tif.pages[0]
+        text = page.tags[_GDAL_METADATA].value if _GDAL_METADATA in page.tags else ""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    try:
+        items = ElementTree.fromstring(text).iter("Item") if text else ()
+    except ElementTree.ParseError:
+        return {}
+    return {item.get("name", ""): unescape(item.text or "") for item in items}
 
 
 def write_raster(
@@ -195,7 +230,7 @@ def rewrite_mask(
                 "A mask has one band of the tile's size; replace the file by such a mask."
             )
         tags = [
-            (tag.code, int(tag.dtype), tag.count, tag.value)
+            (tag.code, int(tag.dtype), tag.count, _storable(tag.value))
             for tag in page.tags.values()
             if tag.code not in _MANAGED_TAGS
         ]
@@ -208,10 +243,10 @@ def rewrite_mask(
             "bigtiff": tif.is_bigtiff,
             "tile": (page.tilelength, page.tilewidth) if page.is_tiled else None,
             "rowsperstrip": None if page.is_tiled else page.rowsperstrip,
-            "description": page.description or None,
-            "software": page.software or False,
+            "description": _storable(page.description) or None,
+            "software": _storable(page.software) or False,
         }
-    pixels[changed_HW] = scheme.encode(index_HW)[changed_HW]
+    pixels[changed_HW] = scheme.encode_like(index_HW, pixels)[changed_HW]
     _write(path, pixels, tags, layout)
 
 
@@ -229,13 +264,28 @@ def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, An
     layout = {key: value for key, value in layout.items() if value is not None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, tifffile.TiffWriter(temporary, **container) as writer:
-            writer.write(array, extratags=tags, metadata=None, **layout)
+        with replacing(path) as temporary:
+            try:
+                _encode(temporary, array, tags, layout, container)
+            except _ENCODE_ERRORS:
+                # A compression that can be read here but not written (fax, for one): the pixels are what counts.
+                plain = {key: value for key, value in layout.items() if key != "predictor"}
+                _encode(temporary, array, tags, {**plain, "compression": "deflate"}, container)
+    except _ENCODE_ERRORS as error:
+        raise SaveError(
+            f"{path} could not be encoded ({type(error).__name__}: {error}); what was there before is unchanged. "
+            "Re-export the mask as a plain 8-bit GeoTIFF."
+        ) from error
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error.strerror or error}); what was there before is unchanged. "
             "Free disk space or choose a folder you may write to, then try again."
         ) from error
+
+
+def _encode(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any], container: Any) -> None:
+    with tifffile.TiffWriter(path, **container) as writer:
+        writer.write(array, extratags=tags, metadata=None, **layout)
 
 
 def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
@@ -294,7 +344,12 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
         ) from error
 
 
-def _gdal_metadata(items: Mapping[str, str]) -> str:
+def _gdal_metadata(items: Mapping[str, str]) -> bytes:
     # GDAL unescapes a value once as XML and once more as its own text.
     inner = "".join(f"<Item name={quoteattr(key)}>{escape(escape(value))}</Item>" for key, value in items.items())
-    return f"<GDALMetadata>{inner}</GDALMetadata>"
+    return f"<GDALMetadata>{inner}</GDALMetadata>".encode()
+
+
+def _storable(value: Any) -> Any:
+    """Text as UTF-8 bytes where it is more than ASCII, which is what GDAL reads; anything else as it is."""
+    return value.encode() if isinstance(value, str) and not value.isascii() else value

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_glacier.core.dataset import Dataset
+from napari_glacier.core.dataset import Dataset, described_scheme, write_scheme
 from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, GlacierError, SaveError
 from napari_glacier.core.files import replacing
@@ -24,7 +24,7 @@ from napari_glacier.core.strokes import ABSENT, MaskArray, fingerprint
 from napari_glacier.core.tiles import Tile
 
 __all__ = ["ORIGINALS_FOLDER", "SaveReport", "changed_outside", "fingerprint", "keep_outside_changes"]
-__all__ += ["mask_file", "save_tiles", "settle_saves"]
+__all__ += ["mask_file", "read_present_mask", "save_tiles", "settle_saves"]
 
 ORIGINALS_FOLDER = "labels_original"
 
@@ -43,11 +43,14 @@ class SaveReport:
         Mask files that did not exist before.
     failed : dict of str to str
         Tiles that were not written, each with the reason; their strokes are kept.
+    note : str
+        What else a person should know; empty where there is nothing.
     """
 
     saved: tuple[str, ...] = ()
     created: tuple[Path, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def message(self) -> str:
@@ -57,7 +60,7 @@ class SaveReport:
         text = f"Saved {len(self.saved)} tile(s)." if self.saved else "No tile was saved."
         for tile_id, reason in self.failed.items():
             text += f" {tile_id}: {reason}"
-        return text
+        return f"{text} {self.note}".rstrip()
 
 
 def save_tiles(
@@ -73,6 +76,7 @@ def save_tiles(
     dataset : Dataset
     mosaics_or_mask : EditableMask, sequence of Mosaic, or None
         A mask's pending edits are recorded first. The pixels come from the files and the journal alone.
+        The first file that is written brings the scheme into `dataset.yaml`, where none is stated.
     journal : Journal
     tile_ids : iterable of str, optional
         Only these tiles; else all with unsaved strokes.
@@ -95,17 +99,22 @@ def save_tiles(
     saved: list[str] = []
     created: list[Path] = []
     failed: dict[str, str] = {}
+    note: str | None = None
     for tile_id in wanted:
         try:
-            new_file = _save_tile(dataset, dataset.tile(tile_id), journal)
-        except GlacierError as error:
+            tile = dataset.tile(tile_id)
+            is_new = mask_file(tile) is None
+            path = _save_tile(dataset, tile, journal)
+        except (GlacierError, OSError) as error:
             _logger.warning("Tile %s was not saved: %s", tile_id, error)
-            failed[tile_id] = str(error)
+            failed[tile_id] = str(error) if isinstance(error, GlacierError) else _unexpected(tile, error)
             continue
         saved.append(tile_id)
-        if new_file is not None:
-            created.append(new_file)
-    return SaveReport(tuple(saved), tuple(created), failed)
+        if path is not None and note is None:
+            note = _state_scheme(dataset)
+        if is_new and path is not None:
+            created.append(path)
+    return SaveReport(tuple(saved), tuple(created), failed, note or "")
 
 
 def settle_saves(dataset: Dataset, journal: Journal) -> tuple[str, ...]:
@@ -152,7 +161,7 @@ def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[
         If a file cannot be read.
     """
     for tile_id in tile_ids:
-        index_HW = _read_present(dataset, dataset.tile(tile_id))
+        index_HW = read_present_mask(dataset, dataset.tile(tile_id))
         journal.set_base_fingerprint(tile_id, ABSENT if index_HW is None else fingerprint(index_HW))
 
 
@@ -164,11 +173,22 @@ def mask_file(tile: Tile) -> Path | None:
     return None
 
 
+def read_present_mask(dataset: Dataset, tile: Tile) -> MaskArray | None:
+    """Class indices of a tile's mask as its file is now, shape (H, W); None where it has no file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or does not fit the tile.
+    """
+    return dataset.read_mask(replace(tile, mask_path=mask_file(tile)))
+
+
 def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
-    """Save one tile; gives the path of a file that is new."""
+    """Save one tile; gives the file that was written, None where the strokes cancelled out."""
     strokes = journal.unsaved(tile.id)
     path = mask_file(tile)
-    present_HW = _read_present(dataset, tile)
+    present_HW = read_present_mask(dataset, tile)
     base = journal.base_fingerprint(tile.id)
     present = ABSENT if present_HW is None else fingerprint(present_HW)
     if base is not None and base != present:
@@ -182,24 +202,49 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
             patch.apply(after_HW)
     journal.begin_save(tile.id, strokes[-1].id, fingerprint(after_HW))
     changed_HW = after_HW != before_HW
+    written = None
     if path is None:
-        write_mask(tile.new_mask_path, after_HW, dataset.scheme, tile.georef)
+        written = tile.new_mask_path
+        write_mask(written, after_HW, dataset.scheme, tile.georef)
     elif changed_HW.any():
+        written = path
         if journal.origin_fingerprint(tile.id) != ABSENT:
             _keep_original(dataset.root, path)
         rewrite_mask(path, after_HW, changed_HW, dataset.scheme)
     journal.finish_save(tile.id)
-    return tile.new_mask_path if path is None else None
+    return written
 
 
-def _read_present(dataset: Dataset, tile: Tile) -> MaskArray | None:
-    return dataset.read_mask(replace(tile, mask_path=mask_file(tile)))
+def _state_scheme(dataset: Dataset) -> str:
+    """Write the scheme of the masks down where nothing states it; says so where that fails.
+
+    The masks of a four-class data set may hold two classes only, so that a later opening would guess wrong.
+    """
+    if dataset.scheme is None:
+        return ""
+    try:
+        if described_scheme(dataset.root) is None:
+            write_scheme(dataset.root, dataset.scheme)
+    except (GlacierError, OSError) as error:
+        _logger.warning("The scheme of %s was not written down: %s", dataset.root, error)
+        return (
+            f"The masks are saved, but their class scheme could not be written down: {error} "
+            f"Open the data set with --scheme {dataset.scheme.name} as long as it is not."
+        )
+    return ""
+
+
+def _unexpected(tile: Tile, error: OSError) -> str:
+    return (
+        f"The mask {tile.mask_path or tile.new_mask_path} could not be read or written ({error.strerror or error}); "
+        "the strokes are kept. Check that its folder can be written and has space, then save again."
+    )
 
 
 def _present_fingerprint(dataset: Dataset, tile: Tile) -> str:
     try:
-        index_HW = _read_present(dataset, tile)
-    except DataError as error:
+        index_HW = read_present_mask(dataset, tile)
+    except (DataError, OSError) as error:
         return f"unreadable: {error}"
     return ABSENT if index_HW is None else fingerprint(index_HW)
 

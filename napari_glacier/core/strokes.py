@@ -51,10 +51,6 @@ class Patch:
         """Write the values after the edit into a mask of the tile, in place."""
         np.copyto(index_HW[self.slices], self.after_HW, where=self.edited)
 
-    def revert(self, index_HW: MaskArray) -> None:
-        """Write the values before the edit into a mask of the tile, in place."""
-        np.copyto(index_HW[self.slices], self.before_HW, where=self.edited)
-
 
 @dataclass(frozen=True, slots=True)
 class Stroke:

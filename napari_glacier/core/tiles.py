@@ -9,10 +9,11 @@ from napari_glacier.core.georef import GeoRef
 
 @dataclass(frozen=True, slots=True)
 class BandSource:
-    """Where a band of a tile is read: a file and the position of the band in it."""
+    """Where a band of a tile is read: a file, the position of the band in it, and its nodata value."""
 
     path: Path
     index: int = 0
+    nodata: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,6 @@ class Tile:
     georef: GeoRef | None
     mask_path: Path | None
     new_mask_path: Path
-    nodata: float | None = None
 
     @property
     def name(self) -> str:

@@ -46,6 +46,7 @@ class CorrectView(GlacierView):
         super().__init__(napari_viewer)
         self.controller = CorrectionController(self.workspace)
         self._scheme_shown: tuple[str, ...] = ()
+        self._saving: Any = None
         self._class_buttons: list[QPushButton] = []
         self._lock_buttons: list[QToolButton] = []
 
@@ -134,7 +135,7 @@ class CorrectView(GlacierView):
         saving = QHBoxLayout()
         self._save_button = QPushButton("Save to mask files")
         self._save_button.setToolTip("Write the corrected tiles; their first originals are kept in labels_original")
-        self._save_button.clicked.connect(self.save)
+        self._save_button.clicked.connect(self.save_in_background)
         self._discard_button = QPushButton("Discard…")
         self._discard_button.setToolTip("Drop every stroke that was not saved")
         self._discard_button.clicked.connect(self._ask_discard)
@@ -162,6 +163,32 @@ class CorrectView(GlacierView):
         if said:
             self.tell(said)
         self._show_status()
+
+    def save_in_background(self) -> None:
+        """Write the corrections in a thread of their own: many tiles take longer than a window may freeze."""
+        from superqt.utils import create_worker
+
+        if self._saving is not None:
+            return
+        self.tell("Saving…")
+        worker = create_worker(self.controller.save, _ignore_errors=True)
+        worker.returned.connect(self._on_saved)
+        worker.errored.connect(self._on_save_failed)
+        self._saving = worker
+        self._show_status()
+        worker.start()
+
+    def _on_saved(self, said: str) -> None:
+        self._saving = None
+        if self._open:
+            self.tell(said)
+            self._show_status()
+
+    def _on_save_failed(self, error: BaseException) -> None:
+        self._saving = None
+        if self._open:
+            self.fail(error)
+            self._show_status()
 
     def discard(self) -> None:
         """Drop what was not saved."""
@@ -222,7 +249,8 @@ class CorrectView(GlacierView):
             key.setEnabled(False)
             lock = QToolButton()
             lock.setCheckable(True)
-            lock.setAutoRaise(True)
+            lock.setFixedWidth(26)
+            lock.setStyleSheet(checked_style(self.workspace.viewer))
             lock.setToolTip(f"Lock {item.name}: its pixels stay whatever is painted over them")
             lock.clicked.connect(lambda on, index=item.index: self.controller.lock(index, on))
             self._class_grid.addWidget(button, row, 0)
@@ -238,7 +266,7 @@ class CorrectView(GlacierView):
         self._recovered.setVisible(bool(said))
         self._keep_button.setVisible(bool(self.controller.conflicts))
         for button in (self._save_button, self._discard_button):
-            button.setEnabled(self.controller.has_unsaved)
+            button.setEnabled(self.controller.has_unsaved and self._saving is None)
 
     def _show_tile(self) -> None:
         if not self.isVisible() or not self.controller.ready:
@@ -257,3 +285,4 @@ class CorrectView(GlacierView):
             self._tool_buttons[mode].setStyleSheet(style)
         for item, lock in zip(self.controller.classes, self._lock_buttons, strict=False):
             lock.setIcon(theme_icon(viewer, "lock" if item.locked else "lock_open"))
+            lock.setStyleSheet(style)

@@ -30,7 +30,8 @@ class CurvesPlot(QWidget):
         waiting: QLabel = hint("Curves appear after the first epoch.")
         waiting.setEnabled(False)
         self._stack.addWidget(waiting)
-        self.setMinimumHeight(170)
+        self.setMinimumHeight(165)
+        self.setMaximumHeight(215)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
 
     def show_curves(self, curves: "Curves") -> None:

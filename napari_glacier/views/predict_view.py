@@ -139,18 +139,16 @@ class PredictView(GlacierView):
 
     def _make_accept(self) -> QVBoxLayout:
         layout = QVBoxLayout()
-        row = QHBoxLayout()
         self._region = QComboBox()
         for _, title in _REGIONS:
             self._region.addItem(title)
+        layout.addWidget(self._region)
         self._accept_button = QPushButton("Accept into labels")
         self._accept_button.setToolTip(
             "Write the prediction into the Labels layer as one stroke; locked classes stay, Undo takes it back"
         )
         self._accept_button.clicked.connect(self.accept)
-        row.addWidget(self._region, 1)
-        row.addWidget(self._accept_button, 1)
-        layout.addLayout(row)
+        layout.addWidget(self._accept_button)
         return layout
 
     # -- what a person does

@@ -118,7 +118,7 @@ def test_map_text_names_easting_northing_and_system():
     georef = GeoRef.from_epsg(32643, (30.0, 0.0, 0.0, 0.0, -30.0, 0.0))
 
     assert map_text(georef, (-3_771_840.2, 567_960.4)) == "E 567\u202f960 m  N 3\u202f771\u202f840 m  EPSG:32643"
-    assert "lat 35.50000°" in map_text(GeoRef.from_epsg(4326, (1.0, 0, 0, 0, -1.0, 0)), (-35.5, 76.0))
+    assert "lat 35.50000°" in map_text(GeoRef.from_epsg(4326, (1.0, 0, 0, 0, -1.0, 0), geographic=True), (-35.5, 76.0))
 
 
 def test_colours_are_the_schemes_and_background_is_transparent():

@@ -131,6 +131,41 @@ def test_a_mask_changed_outside_is_refused_until_a_person_decides(make_dataset):
         session.close()
 
 
+def test_discard_shows_the_file_as_another_program_left_it_and_the_next_strokes_can_be_saved(make_dataset):
+    root = make_dataset()
+    session = Session.open(root)
+    tile = session.scenes[0].placements[3].tile
+    session.mask[100:104, 100:104] = (session.mask[100:104, 100:104] + 1) % 4
+    session.close()
+    write_mask(tile.mask_path, np.full((64, 64), 3, np.uint8), session.scheme, tile.georef)
+
+    session = Session.open(root)
+    try:
+        assert session.conflicts == (tile.id,)
+        assert session.discard() == 1
+        assert session.conflicts == ()
+        assert (session.mask[64:, 64:] == 3).all()
+        session.mask[70:75, 70:75] = 1
+        assert session.save().saved == (tile.id,)
+        expected = np.full((64, 64), 255)
+        expected[6:11, 6:11] = 85
+        assert np.array_equal(read_raster(tile.mask_path)[0], expected)
+    finally:
+        session.close()
+
+
+def test_a_mask_file_that_cannot_be_read_keeps_a_discard_from_dropping_anything(session):
+    tile = session.scenes[0].placements[3].tile
+    session.mask[100:104, 100:104] = (session.mask[100:104, 100:104] + 1) % 4
+    session.commit()
+    painted = np.asarray(session.mask)
+    tile.mask_path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=tile.mask_path.name):
+        session.discard()
+    assert session.unsaved() == {tile.id: 1}
+    assert np.array_equal(np.asarray(session.mask), painted)
+
+
 def test_review_states_are_kept(make_dataset):
     root = make_dataset()
     session = Session.open(root)

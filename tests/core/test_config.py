@@ -20,6 +20,17 @@ def test_what_is_saved_loads_back_equal(tmp_path):
     assert load_config(tmp_path / "b.yaml").data.train.name == "tiles"
 
 
+def test_values_are_read_as_people_write_them(tmp_path):
+    path = _write(tmp_path / "a.yaml", "data: {train: a, tiles: [02_07, 010]}\ntrain: {amp: off}\noptim: {lr: 1e-4}\n")
+    config = load_config(path, ["data.train=2024_01"])
+    assert config.data.tiles == ["02_07", "010"]
+    assert str(config.data.train) == "2024_01"
+    assert config.train.amp == "off"
+    assert config.optim.lr == 1e-4
+    save_config(config, tmp_path / "b.yaml")
+    assert load_config(tmp_path / "b.yaml") == config
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [

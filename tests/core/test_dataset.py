@@ -6,10 +6,11 @@ import pytest
 import rasterio
 
 from napari_glacier.core.bands import CANONICAL_BANDS
-from napari_glacier.core.dataset import is_dataset, open_dataset
+from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.dataset import described_scheme, is_dataset, open_dataset, write_scheme
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError, SchemeError
-from napari_glacier.core.mosaic import plan_scenes
-from napari_glacier.core.raster import GeoRef, read_raster, write_raster
+from napari_glacier.core.mosaic import PixelCache, plan_scenes
+from napari_glacier.core.raster import GeoRef, read_info, read_raster, write_raster
 from napari_glacier.core.tiling import Window
 
 
@@ -262,3 +263,109 @@ def test_the_real_tiles_are_one_mosaic(real_tiles: Path):
         assert place.tile.georef.transform[2] == 460_425 + 15_360 * col
         assert place.tile.georef.transform[5] == 3_802_575 - 15_360 * row
         assert (place.row, place.col) == ((row - 2) * 512, (col - 7) * 512)
+
+
+def test_a_split_opened_alone_keeps_ids_root_and_scheme_of_the_whole(make_dataset):
+    root = make_dataset(splits=("train",), grid=(1, 1))
+    shutil.copytree(root / "train", root / "val")
+    shutil.copytree(root / "train_masks", root / "VAL_masks")
+    write_raster(root / "VAL_masks" / "mask_00_00.tif", np.zeros((64, 64), "u1"))
+    whole = open_dataset(root)
+    for split in ("train", "val"):
+        alone = open_dataset(root / split)
+        assert alone.root == root
+        assert alone.scheme.name == "glacier4"
+        assert [tile.id for tile in alone.tiles] == [f"{split}/00_00"] == [tile.id for tile in whole.split(split)]
+    # Names of folders are read without regard to case.
+    assert whole.tile("val/00_00").mask_path.parent.name == "VAL_masks"
+
+
+def test_the_only_split_with_masks_inside_is_its_own_root_however_it_is_opened(make_dataset):
+    source = make_dataset()
+    inner = source.parent / "outer" / "Train"
+    shutil.copytree(source, inner)
+    assert open_dataset(inner).root == open_dataset(inner.parent).root == inner
+
+
+def test_the_root_is_the_same_before_and_after_the_first_mask(make_dataset):
+    root = make_dataset(splits=("train",), masks=False)
+    before = open_dataset(root / "train")
+    assert before.root == open_dataset(root).root
+    write_raster(before.tiles[0].new_mask_path, np.zeros((64, 64), "u1"))
+    assert open_dataset(root / "train").root == before.root
+    assert open_dataset(root / "train").tiles[0].mask_path == before.tiles[0].new_mask_path
+
+
+def test_the_scheme_is_written_down_and_other_keys_stay(make_dataset):
+    root = make_dataset(scheme="glacier2")
+    (root / "dataset.yaml").write_text("description: mine\n")
+    write_scheme(root, get_scheme("glacier4"))
+    assert described_scheme(root) == "glacier4"
+    assert "description: mine" in (root / "dataset.yaml").read_text()
+    assert open_dataset(root).scheme.name == "glacier4"
+
+
+def test_every_band_has_its_own_nodata_value(make_dataset):
+    root = make_dataset()
+    path = root / "Band5" / "B10_00_00.tif"
+    thermal_HW = read_raster(path)[0].astype("f4")
+    dead_HW = thermal_HW == 0
+    write_raster(path, np.where(dead_HW, -9999, thermal_HW), read_info(path).georef, nodata=-9999)
+    dataset = open_dataset(root)
+    image_CHW, valid_HW = dataset.read(dataset.tile("00_00"))
+    np.testing.assert_array_equal(valid_HW, ~dead_HW)
+    assert image_CHW.min() == 0
+
+
+def test_band_grids_may_differ_by_rounding_but_not_by_zone(make_dataset):
+    root = make_dataset()
+    path = root / "Band4" / "B6_00_01.tif"
+    pixels, georef = read_raster(path)[0], read_info(path).georef
+    a, b, c, d, e, f = georef.transform
+    write_raster(path, pixels, GeoRef.from_epsg(32643, (a, b, c + 1e-8, d, e, f)))
+    assert open_dataset(root).tiles
+    write_raster(path, pixels, GeoRef.from_epsg(32644, georef.transform))
+    with pytest.raises(BandError, match="lies elsewhere"):
+        open_dataset(root)
+    write_raster(root / "Band1" / "B2_00_01.tif", pixels)
+    write_raster(path, pixels, georef)
+    assert open_dataset(root).tile("00_01").georef.transform == georef.transform
+
+
+def test_masks_of_five_band_files_pair_by_identity(tmp_path):
+    write_raster(tmp_path / "X_02_07.tif", np.ones((5, 8, 8), "u2"))
+    write_raster(tmp_path / "X_02_08.tif", np.ones((5, 8, 8), "u2"))
+    write_raster(tmp_path / "labels" / "Y_output_resized_02_07.tif", np.zeros((8, 8), "u1"))
+    expected = {"X_02_07": "Y_output_resized_02_07.tif", "X_02_08": None}
+    found = {t.id: t.mask_path.name if t.mask_path else None for t in open_dataset(tmp_path).tiles}
+    assert found == expected
+    assert open_dataset(tmp_path / "X_02_07.tif").tiles[0].mask_path.name == "Y_output_resized_02_07.tif"
+
+
+def test_a_window_of_a_large_tile_does_not_copy_the_tile(tmp_path):
+    import tracemalloc
+
+    write_raster(tmp_path / "a.tif", np.ones((5, 1500, 1500), "u2"))
+    (scene,) = plan_scenes(open_dataset(tmp_path))
+    scene.read(Window(0, 0, 8, 8))
+    tracemalloc.start()
+    scene.read(Window(700, 700, 64, 64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_the_pixel_cache_is_bounded_by_memory():
+    cache = PixelCache(max_bytes=1000)
+    reads = []
+
+    def read(name, size):
+        return lambda: (reads.append(name), (np.zeros(size, np.float32), np.zeros(0, bool)))[1]
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        cache.get(name, read(name, 100))
+    assert reads == ["a", "b", "c", "b"]
+    cache.get("huge", read("huge", 10_000))
+    cache.get("huge", read("huge", 10_000))
+    assert reads[-1] == "huge"
+    assert reads.count("huge") == 1

@@ -253,7 +253,7 @@ def test_first_values_survive_overlapping_dabs(make_mask, journal):
     assert (patch.after_HW == 2).all()
 
 
-def test_replay_twice_is_replay_once_and_revert_takes_it_back(make_mask, journal, tmp_path):
+def test_replay_twice_is_replay_once(make_mask, journal, tmp_path):
     mask = make_mask()
     rng = np.random.default_rng(1)
     for _ in range(6):
@@ -266,11 +266,44 @@ def test_replay_twice_is_replay_once_and_revert_takes_it_back(make_mask, journal
     other.replay(strokes)
     other.replay(strokes)
     np.testing.assert_array_equal(other[...], drawn)
-    other.revert(strokes)
-    assert not other[...].any()
     assert other.commit() is None
     assert other.dirty_tiles == journal.unsaved_tiles()
     assert len(journal.unsaved()) == len(strokes)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_reloaded_tile_shows_its_file_and_is_the_base_of_the_next_stroke(make_mask, journal, ndim):
+    mask = make_mask(ndim)
+    tile_id, other_id = ("s1", "s2") if ndim == 3 else ("t10", "t11")
+    tile = np.s_[1] if ndim == 3 else np.s_[SIZE_PX:, :SIZE_PX]
+    other = np.s_[2] if ndim == 3 else np.s_[SIZE_PX:, SIZE_PX + 20 :]
+    for region in (tile, other):
+        drawn = mask[region]
+        drawn[40:60, 30:50] = 2
+        mask[region] = drawn
+    mask.commit()
+    expected = mask[...]
+    in_file = np.arange(SIZE_PX * SIZE_PX, dtype=np.uint32).reshape(SIZE_PX, SIZE_PX) % 4
+    in_file = in_file.astype(np.uint8)
+
+    journal.discard_unsaved([tile_id])
+    mask.reload(tile_id, in_file)
+    mask.reload("of another scene", None)
+
+    expected[tile] = in_file
+    np.testing.assert_array_equal(mask[...], expected)
+    assert mask.commit() is None
+    assert mask.dirty_tiles == {other_id: 1}
+    mask[tile] = 1
+    mask.commit()
+    assert journal.base_fingerprint(tile_id) == fingerprint(in_file)
+
+    journal.discard_unsaved([tile_id])
+    mask.reload(tile_id, None)
+    assert not mask[tile].any()
+    mask[tile] = 1
+    mask.commit()
+    assert journal.base_fingerprint(tile_id) == ABSENT
 
 
 def test_strokes_of_an_earlier_session_can_be_undone_and_redone(make_mask, journal):

@@ -1,5 +1,7 @@
 """The journal: strokes are durable, saves are marked, one process writes, and what is newer or foreign is refused."""
 
+import errno
+import logging
 import os
 import sqlite3
 import subprocess
@@ -9,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from napari_glacier.core import journal_place
 from napari_glacier.core.errors import JournalError
-from napari_glacier.core.journal import REVIEW_STATES, Journal, Patch
+from napari_glacier.core.journal import REVIEW_STATES, SCHEMA_VERSION, Journal, Patch
 from napari_glacier.core.journal_place import JOURNAL_NAME, is_network_path, user_data_dir, user_journal_path
 
 needs_root = pytest.mark.skipif(
@@ -77,6 +80,23 @@ def test_discarded_strokes_leave_the_list_but_not_the_file(tmp_path):
             journal.stroke(99)
 
 
+def test_a_discarded_tile_has_no_base_until_its_next_stroke(tmp_path):
+    with Journal.open(tmp_path) as journal:
+        for tile_id in ("never saved", "saved", "other"):
+            stroke = journal.record([patch(tile_id)], tool="paint", bases={tile_id: "absent"})
+        journal.begin_save("saved", stroke, "made here")
+        journal.finish_save("saved")
+        journal.record([patch("saved")], tool="paint")
+        journal.discard_unsaved(["never saved", "saved"])
+        assert [journal.base_fingerprint(tile) for tile in ("never saved", "saved")] == [None, None]
+        assert journal.base_fingerprint("other") == "absent"
+        # A mask that another program made meanwhile came with the data; one that was saved here did not.
+        journal.record([patch()], tool="paint", bases={"never saved": "theirs", "saved": "made here"})
+        assert journal.base_fingerprint("never saved") == "theirs"
+        assert journal.origin_fingerprint("never saved") == "theirs"
+        assert journal.origin_fingerprint("saved") == "absent"
+
+
 def test_history_is_newest_first_and_limited(tmp_path):
     with Journal.open(tmp_path) as journal:
         ids = [journal.record([patch()], tool=f"t{k}") for k in range(5)]
@@ -124,7 +144,7 @@ def test_newer_foreign_and_damaged_files_are_refused(tmp_path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(JournalError, match=r"newer napari-glacier .journal version 9, this one reads up to 1"):
+    with pytest.raises(JournalError, match=r"newer napari-glacier .journal version 9, this one reads up to 2"):
         Journal.open(tmp_path)
 
     path.unlink()
@@ -219,6 +239,121 @@ def test_strokes_kept_in_the_user_folder_come_home(tmp_path, monkeypatch):
         assert journal.base_fingerprint("at home") == "fp0"
     assert not user_journal_path(root).exists()
     assert list(user_journal_path(root).parent.glob("*taken-over*"))  # set aside, not deleted
+
+
+def write_away(root: Path, monkeypatch, reviews: dict[str, str]) -> None:
+    """Set review states as if the folder were read-only."""
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_glacier.core.journal.is_writable_folder", lambda folder: False)
+        with Journal.open(root) as journal:
+            for tile_id, state in reviews.items():
+                journal.set_review(tile_id, state)
+
+
+def test_review_states_kept_in_the_user_folder_come_home_where_they_are_newer(tmp_path, monkeypatch):
+    times = iter(f"2026-01-01T00:00:{second:02d}.000+00:00" for second in range(60))
+    monkeypatch.setattr("napari_glacier.core.journal._now", lambda: next(times))
+    with Journal.open(tmp_path) as journal:
+        for tile_id in ("untouched", "away is newer", "home is newer", "set back"):
+            journal.set_review(tile_id, "in progress")
+    write_away(tmp_path, monkeypatch, {"away is newer": "approved", "home is newer": "rejected", "only away": "edited"})
+    write_away(tmp_path, monkeypatch, {"set back": "todo"})
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_bring_home", lambda self, elsewhere: None)  # another person's machine
+        with Journal.open(tmp_path) as journal:
+            journal.set_review("home is newer", "approved")
+    with Journal.open(tmp_path) as journal:
+        tiles = ("untouched", "away is newer", "home is newer", "set back", "only away")
+        assert [journal.review(tile) for tile in tiles] == ["in progress", "approved", "approved", "todo", "edited"]
+    assert not user_journal_path(tmp_path).exists()
+
+
+def test_review_states_without_a_time_only_take_the_place_of_todo(tmp_path, monkeypatch):
+    with Journal.open(tmp_path) as journal:
+        journal.set_review("at home", "edited")
+    write_away(tmp_path, monkeypatch, {"at home": "approved", "away": "approved"})
+    for path in (tmp_path / JOURNAL_NAME, user_journal_path(tmp_path)):
+        to_version_1(path)
+    with Journal.open(tmp_path) as journal:
+        assert journal.review("at home") == "edited"
+        assert journal.review("away") == "approved"
+
+
+def to_version_1(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE tile DROP COLUMN review_time")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
+def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path):
+    with Journal.open(tmp_path) as journal:
+        journal.record([patch("a")], tool="paint", bases={"a": "fp"})
+        journal.set_review("a", "edited")
+    to_version_1(tmp_path / JOURNAL_NAME)
+    for _ in range(2):
+        with Journal.open(tmp_path) as journal:
+            assert journal.unsaved_tiles() == {"a": 1}
+            assert journal.base_fingerprint("a") == "fp"
+            assert journal.review("a") == "edited"
+            assert journal._file.read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
+            journal.set_review("b", "approved")
+
+
+_LOCK_ERRORS = [
+    OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)),
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    NotImplementedError(),
+]
+
+
+def refuse_locks(monkeypatch, folder: Path, error: Exception) -> None:
+    real = FileLock.acquire
+
+    def acquire(self, *arguments, **options):
+        if Path(self.lock_file).is_relative_to(folder):
+            raise error
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+
+
+@pytest.mark.parametrize("error", _LOCK_ERRORS, ids=["no locks", "no space", "not implemented"])
+def test_a_folder_whose_lock_fails_keeps_its_journal_in_the_user_folder(tmp_path, monkeypatch, caplog, error):
+    with monkeypatch.context() as patched:
+        refuse_locks(patched, tmp_path, error)
+        with Journal.open(tmp_path) as journal:
+            assert journal.path == user_journal_path(tmp_path)
+            assert not journal.read_only
+            journal.record([patch("a")], tool="paint")
+    assert str(user_journal_path(tmp_path).parent) in caplog.text
+    with Journal.open(tmp_path) as journal:
+        assert journal.path == tmp_path / JOURNAL_NAME
+        assert journal.unsaved_tiles() == {"a": 1}
+
+
+@pytest.mark.parametrize("error", _LOCK_ERRORS, ids=["no locks", "no space", "not implemented"])
+def test_locks_that_fail_in_both_folders_are_an_error_with_a_mend(tmp_path, monkeypatch, error):
+    refuse_locks(monkeypatch, Path("/"), error)
+    with pytest.raises(JournalError, match="NAPARI_GLACIER_DATA_DIR") as raised:
+        Journal.open(tmp_path)
+    assert (error.strerror if isinstance(error, OSError) else "gives no locks") in str(raised.value)
+
+
+def test_a_journal_that_cannot_come_home_stays_where_it_is(tmp_path, monkeypatch, caplog):
+    write_away(tmp_path, monkeypatch, {"a": "approved"})
+    elsewhere = user_journal_path(tmp_path)
+    with monkeypatch.context() as patched:
+        refuse_locks(patched, elsewhere.parent, _LOCK_ERRORS[0])
+        with caplog.at_level(logging.WARNING), Journal.open(tmp_path) as journal:
+            assert journal.path == tmp_path / JOURNAL_NAME
+    assert "could not be taken over and is kept" in caplog.text
+    elsewhere.write_bytes(b"no database at all, but long enough to be read as one" * 10)
+    with pytest.raises(JournalError, match="damaged or no journal"):
+        Journal.open(tmp_path)
+    elsewhere.unlink()
+    with Journal.open(tmp_path) as journal:
+        assert not journal.read_only  # the refusal left no lock behind
 
 
 @needs_root

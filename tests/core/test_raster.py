@@ -10,7 +10,15 @@ import rasterio
 
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import RasterError
-from napari_glacier.core.raster import GeoRef, read_info, read_raster, rewrite_mask, write_mask, write_raster
+from napari_glacier.core.raster import (
+    GeoRef,
+    read_description,
+    read_info,
+    read_raster,
+    rewrite_mask,
+    write_mask,
+    write_raster,
+)
 
 TRANSFORM = (30.0, 0.0, 460_425.0, 0.0, -30.0, 3_802_575.0)
 UTM = GeoRef.from_epsg(32643, TRANSFORM)
@@ -58,7 +66,7 @@ def test_what_is_written_gdal_reads_alike(tmp_path, dtype, shape):
 
 def test_geographic_and_rotated_references_survive(tmp_path):
     for georef in (
-        GeoRef.from_epsg(4326, (0.01, 0.0, 86.0, 0.0, -0.01, 28.0)),
+        GeoRef.from_epsg(4326, (0.01, 0.0, 86.0, 0.0, -0.01, 28.0), geographic=True),
         GeoRef.from_epsg(32643, (20.0, 5.0, 1000.0, 5.0, -20.0, 2000.0)),
     ):
         write_raster(tmp_path / "a.tif", _random("uint8", (9, 8)), georef)
@@ -227,3 +235,48 @@ def test_every_real_file_is_read_as_gdal_reads_it(real_data):
             if expected.crs is not None:
                 assert georef.epsg == expected.crs.to_epsg()
                 assert georef.transform == tuple(expected.transform)[:6]
+
+
+@pytest.mark.parametrize(("dtype", "high", "scheme"), [("uint8", 1, "glacier2"), ("uint16", 65535, "salt2")])
+def test_a_mask_keeps_its_own_codes_when_it_is_changed(tmp_path, dtype, high, scheme):
+    codes_HW = np.zeros((16, 16), dtype)
+    codes_HW[:4] = high
+    write_raster(tmp_path / "m.tif", codes_HW)
+    changed_HW = np.zeros((16, 16), bool)
+    changed_HW[8, 8] = True
+    rewrite_mask(tmp_path / "m.tif", np.ones((16, 16), np.uint8), changed_HW, get_scheme(scheme))
+    codes_HW[8, 8] = high
+    np.testing.assert_array_equal(read_raster(tmp_path / "m.tif")[0], codes_HW)
+
+
+def test_names_beyond_ascii_are_written_and_kept(tmp_path):
+    index_HW = np.zeros((16, 16), np.uint8)
+    description = {"tile": "Mýrdalsjökull <1> & more", "made_by": "napari-glacier"}
+    write_mask(tmp_path / "m.tif", index_HW, get_scheme("glacier4"), UTM, description)
+    rewrite_mask(tmp_path / "m.tif", index_HW + 1, index_HW == 0, get_scheme("glacier4"))
+    assert read_description(tmp_path / "m.tif").items() >= description.items()
+    with rasterio.open(tmp_path / "m.tif") as file:
+        assert file.tags()["tile"] == description["tile"]
+        assert (file.read(1) == 85).all()
+
+
+def test_a_compression_that_cannot_be_written_falls_back(tmp_path):
+    path = tmp_path / "m.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=64, width=64, count=1, dtype="uint8", nbits=1, compress="CCITTFAX4",
+        crs="EPSG:32643", transform=rasterio.Affine(*TRANSFORM),
+    ) as out:  # fmt: skip
+        out.write(np.zeros((1, 64, 64), np.uint8))
+    changed_HW = np.zeros((64, 64), bool)
+    changed_HW[3, 4:9] = True
+    rewrite_mask(path, np.ones((64, 64), np.uint8), changed_HW, get_scheme("glacier2"))
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.read(1) > 0, changed_HW)
+
+
+def test_area_follows_the_files_own_word_on_its_units():
+    metres = (30.0, 0.0, 0.0, 0.0, -30.0, 0.0)
+    assert GeoRef.from_epsg(4491, metres).pixel_area_m2 == 900  # projected, though its code is a 4000
+    assert GeoRef.from_epsg(7844, metres, geographic=True).pixel_area_m2 is None
+    feet = GeoRef(metres, None, (1, 1, 0, 2, 1024, 0, 1, 1, 3076, 0, 1, 9002))
+    assert feet.pixel_area_m2 == pytest.approx(900 * 0.3048**2)

@@ -13,17 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import Dataset, open_dataset
+from napari_glacier.core.dataset import Dataset, described_scheme, open_dataset
 from napari_glacier.core.edits import EditableMask
-from napari_glacier.core.errors import JournalError
+from napari_glacier.core.errors import JournalError, SaveError
 from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
-from napari_glacier.core.raster import write_mask
+from napari_glacier.core.raster import rewrite_mask, write_mask
 from napari_glacier.core.saving import (
     ORIGINALS_FOLDER,
     changed_outside,
     keep_outside_changes,
     mask_file,
+    read_present_mask,
     save_tiles,
     settle_saves,
 )
@@ -68,6 +69,12 @@ class Session:
     def save(self, tile_ids=None):
         return save_tiles(self.dataset, self.mask, self.journal, tile_ids)
 
+    def discard(self) -> None:
+        chosen = list(self.journal.unsaved_tiles())
+        self.journal.discard_unsaved(chosen)
+        for tile_id in chosen:
+            self.mask.reload(tile_id, read_present_mask(self.dataset, self.dataset.tile(tile_id)))
+
     def on_disk(self) -> np.ndarray:
         """Class indices of the mask files side by side, read by rasterio."""
         index = np.zeros(self.scene.shape, np.uint8)
@@ -105,7 +112,7 @@ def test_a_stroke_over_a_border_changes_exactly_two_files_and_only_its_pixels(se
     after = hashes(session.root)
     changed = {name for name in files if after[name] != files[name]}
     assert changed == {"label/mask_00_00.tif", "label/mask_00_01.tif"}
-    assert set(after) - set(files) == {f"{ORIGINALS_FOLDER}/{name}" for name in changed}
+    assert set(after) - set(files) == {"dataset.yaml", *(f"{ORIGINALS_FOLDER}/{name}" for name in changed)}
     for name in changed:
         assert after[f"{ORIGINALS_FOLDER}/{name}"] == files[name]
     np.testing.assert_array_equal(session.on_disk(), drawn)
@@ -241,6 +248,131 @@ def test_a_tile_that_cannot_be_written_keeps_its_old_file_and_its_strokes(sessio
     np.testing.assert_array_equal(session.on_disk(), drawn)
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), SaveError("no such compression")])
+def test_an_unexpected_failure_of_one_tile_is_reported_and_the_others_are_saved(session, monkeypatch, error):
+    session.mask[30, 20:110] = (session.mask[30, 20:110] + 1) % 4
+    drawn = session.mask[...]
+
+    def fail(path, *arguments):
+        if path.name == "mask_00_00.tif":
+            raise error
+        rewrite_mask(path, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_glacier.core.saving.rewrite_mask", fail)
+        report = session.save()
+    assert report.saved == ("00_01",)
+    assert report.failed.keys() == {"00_00"}
+    assert (error.strerror if isinstance(error, OSError) else str(error)) in report.failed["00_00"]
+    assert session.journal.unsaved_tiles() == {"00_00": 1}
+    assert session.save().saved == ("00_00",)
+    np.testing.assert_array_equal(session.on_disk(), drawn)
+
+
+def test_a_mask_that_cannot_be_read_does_not_keep_the_others_from_being_saved(session, monkeypatch):
+    session.mask[30, 20:110] = (session.mask[30, 20:110] + 1) % 4
+    real = Dataset.read_mask
+
+    def fail(self, tile):
+        if tile.id == "00_00":
+            raise OSError(5, "Input/output error")
+        return real(self, tile)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Dataset, "read_mask", fail)
+        report = session.save()
+        assert changed_outside(session.dataset, session.journal) == ("00_00",)
+    assert report.saved == ("00_01",)
+    assert "Input/output error" in report.failed["00_00"]
+
+
+def test_the_first_save_states_the_scheme_so_that_it_is_not_guessed(make_dataset):
+    root = make_dataset(masks=False)
+    session = Session(root)
+    session.mask[20:40, 20:50] = 3
+    assert described_scheme(root) is None
+    session.save()
+    session.close()
+    reopened = open_dataset(root)
+    assert reopened.scheme is not None
+    assert reopened.scheme.name == "glacier4"  # the masks hold 0 and 255 only
+    assert len(reopened.tiles) == 4
+
+
+def test_a_stated_scheme_is_left_alone(session):
+    text = "# by hand\nscheme: glacier2\n"
+    (session.root / "dataset.yaml").write_text(text)
+    session.mask[30, 20:60] = (session.mask[30, 20:60] + 1) % 4
+    assert session.save().saved == ("00_00",)
+    assert (session.root / "dataset.yaml").read_text() == text
+
+
+@pytest.mark.parametrize("obstacle", ["not writable", "not yaml"])
+def test_a_scheme_that_cannot_be_stated_is_told_and_the_save_counts(session, monkeypatch, obstacle):
+    def refuse(root, scheme):
+        raise SaveError("dataset.yaml could not be written (Permission denied).")
+
+    if obstacle == "not yaml":
+        (session.root / "dataset.yaml").write_text("{")
+    else:
+        monkeypatch.setattr("napari_glacier.core.saving.write_scheme", refuse)
+    session.mask[30, 20:110] = (session.mask[30, 20:110] + 1) % 4
+    report = session.save()
+    assert set(report.saved) == {"00_00", "00_01"}
+    assert not report.failed
+    assert report.message.startswith("Saved 2 tile(s). The masks are saved, but their class scheme")
+    assert "dataset.yaml" in report.message
+    assert "glacier4" in report.message
+
+
+def test_after_a_discard_the_next_stroke_is_drawn_on_the_file_as_it_is(session):
+    session.mask[30, 20:60] = (session.mask[30, 20:60] + 1) % 4
+    session.mask.commit()
+    foreign = np.full((TILE_PX, TILE_PX), 3, np.uint8)
+    path = session.root / "label/mask_00_00.tif"
+    write_mask(path, foreign, get_scheme("glacier4"), session.dataset.tile("00_00").georef)
+    session.discard()
+    np.testing.assert_array_equal(session.mask[:TILE_PX, :TILE_PX], foreign)
+    session.mask[40, 20:60] = 1
+    assert session.save().saved == ("00_00",)
+    foreign[40, 20:60] = 1
+    np.testing.assert_array_equal(session.on_disk()[:TILE_PX, :TILE_PX], foreign)
+
+
+def test_a_discard_after_the_first_save_of_a_new_mask(make_dataset):
+    session = Session(make_dataset(masks=False))
+    session.mask[20:40, 20:50] = 2
+    session.save()
+    saved = session.mask[...]
+    session.mask[20:40, 20:50] = 1
+    session.mask.commit()
+    session.discard()
+    np.testing.assert_array_equal(session.mask[...], saved)
+    session.mask[50:55, 20:50] = 3
+    assert session.save().saved == ("00_00",)
+    np.testing.assert_array_equal(session.on_disk(), session.mask[...])
+    assert not (session.root / ORIGINALS_FOLDER).exists()
+    session.close()
+
+
+@pytest.mark.parametrize("mend", ["discard", "keep"])
+def test_a_mask_made_outside_and_then_drawn_on_is_kept_as_an_original(make_dataset, mend):
+    session = Session(make_dataset(masks=False))
+    session.mask[20:40, 20:30] = 2
+    session.mask.commit()
+    path = session.dataset.tile("00_00").new_mask_path
+    write_mask(path, np.ones((64, 64), np.uint8), get_scheme("glacier4"))
+    theirs = path.read_bytes()
+    if mend == "discard":
+        session.discard()
+        session.mask[20:40, 20:30] = 3
+    else:
+        keep_outside_changes(session.dataset, session.journal, ["00_00"])
+    assert session.save().saved == ("00_00",)
+    assert (session.root / ORIGINALS_FOLDER / path.relative_to(session.root)).read_bytes() == theirs
+    session.close()
+
+
 def test_originals_that_cannot_be_kept_stop_the_save(session):
     (session.root / ORIGINALS_FOLDER).write_text("in the way")
     session.mask[30, 20:60] = (session.mask[30, 20:60] + 1) % 4
@@ -352,8 +484,7 @@ def test_any_sequence_of_edits_saves_and_reopenings_equals_a_numpy_model(make_da
                     session.close()
                     session.open()
                 elif step == "discard":
-                    session.mask.revert(session.journal.unsaved())
-                    session.journal.discard_unsaved(session.journal.unsaved_tiles())
+                    session.discard()
                     model = saved.copy()
                     undoable.clear()
                 np.testing.assert_array_equal(session.mask[...], model)

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QMessageBox
+from qtpy.QtWidgets import QMessageBox, QWidget
 
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster import read_raster
-from napari_glacier.views.base import kept
+from napari_glacier.views.base import WIDTH_PX, kept
 
 pytestmark = pytest.mark.gui
 
@@ -40,6 +41,7 @@ def test_a_dropped_folder_is_painted_saved_and_closed(viewer, qtbot, make_datase
     assert view._save_button.isEnabled()
 
     view._save_button.click()
+    qtbot.waitUntil(lambda: "written:" in view.notice)
 
     place = workspace_of(viewer).session.scenes[0].placements[3]
     assert view.notice == f"1 tile written: {place.tile.id}."
@@ -49,6 +51,27 @@ def test_a_dropped_folder_is_painted_saved_and_closed(viewer, qtbot, make_datase
         on_disk != np.array([0, 85, 170, 255])[before[place.slices]]
     ).sum()
     assert not view._save_button.isEnabled()
+    bands = [layer.data for layer in viewer.layers if layer.name.startswith("B")]
+    assert len(bands) == 5
+    assert not any(band.is_read for band in bands), "hidden bands wait until they are looked at"
+
+
+def test_strokes_of_an_earlier_window_are_told_of(viewer, qtbot, make_dataset, capsys):
+    root = make_dataset()
+    viewer.open(str(root), plugin="napari-glacier")
+    session = workspace_of(viewer).session
+    session.mask[100:104, 100:104] = (session.mask[100:104, 100:104] + 1) % 4
+    session.commit()
+    viewer.layers.clear()
+
+    with notification_manager:
+        viewer.open(str(root), plugin="napari-glacier")
+
+    assert any("1 stroke from an earlier session was restored" in note.message for note in notification_manager.records)
+    _, view = _dock(viewer, "Correct")
+    assert "Discard drops it" in view._recovered.text()
+    view.discard()
+    assert not view._recovered.isVisibleTo(view)
 
 
 def test_keys_reach_the_labels_layer(viewer, qtbot, make_dataset):
@@ -192,7 +215,9 @@ def test_widgets_fit_beside_the_canvas_of_a_small_laptop(viewer, qtbot, make_dat
     for name in ("Data", "Predict", "Correct", "Train"):
         dock, view = _dock(viewer, name)
         assert view.minimumSizeHint().width() <= 360, name
-        assert view.body.parentWidget().minimumSizeHint().width() <= 360, name
+        for part in view.findChildren(QWidget):
+            part.setVisible(True)
+        assert view.body.minimumSize().width() <= WIDTH_PX, name
         viewer.window.remove_dock_widget(dock)
         qtbot.waitUntil(lambda view=view: not view._open)
 
