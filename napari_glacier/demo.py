@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,8 @@ class _Walk:
 
     def retrain(self) -> None:
         """Fine-tune a member on the corrected dataset, in a process of its own."""
+        from napari_glacier.nn.checkpoint import read_card
+
         started = time.monotonic()
         self.correct_view.parent().hide()
         self.train_view = _dock(self.viewer, "Train")
@@ -184,9 +187,11 @@ class _Walk:
             raise GlacierError(f"Training ended as {controller.state}. Its log: {run.log_path}")
         _settle(0.5)
         self.run = run
+        before = read_card(Path(str(resources.files("napari_glacier._sample") / "ensemble" / "member_0.safetensors")))
         self._note(
             "Retrain",
-            f"The trainer ran as a process of its own with the recipe <i>quick</i>. {html.escape(controller.status)}",
+            "The trainer ran as a process of its own with the recipe <i>quick</i>, starting from the first member of "
+            f"the ensemble (validation MCC {before.metrics['val_mcc']:.3f}). {html.escape(controller.status)}",
             "5_train.png",
             started,
         )
@@ -360,8 +365,8 @@ well a real glacier is mapped. All six steps together took {seconds:.0f} s.</p>
 {rows}
 </table>
 <p>The retrained model is one network, the bundled ensemble three. It learned from the corrected tiles, so its score
-there is no test; the val block was never trained on. Masks are GeoTIFFs in <code>masks/</code>; the dataset with
-its journal, predictions and run folder is in <code>glacier-sample/</code>.</p>
+there is no test; the val block was never trained on, but the best epoch is chosen on it. Masks are GeoTIFFs in
+<code>masks/</code>; the dataset with its journal, predictions and run folder is in <code>glacier-sample/</code>.</p>
 {figures}
 </html>
 """

@@ -102,7 +102,6 @@ def _correct(shot: "Camera", workspace: Any) -> None:
     with shot.docked("Correct") as view:
         place = workspace.session.scenes[0].placements[-1]
         workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width)
-        print(workspace.viewer.canvas.size, workspace.visible_window())
         view.controller.select_class(min(3, workspace.session.scheme.num_classes - 1))
         view.controller.lock(0, True)
         layer = workspace.labels_layer
@@ -123,6 +122,8 @@ def _train(shot: "Camera", epochs: int) -> None:
         _until(lambda: len(view.controller.curves.epochs) >= 1 or not view.controller.active, seconds=300)
         shot.take("train_running", themes=("dark",))
         _until(lambda: not view.controller.active, seconds=600)
+        if view.controller.state != "done":
+            raise RuntimeError(f"the training run shown did not finish:\n{view.controller.log_tail()}")
         view._log_toggle.setChecked(True)
         shot.take("train")
 

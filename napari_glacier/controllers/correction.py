@@ -335,8 +335,8 @@ def summarise(report: SaveReport) -> str:
     """
     saved = f"{_count(len(report.saved), 'tile')} written: {listed(report.saved)}." if report.saved else ""
     if report.failed:
-        raise SaveError(" ".join(filter(None, (saved, *report.failed.values()))))
-    return saved or "There was nothing to write."
+        raise SaveError(" ".join(filter(None, (saved, *report.failed.values(), report.note))))
+    return " ".join(filter(None, (saved or "There was nothing to write.", report.note)))
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
+from napari_glacier.controllers import parts
 from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title
+from napari_glacier.controllers.parts import Part, cut_tile, part_of
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError, SaveError
-from napari_glacier.core.mosaic import Mosaic, Placement
+from napari_glacier.core.mosaic import Mosaic
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ logger = logging.getLogger(__name__)
 Scope = Literal["view", "tile", "all"]
 Region = Literal["all", "unlabelled", "view"]
 Tta = Literal["off", 2, 6, 8]
-WINDOW_PX, OVERLAP_PX = 512, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +42,7 @@ class Request:
     tta: Tta
     device: str
     scope: Scope
-    parts: "tuple[Part, ...]"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A rectangle of a scene; `scene` covers it with whole windows of the scene's own grid."""
-
-    number: int
-    scene: "Mosaic | Excerpt"
-    inside: Window
-    target: Window
-    tiles: tuple[Placement, ...]
-
-
-class Excerpt:
-    """A part of a mosaic that is read as a scene of its own.
-
-    Its first pixel is the corner of a window of the whole mosaic, so what is predicted in it equals
-    what would be predicted for the whole.
-    """
-
-    def __init__(self, mosaic: Mosaic, window: Window) -> None:
-        self.dataset = mosaic.dataset
-        self.name = mosaic.name
-        self.shape = (window.height, window.width)
-        self.georef = mosaic.georef.offset(window.row, window.col) if mosaic.georef is not None else None
-        self.placements = tuple(
-            replace(place, row=place.row - window.row, col=place.col - window.col) for place in mosaic.tiles_in(window)
-        )
-        self._mosaic, self._window = mosaic, window
-
-    @property
-    def whole(self) -> Window:
-        """The window that is the excerpt."""
-        return Window(0, 0, *self.shape)
-
-    def read(self, window: Window, bands: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Bands and validity of a window of the excerpt."""
-        moved = Window(window.row + self._window.row, window.col + self._window.col, window.height, window.width)
-        return self._mosaic.read(moved, bands)
-
-    def valid(self) -> npt.NDArray[np.bool_]:
-        """Pixels that carry data."""
-        return self.read(self.whole, ())[1]
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +129,13 @@ class InferenceController:
         """
         session = self._need_session()
         if scope == "all":
-            parts = tuple(_part(number, scene, scene.whole) for number, scene in enumerate(session.scenes))
+            parts = tuple(part_of(number, scene, scene.whole) for number, scene in enumerate(session.scenes))
             if not session.stacked and len(session.scenes) > 1:
                 # Scenes of different sizes are on screen one at a time; all are predicted and written.
                 parts = (parts[session.scene_number], *(p for p in parts if p.number != session.scene_number))
         else:
             number = self.workspace.plane if session.stacked else session.scene_number
-            parts = (_part(number, session.scenes[number], self._window(scope)),)
+            parts = (part_of(number, session.scenes[number], self._window(scope)),)
         return Request(model, tta, device, scope, parts)
 
     # -- running
@@ -196,7 +154,7 @@ class InferenceController:
 
         ensemble = resolve_models([request.model.source] if request.model.source is not None else None)
         predictor = Predictor(
-            ensemble, tta=request.tta, device=request.device, window_px=WINDOW_PX, overlap_px=OVERLAP_PX
+            ensemble, tta=request.tta, device=request.device, window_px=parts.WINDOW_PX, overlap_px=parts.OVERLAP_PX
         )
         predictions: list[tuple[Part, Prediction]] = []
         count = len(request.parts)
@@ -390,7 +348,7 @@ class InferenceController:
                     continue
                 for place in part.tiles:
                     tile = Mosaic(whole.dataset, (replace(place, row=0, col=0),), place.tile.georef)
-                    written += write_predictions(_cut(part, place, prediction), tile, folder)
+                    written += write_predictions(cut_tile(part, place, prediction), tile, folder)
         except (OSError, SaveError) as error:
             logger.warning("predictions were not written to %s: %s", folder, error)
             return tuple(written), f"Not written: {error}"
@@ -406,47 +364,6 @@ class InferenceController:
         if self.workspace.session is None:
             raise DataError("No dataset is open. Open one first (Data widget).")
         return self.workspace.session
-
-
-def _part(number: int, scene: Mosaic, target: Window) -> Part:
-    """A part whose scene is made of whole windows of the mosaic's own grid."""
-    row, height = _aligned(target.row, target.height, scene.shape[0])
-    col, width = _aligned(target.col, target.width, scene.shape[1])
-    around = Window(row, col, height, width)
-    inside = Window(target.row - row, target.col - col, target.height, target.width)
-    tiles = tuple(
-        place
-        for place in scene.tiles_in(target)
-        if place.row >= target.row
-        and place.col >= target.col
-        and place.row + place.tile.height <= target.row + target.height
-        and place.col + place.tile.width <= target.col + target.width
-    )
-    whole = around == Window(0, 0, *scene.shape)
-    return Part(number, scene if whole else Excerpt(scene, around), inside, target, tiles)
-
-
-def _aligned(start: int, length: int, limit: int) -> tuple[int, int]:
-    """Start and length of the windows of a scene of `limit` pixels that touch a stretch of it."""
-    step = WINDOW_PX - OVERLAP_PX
-    count = 1 if limit <= WINDOW_PX else 1 + -(-(limit - WINDOW_PX) // step)
-    first = max(0, -(-(start - WINDOW_PX + 1) // step))
-    last = min(count - 1, (start + length - 1) // step)
-    return first * step, min(last * step + WINDOW_PX, limit) - first * step
-
-
-def _cut(part: Part, place: Placement, prediction: "Prediction") -> "Prediction":
-    """The prediction of one tile out of that of a part which holds all of it."""
-    top, left = place.row - part.target.row + part.inside.row, place.col - part.target.col + part.inside.col
-    rows, cols = slice(top, top + place.tile.height), slice(left, left + place.tile.width)
-    return replace(
-        prediction,
-        index_HW=prediction.index_HW[rows, cols],
-        probabilities_KHW=prediction.probabilities_KHW[:, rows, cols],
-        entropy_HW=prediction.entropy_HW[rows, cols],
-        mutual_information_HW=prediction.mutual_information_HW[rows, cols],
-        valid_HW=prediction.valid_HW[rows, cols],
-    )
 
 
 def _folder_name(model: str) -> str:

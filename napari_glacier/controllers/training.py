@@ -15,7 +15,7 @@ from napari_glacier.controllers.models import known_models
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig, load_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.core.runfiles import EventReader, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +114,10 @@ class TrainingController:
         self.workspace = workspace
         self.run: RunFolder | None = None
         self.curves = Curves()
-        self._events_read = 0
+        self._reader: EventReader | None = None
         self._state = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._process_run: Path | None = None
-        self._events_at_launch = 0
 
     @staticmethod
     def recipes() -> list[str]:
@@ -139,6 +138,11 @@ class TrainingController:
     def recipe_epochs(name: str) -> int:
         """How many epochs a recipe trains at most."""
         return load_config(name, ["data.train=."]).train.epochs
+
+    @staticmethod
+    def recipe_start(name: str) -> str | None:
+        """Which model a recipe starts from: a path, ``bundled``, or None for fresh weights."""
+        return load_config(name, ["data.train=."]).model.init_from
 
     @property
     def default_data(self) -> Path | None:
@@ -178,9 +182,8 @@ class TrainingController:
         ]
         if plan.epochs is not None:
             overrides.append(f"train.epochs={plan.epochs}")
-        if plan.init_from is not None:
-            start = plan.init_from.replace("'", "''")
-            overrides.append(f"model.init_from='{start}'")
+        start = "null" if plan.init_from is None else "'" + plan.init_from.replace("'", "''") + "'"
+        overrides.append(f"model.init_from={start}")
         config = load_config(plan.recipe, overrides)
         return config.model_copy(update={"recipe": config.recipe or plan.recipe})
 
@@ -228,7 +231,6 @@ class TrainingController:
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **_detached()
             )
         self._process_run = run.path
-        self._events_at_launch = len(run.events())
         logger.info("started %s (process %d)", " ".join(command), self._process.pid)
         self.follow(run)
 
@@ -260,17 +262,19 @@ class TrainingController:
             self._reap()
         self.run = run
         self.curves = Curves()
-        self._events_read = 0
+        self._reader = EventReader(run) if run is not None else None
         self._state = ""
         self.followed.emit(run)
         self.poll()
 
     def poll(self) -> bool:
         """Read what is new; gives whether anything was."""
-        if self.run is None:
+        if self.run is None or self._reader is None:
             return False
-        events = self.run.events(after=self._events_read)
-        self._events_read += len(events)
+        anew, events = self._reader.read()
+        if anew:
+            # A resumed run has dropped what came after its last finished epoch.
+            self.curves = Curves()
         for event in events:
             self.curves.take(event)
         state = self.state
@@ -286,12 +290,12 @@ class TrainingController:
         if self.run is None:
             return "new"
         state: str = self.run.state()
-        if self._process is not None and self._events_read <= self._events_at_launch and not self.run.is_alive():
-            # Our own child has not yet said anything: libraries are loading, or it fell over doing so.
+        if self._process is not None and not self.run.is_alive():
+            # Our own child has not yet taken the folder over: libraries are loading, or it fell over doing so.
             ended = self._process.poll()
             if ended is None:
                 return "starting"
-            return "failed" if ended else state
+            return "failed" if ended and state not in {"done", "stopped"} else state
         if state == "running" and self.run.stop_requested():
             return "stopping"
         return state

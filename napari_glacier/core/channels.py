@@ -83,9 +83,14 @@ class Normalisation:
     method: str = "zscore"
 
     def apply(self, image_CHW: FloatArray, valid_HW: BoolArray) -> FloatArray:
-        """Return ``(image - mean) / std`` with nodata pixels at 0, as float32 of the same shape."""
+        """Return ``(image - mean) / std`` with nodata pixels at 0, as float32 of the same shape.
+
+        A channel without spread (std below 1e-6) is only shifted: divided by next to nothing, the slightest
+        difference of another scene would drown all other channels.
+        """
         mean = np.asarray(self.mean, np.float32)[:, None, None]
-        std = np.maximum(np.asarray(self.std, np.float32), 1e-6)[:, None, None]
+        std = np.asarray(self.std, np.float32)[:, None, None]
+        std = np.where(std < 1e-6, np.float32(1.0), std)
         scaled_CHW = (image_CHW - mean) / std * valid_HW
         return scaled_CHW.astype(np.float32, copy=False)
 

@@ -36,6 +36,9 @@ class DataConfig(_Section):
     scheme: str | None = Field(None, description="Class scheme; none: decided over all masks.")
     channels: list[str] = Field(list(CANONICAL_BANDS), description="The model's input channels, in order.")
     tiles: list[str] | None = Field(None, description="Ids of the tiles to train on; none: all that have a mask.")
+    val_tiles: list[str] | None = Field(
+        None, description="Ids of the tiles held out for validation; none: chosen, and then written here."
+    )
     val_fraction: float = Field(
         0.15, gt=0.0, lt=1.0, description="Share of tiles held out where no validation data are given."
     )
@@ -65,6 +68,12 @@ class DataConfig(_Section):
                 raise ValueError(f"data.{name} has {len(values)} numbers for {len(self.channels)} channels")
         if (self.mean is None) != (self.std is None):
             raise ValueError("data.mean and data.std go together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _one_validation_set(self) -> "DataConfig":
+        if self.val is not None and self.val_tiles is not None:
+            raise ValueError("data.val and data.val_tiles both say what validates: give one of them")
         return self
 
 

@@ -18,7 +18,16 @@ from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.raster import read_mask_codes, read_raster
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
-__all__ = ["BandSource", "Dataset", "Tile", "described_scheme", "is_dataset", "open_dataset", "write_scheme"]
+__all__ = [
+    "BandSource",
+    "Dataset",
+    "Tile",
+    "choose_scheme",
+    "described_scheme",
+    "is_dataset",
+    "open_dataset",
+    "write_scheme",
+]
 
 
 @dataclass(frozen=True)
@@ -168,11 +177,26 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool = T
     root, everything, tiles = find_tiles(path)
     bands = tuple(band for band in CANONICAL_BANDS if any(band in tile.bands for tile in tiles))
     warnings = _missing_band_warnings(tiles)
-    chosen, note = _choose_scheme(root, everything, scheme)
+    chosen, note = choose_scheme(root, everything, scheme)
     return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
 
 
-def _choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
+def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
+    """Class scheme of a data set's masks, and what a person should know of the choice.
+
+    Parameters
+    ----------
+    root : Path
+    tiles : sequence of Tile
+        Their masks are read where neither `name` nor the data set's description decides.
+    name : str or None
+
+    Returns
+    -------
+    scheme : ClassScheme or None
+        None where there is no mask.
+    notes : tuple of str
+    """
     if name is not None:
         return get_scheme(name), ()
     written = described_scheme(root)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         # mkstemp makes private files; a replaced file keeps its mode, a new one gets the usual one.
         temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        temporary.replace(path)
+        _move_over(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -34,6 +35,18 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds the old or the new text, never a part."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _move_over(temporary: Path, path: Path) -> None:
+    # Windows refuses while a reader has the old file open (a spreadsheet, somebody polling); most let go at once.
+    for attempt in range(10):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt" or attempt == 9:
+                raise
+            time.sleep(0.1)
 
 
 def _umask() -> int:

@@ -5,15 +5,23 @@ them, and asks for a stop by putting a file there. Neither side holds a connecti
 """
 
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from filelock import FileLock, Timeout
 
+from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.files import write_text_atomically
 
 RunState = Literal["new", "running", "done", "stopped", "failed"]
+
+_ENDS: dict[str, RunState] = {"done": "done", "stopped": "stopped", "failed": "failed"}
+_TAIL_BYTES = 1 << 16
 
 
 class RunFolder:
@@ -57,31 +65,49 @@ class RunFolder:
     def append_event(self, kind: str, **fields: Any) -> None:
         """Append one event, written out at once."""
         record = {"event": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
-        with self.events_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        with self.events_path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
+                # A process killed in the middle of a line left its half.
+                file.write(b"\n")
+            file.write((json.dumps(record, allow_nan=False) + "\n").encode())
 
-    def events(self, after: int = 0) -> list[dict[str, Any]]:
-        """Events from number `after` on; a last line that is still being written is left for later."""
-        if not self.events_path.is_file():
-            return []
-        lines = self.events_path.read_text(encoding="utf-8").split("\n")
-        records = []
-        for line in lines[after:-1]:
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                # A process killed in the middle of a line; the resumed run begins a fresh one.
-                records.append({"event": "damaged"})
-        return records
+    def events(self) -> list[dict[str, Any]]:
+        """All events; a last line that is still being written is left for later."""
+        return EventReader(self).read()[1]
 
     def truncate_events(self, epoch: int) -> None:
         """Drop what was recorded of epochs later than `epoch`, and how the run ended."""
-        kept = [
-            record
-            for record in self.events()
-            if record.get("epoch", 0) <= epoch and record["event"] not in {"done", "stopped", "failed", "damaged"}
-        ]
-        write_text_atomically(self.events_path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._keep_events(lambda event: event.get("epoch", 0) <= epoch and event["event"] not in {*_ENDS, "damaged"})
+
+    def drop_end_events(self) -> None:
+        """Forget how the run ended, because it goes on."""
+        if any(event["event"] in _ENDS for event in self._last_events()):
+            self._keep_events(lambda event: event["event"] not in _ENDS)
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Be the run's only trainer; its end of an earlier time is forgotten.
+
+        Raises
+        ------
+        ConfigError
+            If another process trains in this folder.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"{self.path} is being trained by process {self._process().get('pid', 'unknown')}. "
+                "Stop it first, or start a run of its own."
+            ) from None
+        try:
+            self.write_process()
+            self.drop_end_events()
+            yield
+        finally:
+            lock.release()
 
     def write_process(self) -> None:
         """Record this process as the run's trainer."""
@@ -90,12 +116,12 @@ class RunFolder:
 
     def is_alive(self) -> bool:
         """Whether the trainer that was recorded still runs (a reused process number does not count)."""
+        record = self._process()
         try:
-            record = json.loads(self._process_path.read_text(encoding="utf-8"))
             process = psutil.Process(record["pid"])
             same = abs(process.create_time() - record["created"]) < 1.0
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except (OSError, ValueError, KeyError, psutil.Error):
+        except (KeyError, psutil.Error):
             return False
 
     def request_stop(self) -> None:
@@ -112,11 +138,74 @@ class RunFolder:
 
     def state(self) -> RunState:
         """What the run is doing, from its events and its process."""
-        ends: dict[str, RunState] = {"done": "done", "stopped": "stopped", "failed": "failed"}
-        events = self.events()
-        for record in reversed(events):
-            if record["event"] in ends:
-                return ends[record["event"]]
+        last = self._last_events()
+        if last and last[-1]["event"] in _ENDS:
+            return _ENDS[last[-1]["event"]]
         if self.is_alive():
             return "running"
-        return "failed" if events else "new"
+        return "failed" if last else "new"
+
+    def _process(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._process_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _last_events(self) -> list[dict[str, Any]]:
+        """The events at the end of the file, without reading the hours before them."""
+        try:
+            with self.events_path.open("rb") as file:
+                start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+                file.seek(start)
+                lines = file.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        return [_event(line) for line in (lines[1:] if start else lines) if line]
+
+    def _keep_events(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        kept = [event for event in self.events() if wanted(event)]
+        write_text_atomically(self.events_path, "".join(json.dumps(event) + "\n" for event in kept))
+
+
+class EventReader:
+    """Reads a run's events as they are written, each once.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path = folder.events_path
+        self._offset = 0
+        self._identity: tuple[int, int] | None = None
+
+    def read(self) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether the file was replaced (a resumed run starts it anew), and the events not read yet.
+
+        After a replacement the events are all those of the new file. A line still being written is left for later.
+        """
+        try:
+            with self._path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                identity = (stat.st_dev, stat.st_ino)
+                replaced = self._identity is not None and (identity != self._identity or stat.st_size < self._offset)
+                if replaced:
+                    self._offset = 0
+                self._identity = identity
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return False, []
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return replaced, [_event(line) for line in complete.splitlines() if line]
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {"event": "damaged"}
+    return record if isinstance(record, dict) and "event" in record else {"event": "damaged"}

@@ -1,5 +1,6 @@
 """Which tiles are held out for validation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from napari_glacier.core.errors import ConfigError
 _DRAWS = 500
 
 
-def hold_out(pixels_TK: npt.NDArray[np.integer[Any]], fraction: float, seed: int) -> list[int]:
+def hold_out(
+    pixels_TK: npt.NDArray[np.integer[Any]], fraction: float, seed: int, candidates: Sequence[int] | None = None
+) -> list[int]:
     """Choose whole tiles for validation, stratified by which classes they hold.
 
     Of many seeded draws the one is taken whose tiles hold each class about as often, and in about the same
@@ -24,6 +27,9 @@ def hold_out(pixels_TK: npt.NDArray[np.integer[Any]], fraction: float, seed: int
     fraction : float
         Share of the tiles to hold out; at least one tile, and never all.
     seed : int
+    candidates : sequence of int, optional
+        Positions of the tiles that may be held out, all by default. Where they are fewer than the share asks
+        for, they are all held out.
 
     Returns
     -------
@@ -35,6 +41,7 @@ def hold_out(pixels_TK: npt.NDArray[np.integer[Any]], fraction: float, seed: int
     ConfigError
         If there are fewer than two tiles.
     """
+    assert candidates is None or len(candidates) > 0
     num_tiles = len(pixels_TK)
     if num_tiles < 2:
         raise ConfigError(
@@ -42,6 +49,8 @@ def hold_out(pixels_TK: npt.NDArray[np.integer[Any]], fraction: float, seed: int
             "Label a second tile, or name validation tiles with data.val."
         )
     num_held_out = min(max(round(fraction * num_tiles), 1), num_tiles - 1)
+    eligible = np.arange(num_tiles) if candidates is None else np.asarray(candidates)
+    num_held_out = min(num_held_out, len(eligible))
     present_TK = pixels_TK > 0
     all_presence_K = present_TK.mean(0)
     all_mix_K = pixels_TK.sum(0) / max(int(pixels_TK.sum()), 1)
@@ -50,7 +59,7 @@ def hold_out(pixels_TK: npt.NDArray[np.integer[Any]], fraction: float, seed: int
     best: tuple[float, list[int]] | None = None
     for _ in range(_DRAWS):
         chosen_T = np.zeros(num_tiles, bool)
-        chosen_T[rng.choice(num_tiles, num_held_out, replace=False)] = True
+        chosen_T[rng.choice(eligible, num_held_out, replace=False)] = True
         held_TK = pixels_TK[chosen_T]
         presence_K = present_TK[chosen_T].mean(0)
         mix_K = held_TK.sum(0) / max(int(held_TK.sum()), 1)

@@ -1,11 +1,15 @@
 """Exact statistics of a data set in one streaming pass."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.channels import Normalisation
+
+# Relative to the mean: below the spacing of float32 numbers, a spread is what rounding leaves of a constant.
+_ROUNDING = 1e-7
 
 
 class PooledStatistics:
@@ -16,36 +20,57 @@ class PooledStatistics:
     """
 
     def __init__(self, num_channels: int) -> None:
-        self.count = 0
+        self.counts_C: npt.NDArray[np.int64] = np.zeros(num_channels, np.int64)
         self.mean: npt.NDArray[np.float64] = np.zeros(num_channels)
         self._squares: npt.NDArray[np.float64] = np.zeros(num_channels)
 
-    def update(self, image_CHW: npt.NDArray[Any], valid_HW: npt.NDArray[np.bool_]) -> None:
-        """Add the valid pixels of an image, shape (C, H, W)."""
+    @property
+    def count(self) -> int:
+        """Pixels seen of the channel that most images have."""
+        return int(self.counts_C.max(initial=0))
+
+    def update(
+        self, image_CHW: npt.NDArray[Any], valid_HW: npt.NDArray[np.bool_], present: Sequence[bool] | None = None
+    ) -> None:
+        """Add the valid pixels of an image.
+
+        Parameters
+        ----------
+        image_CHW : array, shape (C, H, W)
+        valid_HW : bool array, shape (H, W)
+        present : sequence of bool, optional
+            Which channels the image really has; a band that is missing and filled with zeros is not counted.
+        """
         pixels_CN = image_CHW[:, valid_HW].astype(np.float64)
         if pixels_CN.shape[1] == 0:
             return
         part = PooledStatistics(len(self.mean))
-        part.count = pixels_CN.shape[1]
+        part.counts_C[:] = pixels_CN.shape[1] if present is None else np.where(present, pixels_CN.shape[1], 0)
         part.mean = pixels_CN.mean(axis=1)
         part._squares = ((pixels_CN - part.mean[:, None]) ** 2).sum(axis=1)
         self.merge(part)
 
     def merge(self, other: "PooledStatistics") -> None:
         """Add the pixels that another instance has seen."""
-        total = self.count + other.count
-        if total == 0:
-            return
-        delta = other.mean - self.mean
-        self.mean = self.mean + delta * (other.count / total)
-        self._squares = self._squares + other._squares + delta**2 * (self.count * other.count / total)
-        self.count = total
+        total_C = self.counts_C + other.counts_C
+        divisor_C = np.maximum(total_C, 1)
+        delta_C = other.mean - self.mean
+        self.mean = self.mean + delta_C * (other.counts_C / divisor_C)
+        theirs_C = np.where(other.counts_C > 0, other._squares, 0.0)
+        self._squares = self._squares + theirs_C + delta_C**2 * (self.counts_C * other.counts_C / divisor_C)
+        self.counts_C = total_C
 
     @property
     def std(self) -> npt.NDArray[np.float64]:
         """Population standard deviation per channel."""
-        return np.sqrt(self._squares / max(self.count, 1))
+        return np.sqrt(self._squares / np.maximum(self.counts_C, 1))
+
+    @property
+    def is_constant(self) -> npt.NDArray[np.bool_]:
+        """Channels that were seen with one value only."""
+        return np.asarray((self.counts_C > 0) & (self.std <= _ROUNDING * np.abs(self.mean)))
 
     def normalisation(self) -> Normalisation:
-        """The statistics as a model's normalisation."""
-        return Normalisation(tuple(self.mean.tolist()), tuple(self.std.tolist()))
+        """The statistics as a model's normalisation; a constant or unseen channel is shifted, not scaled."""
+        scale_C = np.where(self.is_constant | (self.counts_C == 0), 1.0, self.std)
+        return Normalisation(tuple(self.mean.tolist()), tuple(scale_C.tolist()))

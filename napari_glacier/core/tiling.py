@@ -59,31 +59,3 @@ def blend_weights(window_px: int, overlap_px: int) -> npt.NDArray[np.float32]:
         ramp[:overlap_px] = rise
         ramp[-overlap_px:] = np.minimum(ramp[-overlap_px:], rise[::-1])
     return ramp[:, None] * ramp[None, :]
-
-
-class Blender:
-    """Weighted mean of overlapping windows of a scene.
-
-    Parameters
-    ----------
-    num_channels, height, width : int
-        Shape of the result.
-    """
-
-    def __init__(self, num_channels: int, height: int, width: int) -> None:
-        self._sum_CHW = np.zeros((num_channels, height, width), np.float32)
-        self._weight_HW = np.zeros((height, width), np.float32)
-
-    def add(self, window: Window, values_CHW: npt.NDArray[np.float32], weights_HW: npt.NDArray[np.float32]) -> None:
-        """Add a window's values; what lies outside the scene is dropped."""
-        inside = window.clipped(*self._weight_HW.shape)
-        rows = slice(inside.row - window.row, inside.row - window.row + inside.height)
-        cols = slice(inside.col - window.col, inside.col - window.col + inside.width)
-        weights = weights_HW[rows, cols]
-        self._sum_CHW[:, *inside.slices] += values_CHW[:, rows, cols] * weights
-        self._weight_HW[inside.slices] += weights
-
-    def result(self) -> npt.NDArray[np.float32]:
-        """Blended values, shape (C, H, W); 0 where no window was added."""
-        smallest = np.float32(np.finfo(np.float32).tiny)
-        return (self._sum_CHW / np.maximum(self._weight_HW, smallest)).astype(np.float32, copy=False)

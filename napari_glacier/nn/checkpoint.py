@@ -28,6 +28,7 @@ __all__ = [
     "FORMAT_VERSION",
     "LoadedModel",
     "ModelCard",
+    "is_foreign",
     "load_checkpoint",
     "load_foreign_state_dict",
     "read_card",
@@ -64,6 +65,8 @@ class ModelCard:
         ISO time, now when empty.
     synthetic : bool
         The model was trained on synthetic scenes and is for demonstration.
+    val_tiles : tuple of str
+        Ids of the tiles that validated, which the model has not learnt from; empty where that is not known.
     version : int
         Of the file's format.
     """
@@ -81,6 +84,7 @@ class ModelCard:
     epoch: int = 0
     created: str = ""
     synthetic: bool = False
+    val_tiles: tuple[str, ...] = ()
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -112,6 +116,7 @@ class ModelCard:
             "epoch": self.epoch,
             "created": self.created,
             "synthetic": self.synthetic,
+            "val_tiles": list(self.val_tiles),
         }
 
     @classmethod
@@ -148,6 +153,7 @@ class ModelCard:
                 epoch=int(values.get("epoch", 0)),
                 created=str(values.get("created", "")),
                 synthetic=bool(values.get("synthetic", False)),
+                val_tiles=tuple(map(str, values.get("val_tiles") or ())),
                 version=int(values["version"]),
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -203,6 +209,15 @@ def save_checkpoint(path: str | Path, model: nn.Module, card: ModelCard, half: b
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         save_file(state, temporary, metadata={METADATA_KEY: text, "format": "pt"})
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file holds weights of another program: a readable safetensors file that says nothing of itself."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_card(path: str | Path) -> ModelCard:

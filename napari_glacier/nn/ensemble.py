@@ -139,7 +139,9 @@ def _members_of(asked: str | Path) -> tuple[str | None, list[tuple[Path, float]]
         return _members_of_file(path / ENSEMBLE_FILE)
     if (path / f"best{_SUFFIX}").is_file():
         return None, [(path / f"best{_SUFFIX}", 1.0)]
-    checkpoints = sorted(path.glob(f"*{_SUFFIX}")) or sorted(path.glob(f"*/best{_SUFFIX}"))
+    # A process killed while it wrote leaves a hidden file, which may be half a model.
+    checkpoints = sorted(p for p in path.glob(f"*{_SUFFIX}") if not p.name.startswith("."))
+    checkpoints = checkpoints or sorted(path.glob(f"*/best{_SUFFIX}"))
     if not checkpoints:
         raise CheckpointError(
             f"{path} holds no {_SUFFIX} checkpoint. If it is a run folder, its first epoch has not ended yet."

@@ -18,16 +18,18 @@ from napari_glacier.nn.augment_tta import View
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.memory import ComputeSettings, is_out_of_memory
+from napari_glacier.nn.scene import BandGap
 from napari_glacier.nn.uncertainty import mutual_information
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A window of a scene that was read and carries data."""
+    """A window of a scene that was read and carries data; `gaps` are the tiles in it that lack bands."""
 
     window: Window
     image_CHW: npt.NDArray[np.float32]
     valid_HW: npt.NDArray[np.bool_]
+    gaps: tuple[BandGap, ...] = ()
 
 
 class OutOfMemory(Exception):  # noqa: N818 (a signal to the predictor, not an error for its callers)
@@ -43,8 +45,6 @@ class EnsembleRunner:
     views : sequence of View
     bands : sequence of str
         Planes of the pieces.
-    missing : sequence of str
-        Bands that the data lack.
     settings : ComputeSettings
         Its batch size falls where memory runs out.
 
@@ -59,11 +59,10 @@ class EnsembleRunner:
         ensemble: Ensemble,
         views: Sequence[View],
         bands: Sequence[str],
-        missing: Sequence[str],
         settings: ComputeSettings,
     ) -> None:
         self._ensemble, self._settings = ensemble, settings
-        self._views, self._bands, self._missing = tuple(views), tuple(bands), frozenset(missing)
+        self._views, self._bands = tuple(views), tuple(bands)
         with _memory_signalled():
             self._networks = [_placed(member, settings) for member in ensemble.members]
 
@@ -138,10 +137,15 @@ class EnsembleRunner:
         planes = [self._bands.index(band) for band in bands]
         raw_CHW = assemble_channels(piece.image_CHW[planes], bands, piece.valid_HW, card.channels)
         input_CHW = card.normalisation.apply(raw_CHW, piece.valid_HW)
-        for k, channel in enumerate(card.channels):
-            if channel in self._missing:
-                # A band that is not there says nothing: the training mean, not a pitch-black surface.
-                input_CHW[k] = 0
+        for gap in piece.gaps:
+            where = gap.within(piece.window)
+            if where is None:
+                continue
+            for k, channel in enumerate(card.channels):
+                if not gap.bands.isdisjoint(required_bands([channel])):
+                    # A band that is not there says nothing: the training mean, not a pitch-black surface,
+                    # nor an index that calls it snow.
+                    input_CHW[k, *where] = 0
         return input_CHW
 
 

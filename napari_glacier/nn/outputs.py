@@ -1,23 +1,28 @@
 """Writing a prediction as one raster a tile, under the tile's name, with its georeference."""
 
 import json
+import os
+import weakref
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.bands import band_of_folder
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.dataset import Dataset
-from napari_glacier.core.errors import SaveError
-from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.dataset import Dataset, Tile
+from napari_glacier.core.errors import RasterError, SaveError
 from napari_glacier.core.mosaic import Mosaic, Placement
-from napari_glacier.core.raster import RASTER_SUFFIXES, write_mask, write_raster
+from napari_glacier.core.raster import RASTER_SUFFIXES, read_description, write_mask, write_raster
 from napari_glacier.nn.prediction import Prediction
 
-PROVENANCE_FILE = "provenance.json"
+PROVENANCE_FILE = "provenance.jsonl"
+_MADE_BY = {"made_by": "napari-glacier"}
+_LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 
 
 def write_predictions(
@@ -46,70 +51,126 @@ def write_predictions(
     Returns
     -------
     list of Path
-        The rasters written. ``provenance.json`` beside them says how each scene was made.
+        The rasters written. ``provenance.jsonl`` beside them says how each scene was made, a line a scene;
+        of several lines of one scene the last one counts.
 
     Raises
     ------
     SaveError
-        If the folder holds the data set's labels or images, or cannot be written.
+        If the folder holds the data set's labels or images or rasters that were not predicted, or cannot be written.
     """
     out_dir = Path(out_dir)
     assert prediction.index_HW.shape == tuple(mosaic.shape)
-    names = _relative_paths(mosaic)
-    for folder in {(out_dir / name).parent for name in names.values()}:
-        refuse_source_folder(mosaic.dataset, folder)
+    sources = _sources_of(mosaic.dataset)
+    names = {place.tile.id: sources.relative_path(place.tile) for place in mosaic.placements}
+    kinds = ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty]
+    targets = [out_dir / kind / name for kind in kinds for name in names.values()]
+    for folder in {out_dir, *(target.parent for target in targets)}:
+        _refuse_folder(mosaic.dataset, sources, folder)
+    for target in targets:
+        _refuse_foreign_raster(target)
     scheme = _scheme_on_disk(prediction.scheme, mosaic.dataset)
     ensemble = str(prediction.provenance.get("ensemble", ""))
     written = []
     for place in mosaic.placements:
-        description = {"made_by": "napari-glacier", "ensemble": ensemble, "tile": place.tile.id}
+        description = {**_MADE_BY, "ensemble": ensemble, "tile": place.tile.id}
         relative = names[place.tile.id]
         write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
         written.append(out_dir / relative)
         for kind, values_CHW, bands in _measures(prediction, place, probabilities, uncertainty):
             values_CHW[:, ~_cut(prediction.valid_HW, place)] = np.nan
             path = out_dir / kind / relative
-            write_raster(path, values_CHW, place.tile.georef, nodata=float("nan"), description=bands)
+            write_raster(path, values_CHW, place.tile.georef, nodata=float("nan"), description=description | bands)
             written.append(path)
     _record(out_dir, mosaic.name, prediction.provenance)
     return written
 
 
 def refuse_source_folder(dataset: Dataset, out_dir: Path) -> None:
-    """Raise `SaveError` where `out_dir` holds the labels or images of the data set.
+    """Raise `SaveError` where masks of the data set's tiles in `out_dir` would replace what a person made.
 
-    Predictions carry the first band's names: written there they would replace a person's labels, or the
-    band itself.
+    Predictions carry the first band's names: among labels or images they would replace these. So folders of
+    labels and bands are refused, and folders with rasters of these names that were not predicted.
     """
-    target = Path(out_dir).resolve()
+    sources = _sources_of(dataset)
+    _refuse_folder(dataset, sources, Path(out_dir))
     for tile in dataset.tiles:
-        for path in (tile.mask_path, tile.new_mask_path):
-            if path is not None and path.parent.resolve() == target:
-                raise SaveError(
-                    f"{out_dir} is the label folder of {dataset.root}: predictions there would replace labels. "
-                    "Choose another folder, for instance predictions/; predictions become labels by being accepted."
-                )
-        if any(source.path.parent.resolve() == target for source in tile.bands.values()):
-            raise SaveError(
-                f"{out_dir} holds the images of {dataset.root}: predictions there would replace them. "
-                "Choose another folder, for instance predictions/."
-            )
+        _refuse_foreign_raster(Path(out_dir) / sources.relative_path(tile))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where a data set's labels and images lie, and how often each name of a mask occurs in it."""
+
+    label_folders: frozenset[Path]
+    image_folders: frozenset[Path]
+    name_counts: Counter[str]
+
+    def relative_path(self, tile: Tile) -> Path:
+        """Where a tile's mask goes; names that occur twice in the data set go by split."""
+        name = _raster_name(tile.name)
+        return Path(tile.split, name) if self.name_counts[name] > 1 else Path(name)
+
+
+# By the identity of the data set: a stack of a thousand scenes asks a thousand times.
+_known_sources: dict[int, _Sources] = {}
+
+
+def _sources_of(dataset: Dataset) -> _Sources:
+    found = _known_sources.get(id(dataset))
+    if found is None:
+        masks = [path for tile in dataset.tiles for path in (tile.mask_path, tile.new_mask_path) if path is not None]
+        images = [source.path for tile in dataset.tiles for source in tile.bands.values()]
+        found = _Sources(
+            label_folders=frozenset(folder.resolve() for folder in {path.parent for path in masks}),
+            image_folders=frozenset(folder.resolve() for folder in {path.parent for path in images}),
+            name_counts=Counter(_raster_name(tile.name) for tile in dataset.tiles),
+        )
+        _known_sources[id(dataset)] = found
+        weakref.finalize(dataset, _known_sources.pop, id(dataset), None)
+    return found
+
+
+def _refuse_folder(dataset: Dataset, sources: _Sources, folder: Path) -> None:
+    # A folder may be under the root by its name and elsewhere by its link, or the other way round.
+    target, named = folder.resolve(), folder.absolute()
+    spellings = {target} if ".." in named.parts else {target, named}
+    roots = {dataset.root.resolve(), dataset.root.absolute()}
+    own = {path for path in spellings if any(path.is_relative_to(root) for root in roots)}
+    if target in sources.label_folders or any(_is_label_name(path.name) for path in own):
+        raise SaveError(
+            f"{folder} is a label folder of {dataset.root}: predictions there would replace labels. "
+            "Choose another folder, for instance predictions/; predictions become labels by being accepted."
+        )
+    if target in sources.image_folders or any(band_of_folder(path.name) for path in own):
+        raise SaveError(
+            f"{folder} is a folder that holds the images of {dataset.root}: predictions there would replace them. "
+            "Choose another folder, for instance predictions/."
+        )
+
+
+def _is_label_name(name: str) -> bool:
+    return name.lower() in _LABEL_FOLDERS or name.lower().endswith("_masks")
+
+
+def _refuse_foreign_raster(path: Path) -> None:
+    if not path.exists():
+        return
+    try:
+        ours = _MADE_BY.items() <= read_description(path).items()
+    except RasterError:
+        ours = False
+    if not ours:
+        raise SaveError(
+            f"{path} exists and was not predicted by napari-glacier: a prediction would replace it. "
+            "Choose another folder (--out), or move the file away."
+        )
 
 
 def _scheme_on_disk(scheme: ClassScheme, dataset: Dataset) -> ClassScheme:
     """Codes are a matter of the data set, where it has the same classes."""
     own = dataset.scheme
     return own if own is not None and own.class_names == scheme.class_names else scheme
-
-
-def _relative_paths(mosaic: Mosaic) -> dict[str, Path]:
-    """Where each tile's mask goes, by the tile's id; names that occur twice in the data set go by split."""
-    count = Counter(_raster_name(tile.name) for tile in mosaic.dataset.tiles)
-    paths = {}
-    for place in mosaic.placements:
-        name = _raster_name(place.tile.name)
-        paths[place.tile.id] = Path(place.tile.split, name) if count[name] > 1 else Path(name)
-    return paths
 
 
 def _raster_name(tile_name: str) -> str:
@@ -135,16 +196,16 @@ def _measures(
 
 
 def _record(out_dir: Path, scene_name: str, provenance: dict[str, Any]) -> None:
-    """Add a scene to the folder's provenance; other scenes written there before stay."""
+    """Add a scene to the folder's provenance; the lines of other scenes are not touched."""
     path = out_dir / PROVENANCE_FILE
+    line = json.dumps({"scene": scene_name, "provenance": provenance}) + "\n"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        scenes = dict(content["scenes"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        scenes = {}
-    scenes[scene_name] = provenance
-    try:
-        write_text_atomically(path, json.dumps({"scenes": scenes}, indent=2) + "\n")
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                # What a crash left of a line must not spoil the next one.
+                line = line if file.read(1) == b"\n" else f"\n{line}"
+            file.write(line.encode())
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error.strerror or error}). "

@@ -3,7 +3,6 @@
 Legend: C bands, K classes, H x W the scene, h x w a window.
 """
 
-import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,16 +19,15 @@ from napari_glacier.core.tiling import Window, blend_weights, windows
 from napari_glacier.nn.accumulate import SceneMaps
 from napari_glacier.nn.augment_tta import TtaMode, views
 from napari_glacier.nn.device import describe_device, inference_dtype, pick_device
-from napari_glacier.nn.drift import Scene, drift_warnings, missing_bands, sample_statistics
+from napari_glacier.nn.drift import drift_warnings, sample_statistics
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.inference import EnsembleRunner, OutOfMemory, Piece, free_cached_memory
 from napari_glacier.nn.memory import ComputeSettings, usual_batch
 from napari_glacier.nn.postprocess import fill_small_holes, remove_small_components, resolve_thresholds
 from napari_glacier.nn.prediction import Prediction, Progress
+from napari_glacier.nn.scene import BandGap, Scene, band_gaps, gaps_warning
 
 __all__ = ["Prediction", "Predictor", "Progress"]
-
-logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -108,7 +106,7 @@ class Predictor:
         Parameters
         ----------
         scene : Scene
-            A `Mosaic`, or anything with its ``name``, ``shape`` and ``read``.
+            A `Mosaic`, or anything with its ``name``, ``shape`` and ``read``; ``placements`` say which bands are there.
 
         Raises
         ------
@@ -117,8 +115,8 @@ class Predictor:
         """
         started = time.perf_counter()
         yield Progress(0, 1, f"{scene.name}: reading")
-        missing = missing_bands(scene, self.ensemble.channels)
-        warnings = self._warnings(scene, missing)
+        gaps = band_gaps(scene, self._bands)
+        warnings = self._warnings(scene, gaps)
         settings = replace(self._settings, steps=[])
         longest_side = max(*scene.shape, 1)
         if longest_side < settings.window_px:
@@ -129,7 +127,7 @@ class Predictor:
         maps: SceneMaps | None = None
         while maps is None:
             with suppress(OutOfMemory):
-                maps = yield from self._map(scene, settings, missing)
+                maps = yield from self._map(scene, settings, gaps)
             if maps is None:
                 # Outside the handler: the exception holds the frames whose tensors are to be freed.
                 free_cached_memory(settings.device)
@@ -152,15 +150,15 @@ class Predictor:
         )
 
     def _map(
-        self, scene: Scene, settings: ComputeSettings, missing: Sequence[str]
+        self, scene: Scene, settings: ComputeSettings, gaps: Sequence[BandGap]
     ) -> Generator[Progress, None, SceneMaps]:
         height, width = scene.shape
         plan = windows(height, width, settings.window_px, settings.overlap_px)
         weights_HW = blend_weights(settings.window_px, settings.overlap_px)
         maps = SceneMaps(self.ensemble.scheme.num_classes, height, width, self._thresholds)
-        runner = EnsembleRunner(self.ensemble, self._views, self._bands, missing, settings)
+        runner = EnsembleRunner(self.ensemble, self._views, self._bands, settings)
         total, done = len(plan) * runner.passes, 0
-        for group, next_row, num_read in self._groups(scene, plan, settings):
+        for group, next_row, num_read in self._groups(scene, plan, settings, gaps):
             # Windows without data were skipped: their passes count as done.
             done += (num_read - len(group)) * runner.passes
             results = runner.run(group)
@@ -179,7 +177,7 @@ class Predictor:
         return maps
 
     def _groups(
-        self, scene: Scene, plan: Sequence[Window], settings: ComputeSettings
+        self, scene: Scene, plan: Sequence[Window], settings: ComputeSettings, gaps: Sequence[BandGap]
     ) -> Iterator[tuple[list[Piece], int, int]]:
         """Read windows that fill batches: pieces, the first row that later windows reach, windows read."""
         height, width = scene.shape
@@ -191,30 +189,26 @@ class Predictor:
             image_CHW, valid_HW = scene.read(window, self._bands)
             num_read += 1
             if valid_HW.any():
-                group.append(Piece(window, image_CHW, valid_HW))
+                inside = tuple(gap for gap in gaps if gap.within(window) is not None)
+                group.append(Piece(window, image_CHW, valid_HW, inside))
             if len(group) >= settings.batch_size or k + 1 == len(plan) or num_read >= 64:
                 yield group, plan[k + 1].row if k + 1 < len(plan) else height, num_read
                 group, num_read = [], 0
 
-    def _warnings(self, scene: Scene, missing: Sequence[str]) -> list[str]:
-        warnings = []
-        if missing:
-            warnings.append(
-                f"{scene.name} has no {', '.join(missing)}; the models get their training mean instead, and the map "
-                "is less certain. Add the band if it exists."
-            )
-        statistics = sample_statistics(scene, self._bands)
+    def _warnings(self, scene: Scene, gaps: Sequence[BandGap]) -> list[str]:
+        warnings = gaps_warning(scene, self._bands, gaps)
+        statistics = sample_statistics(scene, self._bands, gaps)
         for member in self.ensemble.members:
-            for text in drift_warnings(statistics, self._bands, member.card, missing):
+            for text in drift_warnings(statistics, member.card):
                 if text not in warnings:
                     warnings.append(text)
-            if member.card.synthetic:
-                warnings.append(
-                    f"{member.card.name} was trained on synthetic scenes: its maps are for demonstration. "
-                    "Train on labelled tiles of your region for maps to rely on."
-                )
-        for text in warnings:
-            logger.warning(text)
+        synthetic = [member.card.name for member in self.ensemble.members if member.card.synthetic]
+        if synthetic:
+            names = self.ensemble.name if len(synthetic) == len(self.ensemble.members) else ", ".join(synthetic)
+            warnings.append(
+                f"{names}: trained on synthetic scenes, its maps are for demonstration. "
+                "Train on labelled tiles of your region for maps to rely on."
+            )
         return warnings
 
     def _provenance(self, scene: Scene, settings: ComputeSettings, warnings: Sequence[str]) -> dict[str, Any]:

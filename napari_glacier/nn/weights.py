@@ -116,8 +116,10 @@ def _find_tensors(content: Any) -> Mapping[str, torch.Tensor] | None:
 
 
 def _unwrapped(key: str) -> str:
-    for wrapper in _WRAPPERS:
-        key = key.removeprefix(wrapper)
+    # They stand in any order, as often as a network was wrapped.
+    while key.startswith(_WRAPPERS):
+        for wrapper in _WRAPPERS:
+            key = key.removeprefix(wrapper)
     return key
 
 

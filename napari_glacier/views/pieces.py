@@ -53,6 +53,8 @@ def clear_layout(layout: QLayout) -> None:
         item = layout.takeAt(0)
         widget = item.widget() if item is not None else None
         if widget is not None:
+            # Deleting waits for the event loop; until then the old row would show through the new one.
+            widget.hide()
             widget.deleteLater()
 
 

@@ -199,7 +199,7 @@ class PredictView(GlacierView):
         worker.yielded.connect(self._on_step)
         worker.returned.connect(self._on_outcome)
         worker.errored.connect(self._on_error)
-        worker.finished.connect(self._on_finished)
+        worker.finished.connect(self._on_finished)  # type: ignore[arg-type]  # superqt says it passes None
         self._worker = worker
         self._show_running()
         worker.start()
@@ -242,7 +242,8 @@ class PredictView(GlacierView):
         if outcome.problem:
             said += f" {outcome.problem}"
         if outcome.warnings:
-            said += " " + " ".join(outcome.warnings[:2])
+            more = len(outcome.warnings) - 1
+            said += f" {outcome.warnings[0]}" + (f" ({more} more in provenance.jsonl.)" if more else "")
         self.tell(said)
 
     def _on_error(self, error: BaseException) -> None:

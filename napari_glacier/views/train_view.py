@@ -54,6 +54,7 @@ class TrainView(GlacierView):
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._on_theme))
         self.on_close(self.controller.close)
         self.every(_POLL_MS, self._poll)
+        self._fill_starts()
         self._restore()
         self._on_session(self.workspace.session)
         self._show_progress()
@@ -229,6 +230,7 @@ class TrainView(GlacierView):
         epochs = self.attempt(lambda: self.controller.recipe_epochs(name))
         if epochs is not None:
             self._epochs.setValue(epochs)
+        self._start_from.setCurrentIndex(max(0, self._start_from.findData(self.controller.recipe_start(name))))
 
     def _on_followed(self, run: RunFolder | None) -> None:
         self._fill_runs()
@@ -256,6 +258,7 @@ class TrainView(GlacierView):
     def _show_progress(self) -> None:
         controller = self.controller
         self._status.setText(controller.status)
+        self._plot.setVisible(controller.active or bool(controller.curves.epochs))
         self._plot.show_curves(controller.curves)
         self._stop_button.setEnabled(controller.state in {"starting", "running"})
         self._start_button.setEnabled(not controller.active)

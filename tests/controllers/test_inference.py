@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from napari_glacier.controllers import inference
+from napari_glacier.controllers import parts
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.controllers.inference import Excerpt, InferenceController
+from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.models import ModelChoice
+from napari_glacier.controllers.parts import Excerpt
 from napari_glacier.core.errors import CheckpointError, DataError
 from napari_glacier.core.raster import read_info, read_raster
 from napari_glacier.core.tiling import Window, windows
@@ -40,7 +41,7 @@ def test_excerpts_hold_exactly_the_windows_that_touch_the_target(limit):
         for length in (1, 200, 600):
             stop = min(start + length, limit)
             touching = [row for row in every if row < stop and row + 512 > start]
-            first, size = inference._aligned(start, stop - start, limit)
+            first, size = parts._aligned(start, stop - start, limit)
             inside = [first + window.row for window in windows(size, 64, 512, 128) if window.col == 0]
             assert inside == touching
             assert first + size == min(touching[-1] + 512, limit)
@@ -95,8 +96,8 @@ def test_a_part_on_screen_equals_the_same_part_of_everything(
     workspace, controller, make_dataset, make_checkpoint, monkeypatch
 ):
     # Small windows make a small scene one of many windows.
-    monkeypatch.setattr(inference, "WINDOW_PX", 64)
-    monkeypatch.setattr(inference, "OVERLAP_PX", 16)
+    monkeypatch.setattr(parts, "WINDOW_PX", 64)
+    monkeypatch.setattr(parts, "OVERLAP_PX", 16)
     workspace.open(make_dataset(grid=(3, 3)))
     path = make_checkpoint()
     _predict(controller, path)

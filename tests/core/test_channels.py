@@ -34,3 +34,8 @@ def test_normalisation_leaves_nodata_at_zero_and_survives_a_round_trip():
     scaled_CHW = Normalisation.from_dict(normalisation.as_dict()).apply(image_CHW, valid_HW)
     assert scaled_CHW.dtype == np.float32
     np.testing.assert_allclose(scaled_CHW, [[[-1, 1, 0]], [[-1, 1, 0]]])
+
+
+def test_a_channel_without_spread_is_shifted_and_not_blown_up():
+    scaled_CHW = Normalisation((271.0,), (0.0,)).apply(np.array([[[271.5]]], np.float32), np.array([[True]]))
+    np.testing.assert_allclose(scaled_CHW, [[[0.5]]])

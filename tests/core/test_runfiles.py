@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
-from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.runfiles import EventReader, RunFolder
 
 
 def test_folders_of_the_same_second_do_not_collide(tmp_path):
@@ -23,7 +25,51 @@ def test_a_half_written_line_is_left_for_later(tmp_path):
     assert [event["event"] for event in run.events()] == ["epoch"]
     with run.events_path.open("a") as file:
         file.write('ch": 2}\n')
-    assert [event["epoch"] for event in run.events(after=1)] == [2]
+    assert [event["epoch"] for event in run.events()] == [1, 2]
+
+
+def test_a_reader_gets_every_event_once_and_notices_a_file_that_starts_anew(tmp_path):
+    run = RunFolder.create(tmp_path, "a")
+    reader = EventReader(run)
+    assert reader.read() == (False, [])
+    for epoch in (1, 2, 3):
+        run.append_event("epoch", epoch=epoch)
+    assert [event["epoch"] for event in reader.read()[1]] == [1, 2, 3]
+    with run.events_path.open("a") as file:
+        file.write('{"event": "epo')
+    assert reader.read() == (False, [])
+    run.truncate_events(1)
+    run.append_event("epoch", epoch=2)
+    replaced, events = reader.read()
+    assert replaced
+    assert [event["epoch"] for event in events] == [1, 2]
+
+
+def test_an_event_after_a_torn_line_is_whole(tmp_path):
+    run = RunFolder.create(tmp_path, "a")
+    run.events_path.write_text('{"event": "epoch", "epo')
+    run.append_event("failed", message="why")
+    assert [event["event"] for event in run.events()] == ["damaged", "failed"]
+    assert run.state() == "failed"
+
+
+def test_a_run_has_one_trainer(tmp_path):
+    run = RunFolder.create(tmp_path, "a")
+    run.append_event("stopped", message="")
+    with run.claim():
+        assert run.state() == "running"
+        with pytest.raises(ConfigError, match=f"is being trained by process {os.getpid()}"), run.claim():
+            pass
+    with run.claim():
+        pass
+
+
+def test_the_state_of_a_long_run_is_read_from_its_end(tmp_path):
+    run = RunFolder.create(tmp_path, "a")
+    line = json.dumps({"event": "step", "epoch": 1, "filler": "x" * 200}) + "\n"
+    run.events_path.write_text(line * 2000)
+    run.append_event("done", message="")
+    assert run.state() == "done"
 
 
 def test_truncating_drops_later_epochs_and_the_end(tmp_path):

@@ -36,3 +36,20 @@ def test_real_tiles_have_the_means_that_are_known_of_them(real_tiles):
         statistics.update(image_CHW, valid_HW)
         raw.append(image_CHW[:, (image_CHW != 0).any(0)].astype(np.float64))
     np.testing.assert_allclose(statistics.mean, np.concatenate(raw, 1).mean(1), rtol=1e-12)
+
+
+def test_a_channel_that_an_image_lacks_does_not_count_and_constants_are_not_scaled():
+    rng = np.random.default_rng(1)
+    whole, lacking = rng.normal(300, 5, (3, 9, 9)), rng.normal(300, 5, (3, 9, 9))
+    whole[2] = lacking[2] = 0.1  # has no exact binary value
+    lacking[1] = 0
+    valid_HW = np.ones((9, 9), bool)
+    statistics = PooledStatistics(3)
+    statistics.update(lacking, valid_HW, [True, False, True])
+    statistics.update(whole, valid_HW)
+    assert statistics.count == 162
+    np.testing.assert_allclose(statistics.mean[1], whole[1].mean(), rtol=1e-13)
+    np.testing.assert_allclose(statistics.std[1], whole[1].std(), rtol=1e-11)
+    np.testing.assert_allclose(statistics.std[0], np.stack([whole[0], lacking[0]]).std(), rtol=1e-11)
+    assert statistics.is_constant.tolist() == [False, False, True]
+    assert statistics.normalisation().std[2] == 1.0

@@ -14,6 +14,7 @@ from napari_glacier.nn.checkpoint import (
     FORMAT_VERSION,
     METADATA_KEY,
     ModelCard,
+    is_foreign,
     load_checkpoint,
     read_card,
     save_checkpoint,
@@ -175,8 +176,9 @@ def test_a_card_that_cannot_be_written_is_refused(tmp_path, model, card) -> None
 
 
 @pytest.mark.parametrize("under", [None, "model_state_dict", "state_dict"])
-def test_plain_state_dicts_load(tmp_path, model, under: str | None) -> None:
-    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "module._orig_mod.", "module.module."])
+def test_plain_state_dicts_load(tmp_path, model, under: str | None, prefix: str) -> None:
+    state = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
     path = tmp_path / "weights.pth"
     torch.save({under: state, "epoch": 3} if under else state, path)
     loaded = load_foreign_state_dict(path)
@@ -197,3 +199,19 @@ def test_unusable_weight_files_are_refused(tmp_path) -> None:
         load_foreign_state_dict(text)
     with pytest.raises(CheckpointError, match="another architecture"):
         load_matching(build_model("ba_unet", channels=5, num_classes=2, **ARGUMENTS), {"x": torch.zeros(2)})
+
+
+def test_the_validation_tiles_are_told_where_they_are_known(tmp_path, model, card) -> None:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model, replace(card, val_tiles=("02_07", "val/1")))
+    assert read_card(path).val_tiles == ("02_07", "val/1")
+    _rewrite_metadata(path, lambda values: values.pop("val_tiles"))  # as older versions wrote it
+    assert read_card(path).val_tiles == ()
+
+
+def test_weights_of_another_program_are_told_apart(tmp_path, model, card) -> None:
+    save_checkpoint(tmp_path / "ours.safetensors", model, card)
+    save_file(model.state_dict(), tmp_path / "theirs.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"none of both")
+    found = {path.stem: is_foreign(path) for path in tmp_path.iterdir()}
+    assert found == {"ours": False, "theirs": True, "broken": False}

@@ -89,3 +89,9 @@ def test_weights_and_channels(make_member) -> None:
             Ensemble(members, weights)
     with pytest.raises(ConfigError, match="at least one"):
         Ensemble([])
+
+
+def test_half_written_models_are_passed_over(tmp_path, make_checkpoint) -> None:
+    make_checkpoint(tmp_path / "a.safetensors", "a")
+    (tmp_path / ".a-x1y2z3.safetensors").write_bytes(b"half")  # as a process killed while it wrote leaves it
+    assert _names(resolve_models([tmp_path])) == ["a"]

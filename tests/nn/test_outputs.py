@@ -1,15 +1,20 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 
+from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.mosaic import plan_scenes
-from napari_glacier.nn.outputs import write_predictions
+from napari_glacier.core.raster import read_description, read_raster, write_mask
+from napari_glacier.nn import ensemble, outputs
+from napari_glacier.nn.outputs import refuse_source_folder, write_predictions
 from napari_glacier.nn.prediction import Prediction
+from napari_glacier.nn.predictor import Predictor
 
 
 def _prediction(scene, scheme: str = "glacier4") -> Prediction:
@@ -26,6 +31,11 @@ def _prediction(scene, scheme: str = "glacier4") -> Prediction:
         get_scheme(scheme),
         {"ensemble": "test", "warnings": []},
     )
+
+
+def _records(folder) -> dict[str, dict]:
+    lines = (folder / "provenance.jsonl").read_text().splitlines()
+    return {record["scene"]: record["provenance"] for record in map(json.loads, lines)}
 
 
 def test_masks_carry_names_codes_and_place(make_dataset, tmp_path) -> None:
@@ -45,8 +55,7 @@ def test_masks_carry_names_codes_and_place(make_dataset, tmp_path) -> None:
             assert mask.dtypes == ("uint8",)
             assert mask.crs == band.crs
             assert mask.transform == band.transform
-    record = json.loads((out / "provenance.json").read_text())
-    assert record["scenes"][scene.name]["ensemble"] == "test"
+    assert _records(out)[scene.name]["ensemble"] == "test"
     assert not [path for path in out.rglob("*.tif") if path not in written]
 
 
@@ -81,8 +90,36 @@ def test_scenes_share_one_record(make_dataset, tmp_path) -> None:
     assert len(scenes) == 4
     for scene in scenes:
         write_predictions(_prediction(scene), scene, tmp_path / "out")
-    record = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    assert set(record["scenes"]) == {scene.name for scene in scenes}
+    records = _records(tmp_path / "out")
+    assert set(records) == {scene.name for scene in scenes}
+    assert records[scenes[0].name] == {"ensemble": "test", "warnings": []}
+
+
+def test_a_record_that_a_crash_cut_off_spoils_no_other(make_dataset, tmp_path) -> None:
+    (scene,) = plan_scenes(open_dataset(make_dataset()))
+    write_predictions(_prediction(scene), scene, tmp_path / "out")
+    path = tmp_path / "out" / "provenance.jsonl"
+    path.write_text(path.read_text()[:20])
+    write_predictions(_prediction(scene), scene, tmp_path / "out")
+    assert json.loads(path.read_text().splitlines()[-1])["scene"] == scene.name
+
+
+def test_a_stack_is_written_in_time_linear_in_its_tiles(make_dataset, tmp_path, monkeypatch) -> None:
+    """Every scene of a stack asks for the same folders; they are looked up once, and no record is rewritten."""
+    dataset = open_dataset(make_dataset(grid=(3, 4), size_px=16, georeferenced=False))
+    scenes = plan_scenes(dataset)
+    assert len(scenes) == 12
+    names, resolved = [], []
+    name, resolve = outputs._raster_name, Path.resolve
+    monkeypatch.setattr(outputs, "_raster_name", lambda tile_name: names.append(tile_name) or name(tile_name))
+    monkeypatch.setattr(Path, "resolve", lambda path, *args: resolved.append(path) or resolve(path, *args))
+    length = []
+    for scene in scenes:
+        write_predictions(_prediction(scene), scene, tmp_path / "out")
+        length.append((tmp_path / "out" / "provenance.jsonl").stat().st_size)
+    assert len(names) == 2 * len(scenes)  # once to count them, once for the tile's own
+    assert len(resolved) <= 6 * len(scenes) + 6
+    assert np.ptp(np.diff(length)) == 0
 
 
 def test_labels_and_images_are_never_written_over(make_dataset, tmp_path) -> None:
@@ -101,3 +138,95 @@ def test_labels_and_images_are_never_written_over(make_dataset, tmp_path) -> Non
     (scene,) = plan_scenes(open_dataset(make_dataset("bare", masks=False)))
     with pytest.raises(GlacierError, match="label folder"):
         write_predictions(_prediction(scene), scene, scene.placements[0].tile.new_mask_path.parent)
+
+
+@pytest.mark.parametrize("name", ["val_masks", "Old_Masks", "labels", "MASK", "B2", "band5"])
+def test_folders_of_labels_and_bands_are_refused_by_their_names(make_dataset, tmp_path, name) -> None:
+    """A split opened by itself knows nothing of the other splits' labels."""
+    root = make_dataset(splits=("train", "val"))
+    dataset = open_dataset(root / "train")
+    assert dataset.root == root
+    before = {path: path.read_bytes() for path in root.rglob("*.tif")}
+    link = tmp_path / "link"
+    link.symlink_to(root / name)
+    for folder in (root / name, root / "val" / name, link, root / "train" / ".." / name):
+        with pytest.raises(GlacierError, match="would replace"):
+            refuse_source_folder(dataset, folder)
+        for scene in plan_scenes(dataset):
+            with pytest.raises(GlacierError, match="would replace"):
+                write_predictions(_prediction(scene), scene, folder)
+    assert {path: path.read_bytes() for path in root.rglob("*.tif")} == before
+    away = tmp_path / "away"
+    away.mkdir()
+    (root / "old_masks").symlink_to(away)
+    with pytest.raises(GlacierError, match="label folder"):
+        refuse_source_folder(dataset, root / "old_masks")
+    refuse_source_folder(dataset, root / "predictions")
+    refuse_source_folder(dataset, root / ".." / name)
+    refuse_source_folder(dataset, tmp_path / "elsewhere" / name)
+
+
+def test_rasters_that_were_not_predicted_are_never_replaced(make_dataset, tmp_path) -> None:
+    dataset = open_dataset(make_dataset())
+    (scene,) = plan_scenes(dataset)
+    prediction = _prediction(scene)
+    out = tmp_path / "out"
+    for path in write_predictions(prediction, scene, out, probabilities=True, uncertainty=True):
+        assert read_description(path)["made_by"] == "napari-glacier"
+        with rasterio.open(path) as file:
+            assert file.tags()["made_by"] == "napari-glacier"
+    refuse_source_folder(dataset, out)
+    write_predictions(prediction, scene, out, probabilities=True, uncertainty=True)  # our own, a second time
+
+    tile = dataset.tiles[2]
+    write_mask(out / tile.name, np.zeros((64, 64), np.uint8), get_scheme("glacier4"), tile.georef)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(GlacierError, match=f"{tile.name} exists .* Choose another folder"):
+        refuse_source_folder(dataset, out)
+    with pytest.raises(GlacierError, match=f"{tile.name} exists"):
+        write_predictions(prediction, scene, out)
+    (out / tile.name).write_bytes(b"no TIFF at all")
+    before[out / tile.name] = b"no TIFF at all"
+    with pytest.raises(GlacierError, match=f"{tile.name} exists"):
+        write_predictions(prediction, scene, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def terminal(make_dataset, make_member, tmp_path, monkeypatch):
+    """`predict` at the terminal, with a small model whose map is full of specks."""
+    root = make_dataset(grid=(1, 1))
+    bundled = ensemble.Ensemble([make_member(synthetic=True)])
+    monkeypatch.setattr(ensemble, "resolve_models", lambda _: bundled)
+
+    def run(*arguments: str) -> np.ndarray:
+        out = tmp_path / "out"
+        usual = ["predict", "--data", str(root), "--out", str(out), "--tta", "off", "--device", "cpu"]
+        assert main([*usual, *arguments]) == 0
+        return read_raster(next(out.glob("*.tif")))[0]
+
+    run.predictor = lambda **settings: Predictor(bundled, tta="off", device="cpu", **settings)
+    run.scene = plan_scenes(open_dataset(root))[0]
+    return run
+
+
+def test_clean_at_the_terminal(terminal) -> None:
+    scheme = get_scheme("glacier4")
+
+    def expected(**settings) -> np.ndarray:
+        steps = terminal.predictor(**settings).run(terminal.scene)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return scheme.encode(end.value.index_HW)
+
+    plain, clean = terminal(), terminal("--clean")
+    assert (plain != clean).any()
+    np.testing.assert_array_equal(plain, expected())
+    np.testing.assert_array_equal(clean, expected(minimum_component_px=100, fill_holes_px=50))
+
+
+def test_a_warning_is_said_once_at_the_terminal(terminal, capsys, caplog) -> None:
+    terminal()
+    assert (capsys.readouterr().err + caplog.text).count("trained on synthetic scenes") == 1
