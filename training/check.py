@@ -11,7 +11,9 @@ import torch
 
 from napari_glacier.core.bands import BAND_INFO
 from napari_glacier.core.config import RunConfig
+from napari_glacier.nn.device import describe_device, pick_device
 from training.data import TileSet, scan
+from training.precision import Precision
 from training.sampler import CropSampler
 from training.start import prepare
 
@@ -27,7 +29,10 @@ def describe(config: RunConfig) -> str:
         As `prepare`.
     """
     start = prepare(config)
+    device = pick_device(config.device)
+    precision = Precision(config.train.amp, device)
     lines = [*_versions(), *_devices(), ""]
+    lines.append(f"device     {describe_device(device)}, {precision.name}")
     lines.append(
         f"model      {start.config.model.name}, {sum(p.numel() for p in start.build_model().parameters()):,} parameters"
     )
@@ -47,7 +52,8 @@ def describe(config: RunConfig) -> str:
         lines.append(
             "mix        {:<11} in the tiles {:6.2%}  target {:6.2%}  in the crops {:6.2%}".format(name, *shares)
         )
-    lines += [f"note       {message}" for message in start.messages]
+    lines += [f"note       {message}" for message in start.notes.messages]
+    lines += [f"warning    {message}" for message in (*start.notes.warnings, *seen.warnings)]
     return "\n".join(lines) + "\n"
 
 

@@ -125,13 +125,14 @@ class Scan:
     index: tuple[TileIndex, ...]
     normalisation: Normalisation
     fingerprint: str
+    warnings: tuple[str, ...] = ()
 
 
 def scan(tiles: TileSet, num_classes: int) -> Scan:
     """Read every training tile once.
 
-    The statistics are pooled over valid pixels of the channels in the data's own units. The channel
-    ``valid`` is left as it is: over valid pixels it does not vary.
+    The statistics are pooled over valid pixels of the channels in the data's own units; a band that a tile
+    lacks is not counted there. The channel ``valid`` is left as it is: over valid pixels it does not vary.
     """
     statistics = PooledStatistics(len(tiles.channels))
     digest = hashlib.blake2b(digest_size=16)
@@ -139,7 +140,8 @@ def scan(tiles: TileSet, num_classes: int) -> Scan:
     for number, tile in enumerate(tiles.tiles):
         pixels = tiles.read(number)
         raw_CHW = assemble_channels(pixels.bands_CHW, required_bands(tiles.channels), pixels.valid_HW, tiles.channels)
-        statistics.update(raw_CHW, pixels.valid_HW)
+        present = [set(required_bands([name])) <= set(tile.bands) for name in tiles.channels]
+        statistics.update(raw_CHW, pixels.valid_HW, present)
         index.append(TileIndex(pixels.target(), num_classes))
         for part in (tile.id.encode(), pixels.bands_CHW.tobytes(), pixels.mask_HW.tobytes()):
             digest.update(part)
@@ -151,7 +153,13 @@ def scan(tiles: TileSet, num_classes: int) -> Scan:
         tuple(0.0 if k else m for k, m in zip(keep, pooled.mean, strict=True)),
         tuple(1.0 if k else s for k, s in zip(keep, pooled.std, strict=True)),
     )
-    return Scan(tuple(index), normalisation, digest.hexdigest())
+    constant = [
+        f"Channel {name} is {value:g} in every valid training pixel, so nothing can be learnt from it. Check the "
+        "band, or leave it out of data.channels."
+        for name, value, same, k in zip(tiles.channels, pooled.mean, statistics.is_constant, keep, strict=True)
+        if same and not k
+    ]
+    return Scan(tuple(index), normalisation, digest.hexdigest(), tuple(constant))
 
 
 class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -199,7 +207,7 @@ def make_loader(
     dataset: CropDataset, plan: BatchPlan, num_workers: int, pin_memory: bool
 ) -> torch.utils.data.DataLoader[tuple[Tensor, Tensor]]:
     """Loader of training batches; never more workers than cores besides the one that trains."""
-    num_workers = min(num_workers, max((os.cpu_count() or 1) - 1, 0))
+    num_workers = min(num_workers, max(_num_cores() - 1, 0))
     return torch.utils.data.DataLoader(
         dataset,
         batch_sampler=plan,
@@ -210,6 +218,13 @@ def make_loader(
         # A generator of its own: the loader then leaves the global random state to the model.
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _num_cores() -> int:
+    """Cores for this process and its workers: those it may run on, shared with the other processes of this host."""
+    # A batch system, or a container, gives fewer cores than the host has.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return allowed // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def close_loader(loader: torch.utils.data.DataLoader[Any]) -> None:
@@ -229,19 +244,31 @@ def close_loader(loader: torch.utils.data.DataLoader[Any]) -> None:
             worker.kill()
 
 
+class TileBatch(NamedTuple):
+    """Validation tiles of one size, or pieces of them, and their numbers."""
+
+    image_NCHW: Tensor
+    mask_NHW: Tensor
+    valid_NHW: Tensor
+    numbers: tuple[int, ...]
+
+
 def whole_tiles(
     tiles: TileSet, numbers: Sequence[int], normalisation: Normalisation, max_pixels: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Validation batches of whole tiles: image (N, C, H, W), classes (N, H, W), valid (N, H, W).
+) -> Iterator[TileBatch]:
+    """Batches of whole tiles for validation.
 
     Neighbouring tiles of one size share a batch of at most `max_pixels`; a large tile comes in pieces.
     """
     batch: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]] = []
+    of_tile: list[int] = []
 
-    def stacked() -> tuple[Tensor, Tensor, Tensor]:
+    def stacked() -> TileBatch:
         image, mask, valid = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
+        made = TileBatch(image, mask, valid, tuple(of_tile))
         batch.clear()
-        return image, mask, valid
+        of_tile.clear()
+        return made
 
     for number in numbers:
         height, width = tiles.tiles[number].height, tiles.tiles[number].width
@@ -252,6 +279,7 @@ def whole_tiles(
                 yield stacked()
             pixels = tiles.cut(number, inside.row, inside.col, *size)
             batch.append((tiles.channels_of(pixels, normalisation), pixels.mask_HW, pixels.valid_HW))
+            of_tile.append(number)
     if batch:
         yield stacked()
 

@@ -61,6 +61,16 @@ class Team:
             dist.all_reduce(values)
         return values
 
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over processes, for values on the CPU."""
+        return values if self.size == 1 else self.sum_in_place(values.to(self.device)).cpu()
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers: the running statistics of normalisation layers."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
         if self.size == 1:

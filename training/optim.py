@@ -50,20 +50,19 @@ class LearningRate:
         warmup = self._config.warmup_steps
         return self.plateau_lr * min(1.0, (step + 1) / warmup) if warmup else self.plateau_lr
 
-    def end_epoch(self, metric: float) -> bool:
-        """Take the epoch's metric; return whether the learning rate fell."""
+    def end_epoch(self, metric: float) -> None:
+        """Take the epoch's metric, and lower the learning rate where it has not improved for too long."""
         value = self._sign * metric
         if value > self._best + _PLATEAU_THRESHOLD * abs(self._best if math.isfinite(self._best) else 0.0):
             self._best, self._bad_epochs = value, 0
-            return False
+            return
         self._bad_epochs += 1
         if self._bad_epochs <= self._config.plateau_patience:
-            return False
+            return
         self._bad_epochs = 0
-        before = self.plateau_lr
         # A floor above the present rate must not raise it.
-        self.plateau_lr = min(before, max(before * self._config.plateau_factor, self._config.min_lr))
-        return self.plateau_lr < before
+        lowered = max(self.plateau_lr * self._config.plateau_factor, self._config.min_lr)
+        self.plateau_lr = min(self.plateau_lr, lowered)
 
     def state(self) -> dict[str, Any]:
         """Plain numbers for a resume file."""

@@ -105,16 +105,20 @@ class Reporter:
             write_text_atomically(self._folder.metrics_path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def finish(self, kind: str, message: str, **fields: Any) -> None:
-        """Write the last event of a run: done, stopped or failed."""
+        """Write the last event of a run: done or stopped."""
         if self._active:
-            logger.log(logging.ERROR if kind == "failed" else logging.INFO, message)
+            logger.info(message)
             self.event(kind, message=message, **fields)
 
 
 def write_history(path: Path, rows: Sequence[Row]) -> None:
-    """Write one line an epoch; numbers in full, so that two runs can be compared bit for bit."""
+    """Write one line an epoch; numbers in full, so that two runs can be compared bit for bit.
+
+    A resumed run of a newer version may know more columns than the epochs before.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[-1]), restval="", lineterminator="\n")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, fieldnames=columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text_atomically(path, text.getvalue())

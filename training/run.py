@@ -7,6 +7,8 @@
     python -m training.run --resume runs/20260101-120000-bundled                   go on after the last epoch
     python -m training.run --config my.yaml --check                                look at everything, then stop
 
+A run that goes on may change only train.epochs, train.patience, data.workers, device and save_path.
+
 The last line on standard output is the run folder. Exit 0: done, or stopped cleanly (SIGTERM, Ctrl-C, or a
 file called `stop` in the run folder); 2: bad input, with one sentence on standard error; 1: anything else.
 """
@@ -18,11 +20,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+import psutil
 
 from napari_glacier.core.config import RunConfig, load_config, save_config
 from napari_glacier.core.errors import ConfigError, DeviceError, GlacierError
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from training.start import Start
 
 EXIT_DONE, EXIT_ERROR, EXIT_BAD_INPUT = 0, 1, 2
-# Set for the processes that this one starts through torchrun.
+# For the processes that this one starts through torchrun: who it is.
 _STARTED_BY_US = "NAPARI_GLACIER_STARTED"
 
 _FLAGS = {
@@ -49,11 +52,15 @@ _FLAGS = {
 
 
 class StopSwitch:
-    """Says whether a stop was asked for, by a signal or by the file in the run folder; a context."""
+    """Says whether a stop was asked for, by a signal or by the file in the run folder; a context.
+
+    Processes that were started through torchrun stop, too, when the one that holds the run folder for them is gone.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._signalled = False
+        self._launcher = os.environ.get(_STARTED_BY_US)
 
     def __enter__(self) -> "StopSwitch":
         self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -69,6 +76,8 @@ class StopSwitch:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __call__(self) -> bool:
+        if self._launcher is not None and not psutil.pid_exists(int(self._launcher)):
+            return True
         return self._signalled or self._folder.stop_requested()
 
 
@@ -83,13 +92,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _failures_recorded(folder: RunFolder | None) -> Iterator[None]:
-    # Whoever prepared the folder follows its events and sees no standard error.
+def _in_charge(folder: RunFolder) -> Iterator[None]:
+    """Be the only trainer of the folder, and tell failures to whoever follows its events.
+
+    Of several processes the first does so; where this program started them, it holds the folder itself.
+    """
+    with ExitStack() as held:
+        if os.environ.get("RANK", "0") == "0":
+            if _STARTED_BY_US not in os.environ:
+                held.enter_context(folder.claim())
+                _tidy(folder)
+            held.enter_context(_failures_recorded(folder))
+        yield
+
+
+@contextmanager
+def _failures_recorded(folder: RunFolder) -> Iterator[None]:
+    # Whoever prepared the folder sees no standard error.
     try:
         yield
     except GlacierError as error:
-        if folder is not None:
-            folder.append_event("failed", message=str(error))
+        folder.append_event("failed", message=str(error))
         raise
 
 
@@ -100,25 +123,29 @@ def _run(options: argparse.Namespace) -> int:
     if options.check:
         from training.check import describe
 
-        sys.stdout.write(describe(_configure(options)))
+        _, config = _choose_processes(options.devices, _configure(options))
+        sys.stdout.write(describe(config))
         return EXIT_DONE
-    folder = _given_folder(options)
     resuming = options.resume is not None
-    started_by_us = bool(os.environ.get(_STARTED_BY_US))
-    if folder is not None and resuming and not started_by_us and folder.state() == "running":
-        raise ConfigError(f"{folder.path} is still being trained. Stop that run before resuming it.")
-    with _failures_recorded(None if started_by_us else folder):
+    if resuming:
+        from training.resume import check_overrides
+
+        check_overrides(_overrides(options), options.resume)
+    folder = _given_folder(options)
+    with ExitStack() as held:
+        if folder is not None:
+            held.enter_context(_in_charge(folder))
         config = _configure(options)
+        num_processes, config = _choose_processes(options.devices, config)
         from training.start import prepare
 
         start = prepare(config, resuming=resuming and folder is not None and folder.resume_path.is_file())
-        num_processes, config = _choose_processes(options.devices, start.config)
-    if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        return _launch(_open_folder(config, folder), num_processes, resuming)
-    return _train(replace(start, config=config), folder, clear_stop=resuming and not started_by_us)
+        if num_processes > 1 and "WORLD_SIZE" not in os.environ:
+            return _launch(start.config, folder, num_processes, resuming, held)
+        return _train(start, folder, held)
 
 
-def _train(start: "Start", folder: RunFolder | None, clear_stop: bool) -> int:
+def _train(start: "Start", given: RunFolder | None, held: ExitStack) -> int:
     from training.distributed import join_team
     from training.export import export_weights
     from training.reporting import logger, logging_to
@@ -127,23 +154,13 @@ def _train(start: "Start", folder: RunFolder | None, clear_stop: bool) -> int:
     config = start.config
     with join_team(config.device) as team:
         _check_batch(config, team.size)
-        path = team.from_first(lambda: _open_folder(config, folder).path)
-        folder = RunFolder(path)
-        if team.is_first:
-            if clear_stop:
-                folder.clear_stop()
-            folder.write_process()
+        folder = RunFolder(team.from_first(lambda: _open_folder(config, given, held).path))
         log_path = folder.log_path if team.is_first else None
-        with (
-            logging_to(log_path, quiet=not team.is_first),
-            StopSwitch(folder) as should_stop,
-            _failures_recorded(folder if team.is_first else None),
-        ):
+        with logging_to(log_path, quiet=not team.is_first), StopSwitch(folder) as should_stop:
             try:
-                trainer = Trainer(start, folder, team, should_stop)
-                for message in start.messages:
-                    trainer.report.message(message, "warning")
-                trainer.fit()
+                Trainer(start, folder, team, should_stop).fit()
+                if team.is_first:
+                    folder.clear_stop()  # it has been heard
                 if team.is_first and config.save_path is not None:
                     export_weights(folder, config.save_path)
             except GlacierError:
@@ -159,16 +176,14 @@ def _train(start: "Start", folder: RunFolder | None, clear_stop: bool) -> int:
     return EXIT_DONE
 
 
-def _launch(folder: RunFolder, num_processes: int, resuming: bool) -> int:
+def _launch(config: RunConfig, given: RunFolder | None, num_processes: int, resuming: bool, held: ExitStack) -> int:
     """Start torchrun and wait; a stop asked of this process is passed on through the run folder."""
-    if resuming:
-        folder.clear_stop()
-    folder.write_process()
+    folder = _open_folder(config, given, held)
     target = ["--resume", str(folder.path)] if resuming else ["--config", str(folder.config_path)]
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(num_processes), "-m", "training.run", *target]
     # PYTHONSAFEPATH is -P for the processes that torchrun starts.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", _STARTED_BY_US: "1"}
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", _STARTED_BY_US: str(os.getpid())}
     environment.setdefault("OMP_NUM_THREADS", "1")
     # A session of its own: Ctrl-C in the terminal then reaches this process alone, which asks for a clean stop.
     with (
@@ -190,17 +205,31 @@ def _launch(folder: RunFolder, num_processes: int, resuming: bool) -> int:
     return EXIT_DONE
 
 
-def _configure(options: argparse.Namespace) -> RunConfig:
+def _tidy(folder: RunFolder) -> None:
+    """Forget what an earlier process of the run left behind."""
+    from training.resume import remove_leftovers
+
+    remove_leftovers(folder)
+    # A stop asked for since this process was started is meant for it: libraries and data take seconds to load.
+    if folder.stop_requested() and (folder.path / "stop").stat().st_mtime < psutil.Process().create_time():
+        folder.clear_stop()
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
     overrides = list(options.set)
     for flag, key in _FLAGS.items():
         value = getattr(options, flag)
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
+    return overrides
+
+
+def _configure(options: argparse.Namespace) -> RunConfig:
     if options.resume is not None:
         if not (options.resume / "run.yaml").is_file():
             raise ConfigError(f"{options.resume} is not a run folder: it has no run.yaml. Name the folder of a run.")
-        return load_config(options.resume / "run.yaml", overrides)
-    config = load_config(options.config or "default", overrides)
+        return load_config(options.resume / "run.yaml", _overrides(options))
+    config = load_config(options.config or "default", _overrides(options))
     if config.recipe is None and options.config is not None:
         config.recipe = Path(options.config).stem
     return config
@@ -216,9 +245,15 @@ def _given_folder(options: argparse.Namespace) -> RunFolder | None:
     return None
 
 
-def _open_folder(config: RunConfig, folder: RunFolder | None) -> RunFolder:
+def _open_folder(config: RunConfig, folder: RunFolder | None, held: ExitStack) -> RunFolder:
+    """Write the configuration as used into the run folder; a new one is made, and taken charge of."""
     if folder is None:
-        folder = RunFolder.create(config.output.expanduser().absolute(), config.recipe or config.model.name)
+        output = config.output.expanduser().absolute()
+        try:
+            folder = RunFolder.create(output, config.recipe or config.model.name)
+        except OSError as error:
+            raise ConfigError(f"No run folder can be made in {output} ({error.strerror}). Set output.") from error
+        held.enter_context(_in_charge(folder))
     save_config(config, folder.config_path)
     return folder
 
@@ -272,6 +307,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--save_path", help="also put the best weights here (.safetensors, or .pth: a plain state dict)"
     )
     options = parser.parse_args(arguments)
+    if options.config is not None and options.resume is not None:
+        parser.error("--resume goes on with the run's own configuration; leave --config out")
     if options.config is None and options.resume is None and options.train_data is None:
         parser.error("give --config FILE or RECIPE, --resume RUN_DIR, or --train_data DIR")
     return options

@@ -1,7 +1,7 @@
 """Which tiles train and which validate: what the `data` section of a configuration stands for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,126 +9,189 @@ import numpy.typing as npt
 import yaml
 
 from napari_glacier.core.bands import CANONICAL_BANDS
-from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.classes import SCHEMES, ClassScheme
 from napari_glacier.core.config import DataConfig, RunConfig
-from napari_glacier.core.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.dataset import Dataset, Tile, choose_scheme, open_dataset
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.layouts import DESCRIPTION_FILE
+from napari_glacier.core.layouts import DESCRIPTION_FILE, rasters_in
 from napari_glacier.core.pairing import pair_files
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_raster
 from napari_glacier.core.splits import hold_out
 from training.data import TileSet
 
 
+@dataclass(slots=True)
+class Notes:
+    """What a person should know of a run's input: plain news, and what may be wrong."""
+
+    messages: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a configuration's `data` section stands for."""
+    """What a configuration's `data` section stands for.
+
+    Attributes
+    ----------
+    train, val : TileSet
+    held_out : tuple of str
+        Ids of the validation tiles where they were taken from the training tiles; what `data.val_tiles` says.
+    scheme : ClassScheme
+    synthetic : bool
+    notes : Notes
+    """
 
     train: TileSet
     val: TileSet
+    held_out: tuple[str, ...]
     scheme: ClassScheme
     synthetic: bool
-    messages: tuple[str, ...]
+    notes: Notes
 
 
-def open_training_data(config: RunConfig) -> TrainingData:
-    """Find and check the tiles of a run; touches no device and reads every mask once.
+def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> TrainingData:
+    """Find and check the tiles of a run; touches no device and reads every mask.
 
-    Validation tiles are those of `data.val`, else the data set's own ``val`` split, else whole tiles held out.
+    Validation tiles are those that `data.val_tiles` names, else those of `data.val`, else the data set's own
+    ``val`` split, else whole tiles held out.
+
+    Parameters
+    ----------
+    config : RunConfig
+    unseen : sequence of str
+        Ids of tiles that the model to start from has not learnt from. Where tiles are held out it is among these,
+        as scores on tiles that the model knows by heart would flatter it.
 
     Raises
     ------
     DataError, ConfigError
         With one sentence about what does not fit.
     """
-    data = config.data
-    dataset = _open(data.train, data.train_masks, data.scheme, data)
+    data, notes = config.data, Notes()
+    dataset = _open(data.train, data.train_masks, data.scheme, data, "train")
     if dataset.scheme is None:
         raise DataError(f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first.")
-    messages = list(dataset.warnings)
-    tiles = dataset.split("train") or (dataset.tiles if len(dataset.splits) == 1 else ())
+    scheme = dataset.scheme
+    notes.warnings += dataset.warnings
+    tiles = _split_or_all(dataset, "train")
     if not tiles:
         raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")
-    train = TileSet(dataset, _labelled(_chosen(tiles, data.tiles), data.train, messages), data.channels)
+    train = _labelled(_chosen(tiles, data.tiles, "data.tiles"), f"train ({data.train})", notes)
+    # Finds a value outside the scheme before anything starts.
+    counts_TK = _count_classes(TileSet(dataset, train, data.channels), scheme)
 
-    val_dataset, val_tiles = _own_validation(dataset, data)
+    val_dataset, val = (dataset, []) if data.val_tiles is not None else _given_validation(dataset, data, notes)
+    held_out: tuple[str, ...] = ()
+    if not val:
+        if data.val_tiles is not None:
+            val = _chosen([tile for tile in tiles if tile.mask_path is not None], data.val_tiles, "data.val_tiles")
+        else:
+            candidates = [number for number, tile in enumerate(train) if tile.id in set(unseen)]
+            chosen = hold_out(counts_TK, data.val_fraction, config.seed, candidates or None)
+            val = [train[number] for number in chosen]
+        held_out = tuple(tile.id for tile in val)
+        train = [tile for tile in train if tile.id not in held_out]
+        if not train:
+            raise ConfigError("data.val_tiles holds out every labelled tile. Leave at least one to learn from.")
+        known = " (the model to start from has not seen them)" if set(held_out) <= set(unseen) else ""
+        notes.messages.append(f"Held out for validation{known}: {', '.join(held_out)}.")
+    train_set = TileSet(dataset, train, data.channels)
+    val_set = TileSet(val_dataset, val, data.channels)
+    _count_classes(val_set, scheme)
+    notes.warnings += _shared_tiles(train_set, val_set)
+    notes.warnings[:] = dict.fromkeys(notes.warnings)
+    return TrainingData(train_set, val_set, held_out, scheme, _is_synthetic(dataset), notes)
+
+
+def _given_validation(dataset: Dataset, data: DataConfig, notes: Notes) -> tuple[Dataset, list[Tile]]:
+    """Validation tiles of the configuration or of the data set itself; none where tiles must be held out."""
+    assert dataset.scheme is not None
     if data.val is not None:
-        val_dataset = _open(data.val, data.val_masks, dataset.scheme.name, data)
-        messages += val_dataset.warnings
-        val_tiles = val_dataset.split("val") or (val_dataset.tiles if len(val_dataset.splits) == 1 else ())
-        if not val_tiles:
+        found = _open(data.val, data.val_masks, dataset.scheme.name, data, "val")
+        notes.warnings += found.warnings
+        tiles = _split_or_all(found, "val")
+        if not tiles:
             raise DataError(f"{data.val} has no validation tiles. Name its val folder.")
-    counts_TK = _count_classes(train, dataset.scheme)
-    if val_tiles:
-        val = TileSet(val_dataset, _labelled(val_tiles, val_dataset.root, messages), data.channels)
-        _count_classes(val, dataset.scheme)
-        messages += _shared_tiles(train, val)
-    else:
-        held_out = set(hold_out(counts_TK, data.val_fraction, config.seed))
-        val = TileSet(dataset, [t for i, t in enumerate(train.tiles) if i in held_out], data.channels)
-        train = TileSet(dataset, [t for i, t in enumerate(train.tiles) if i not in held_out], data.channels)
-        messages.append(f"Held out for validation: {', '.join(t.id for t in val.tiles)}.")
-    return TrainingData(train, val, dataset.scheme, _is_synthetic(dataset), tuple(dict.fromkeys(messages)))
+        return found, _labelled(tiles, f"val ({data.val})", notes)
+    found = _beside(dataset, data)
+    tiles = found.split("val") if found.split("train") else ()
+    if data.val_masks is not None:
+        if not tiles:
+            raise ConfigError(f"data.val_masks is {data.val_masks}, but {data.train} has no val split. Name data.val.")
+        found = _with_masks(found, data.val_masks, dataset.scheme.name, "val")
+        tiles = found.split("val")
+    if tiles and all(tile.mask_path is None for tile in tiles):
+        notes.warnings.append(
+            f"The val split of {found.root} has no masks, so it cannot validate; training tiles are held out instead."
+        )
+        return dataset, []
+    return found, _labelled(tiles, f"val ({found.root})", notes) if tiles else []
 
 
-def _open(folder: Path, masks: Path | None, scheme: str | None, data: DataConfig) -> Dataset:
-    dataset = open_dataset(folder, scheme, data.zero_is_nodata)
-    return dataset if masks is None else _with_masks(dataset, masks, scheme)
+def _beside(dataset: Dataset, data: DataConfig) -> Dataset:
+    """The whole data set where its train folder alone was given to train on."""
+    root = data.train.expanduser().absolute().parent
+    if dataset.splits == ("train",) and (root / "val").is_dir():
+        return open_dataset(root, dataset.scheme.name if dataset.scheme else None, data.zero_is_nodata)
+    return dataset
 
 
-def _with_masks(dataset: Dataset, folder: Path, scheme: str | None) -> Dataset:
-    """The same tiles with masks from another folder."""
+def _open(folder: Path, masks: Path | None, scheme: str | None, data: DataConfig, split: str) -> Dataset:
+    if masks is None:
+        return open_dataset(folder, scheme, data.zero_is_nodata)
+    # The scheme is decided over the masks given; naming any spares reading those that lie in the folder.
+    dataset = open_dataset(folder, scheme or next(iter(SCHEMES)), data.zero_is_nodata)
+    return _with_masks(dataset, masks, scheme, split)
+
+
+def _with_masks(dataset: Dataset, folder: Path, scheme: str | None, split: str) -> Dataset:
+    """The same tiles, those of one split with masks from another folder."""
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"The mask folder {folder} does not exist. Correct data.train_masks or data.val_masks.")
-    masks = sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTER_SUFFIXES and not p.name.startswith("."))
+    masks = rasters_in(folder)
     if not masks:
         raise DataError(f"The mask folder {folder} holds no TIFF. Put the masks there, or name another folder.")
-    first_band = {next(iter(tile.bands.values())).path: tile for tile in dataset.tiles}
+    first_band = {next(iter(tile.bands.values())).path: tile for tile in _split_or_all(dataset, split)}
     bands_of_tile, mask_of_tile = pair_files({CANONICAL_BANDS[0]: sorted(first_band)}, masks)
-    mask_of_path = {found[CANONICAL_BANDS[0]]: mask_of_tile.get(key) for key, found in bands_of_tile.items()}
-    tiles = tuple(replace(tile, mask_path=mask_of_path[path]) for path, tile in first_band.items())
-    chosen = (
-        get_scheme(scheme) if scheme else infer_scheme({v for m in masks for v in np.unique(read_raster(m)).tolist()})
-    )
-    return replace(dataset, tiles=tiles, scheme=chosen)
+    mask_of_id = {first_band[f[CANONICAL_BANDS[0]]].id: mask_of_tile.get(key) for key, f in bands_of_tile.items()}
+    tiles = tuple(replace(tile, mask_path=mask_of_id.get(tile.id, tile.mask_path)) for tile in dataset.tiles)
+    chosen, notes = choose_scheme(dataset.root, tiles, scheme)
+    return replace(dataset, tiles=tiles, scheme=chosen, warnings=(*dataset.warnings, *notes))
 
 
-def _own_validation(dataset: Dataset, data: DataConfig) -> tuple[Dataset, tuple[Tile, ...]]:
-    if dataset.split("val"):
-        # A folder that is itself called val was given to train on.
-        return dataset, dataset.split("val") if dataset.split("train") else ()
-    root = data.train.expanduser().absolute().parent
-    if data.train_masks is None and dataset.splits == ("train",) and (root / "val").is_dir():
-        beside = open_dataset(root, dataset.scheme.name if dataset.scheme else None, data.zero_is_nodata)
-        return beside, beside.split("val")
-    return dataset, ()
+def _split_or_all(dataset: Dataset, split: str) -> tuple[Tile, ...]:
+    """Tiles of a split, or all where there are no splits to choose from."""
+    return dataset.split(split) or (dataset.tiles if len(dataset.splits) == 1 else ())
 
 
-def _chosen(tiles: Sequence[Tile], wanted: Sequence[str] | None) -> Sequence[Tile]:
+def _chosen(tiles: Sequence[Tile], wanted: Sequence[str] | None, key: str) -> list[Tile]:
     if wanted is None:
-        return tiles
+        return list(tiles)
     known = {tile.id: tile for tile in tiles}
     unknown = [tile_id for tile_id in wanted if tile_id not in known]
     if unknown or not wanted:
+        what = "labelled tiles" if key == "data.val_tiles" else "training tiles"
         raise ConfigError(
-            f"data.tiles names {', '.join(unknown) or 'no tile'}; the training tiles are {', '.join(list(known)[:20])}."
+            f"{key} names {', '.join(unknown) or 'no tile'}; the {what} are {', '.join(list(known)[:20])}. "
+            f"Name tiles of these, or set {key}=null."
         )
     return [known[tile_id] for tile_id in wanted]
 
 
-def _labelled(tiles: Sequence[Tile], folder: Path, messages: list[str]) -> list[Tile]:
+def _labelled(tiles: Sequence[Tile], split: str, notes: Notes) -> list[Tile]:
     with_mask = [tile for tile in tiles if tile.mask_path is not None]
     without = [tile.id for tile in tiles if tile.mask_path is None]
     if not with_mask:
-        raise DataError(f"No tile of {folder} has a mask. Training needs labelled tiles: save masks first.")
+        raise DataError(f"No tile of the split {split} has a mask. It needs labelled tiles: save masks first.")
     if without:
-        messages.append(f"{len(without)} tile(s) of {folder} have no mask and are left out: {', '.join(without[:8])}.")
+        listed = ", ".join(without[:8])
+        notes.messages.append(f"{len(without)} tile(s) of the split {split} have no mask and are left out: {listed}.")
     return with_mask
 
 
 def _count_classes(tiles: TileSet, scheme: ClassScheme) -> npt.NDArray[np.int64]:
-    """Mask pixels of each class in each tile; finds a value outside the scheme before anything starts."""
+    """Mask pixels of each class in each tile."""
     return np.stack(
         [
             np.bincount(tiles.read_mask(number).ravel(), minlength=256)[: scheme.num_classes]

@@ -4,7 +4,7 @@ Everything here happens before a device is touched, so that a wrong path or clas
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,14 +14,17 @@ from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.nn.checkpoint import LoadedModel, load_foreign_state_dict
+from napari_glacier.nn.checkpoint import LoadedModel, is_foreign, load_foreign_state_dict
+from napari_glacier.nn.device import pick_device
 from napari_glacier.nn.weights import load_matching
 from napari_glacier.nn.zoo import build_model
+from training.export import check_save_path
 from training.losses import build_loss
 from training.sampler import check_target_mix
-from training.source import TrainingData, open_training_data
+from training.source import Notes, TrainingData, open_training_data
 
 _FOREIGN_SUFFIXES = {".pth", ".pt", ".h5"}
+_OUR_SUFFIXES = {".safetensors", ".yaml", ".yml"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +34,26 @@ class Start:
     Attributes
     ----------
     config : RunConfig
-        With the architecture of the checkpoint to start from, where there is one.
+        With the architecture of the checkpoint to start from, where there is one, and the tiles held out.
     data : TrainingData
     normalisation : Normalisation or None
         Given by the configuration or the checkpoint; None: pooled over the training pixels.
     weights : state dict or None
-    messages : tuple of str
-        What a person should know.
+    notes : Notes
     """
 
     config: RunConfig
     data: TrainingData
     normalisation: Normalisation | None
     weights: Mapping[str, torch.Tensor] | None
-    messages: tuple[str, ...]
+    notes: Notes
 
     def build_model(self) -> nn.Module:
         """Build the network on the CPU, seeded, with the starting weights."""
+        return self.build_and_compare()[0]
+
+    def build_and_compare(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """As `build_model`; and the names of the tensors that the starting weights lack."""
         torch.manual_seed(self.config.seed)
         model = build_model(
             self.config.model.name,
@@ -55,9 +61,7 @@ class Start:
             num_classes=self.data.scheme.num_classes,
             **model_arguments(self.config),
         )
-        if self.weights is not None:
-            load_matching(model, self.weights)
-        return model
+        return model, load_matching(model, self.weights) if self.weights is not None else ()
 
 
 def model_arguments(config: RunConfig) -> dict[str, object]:
@@ -81,34 +85,49 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
     GlacierError
         With one sentence on what does not fit.
     """
-    data = open_training_data(config)
+    pick_device(config.device)
+    if config.save_path is not None:
+        check_save_path(config.save_path)
+    source = load_start(config.model.init_from) if config.model.init_from is not None and not resuming else None
+    data = open_training_data(config, source.card.val_tiles if isinstance(source, LoadedModel) else ())
     num_classes = data.scheme.num_classes
     build_loss(config.loss, num_classes)
     check_target_mix(config.sampling.target_mix, num_classes)
-    normalisation, weights, messages = None, None, list(data.messages)
-    if config.model.init_from is not None and not resuming:
-        source = load_start(config.model.init_from)
-        if isinstance(source, LoadedModel):
-            _check_fit(config, data.scheme, source)
-            config = _with_architecture(config, source)
-            normalisation = source.card.normalisation
-            messages.append(f"Starts from {source.card.name}; its statistics are kept.")
-            weights = source.model.state_dict()
-        else:
-            weights = source
+    normalisation, weights = None, None if isinstance(source, LoadedModel) else source
+    if isinstance(source, LoadedModel):
+        _check_fit(config, data.scheme, source)
+        config = _with_architecture(config, source)
+        normalisation, weights = source.card.normalisation, source.model.state_dict()
+        data.notes.messages.append(f"Starts from {source.card.name}; its statistics are kept.")
     if config.data.mean is not None and config.data.std is not None:
         normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std), "given")
-    start = Start(config, data, normalisation, weights, tuple(messages))
-    if config.model.encoder_weights is None:
-        # Building is cheap and finds a wrong encoder or argument now; fetching weights can wait.
-        start.build_model()
+    if data.held_out:
+        # Written into the run's configuration: drawn again, the choice would follow the masks as they are corrected.
+        config = config.model_copy(update={"data": config.data.model_copy(update={"val_tiles": list(data.held_out)})})
+    start = Start(config, data, normalisation, weights, data.notes)
+    _check_network(start)
     return start
+
+
+def _check_network(start: Start) -> None:
+    """Build the network once, which is cheap: finds a wrong encoder or argument, and weights that fit in part."""
+    # Fetching pretrained weights can wait; they change no name or shape.
+    bare = start.config.model.model_copy(update={"encoder_weights": None})
+    model, left_out = replace(start, config=start.config.model_copy(update={"model": bare})).build_and_compare()
+    if left_out:
+        total = sum(not key.endswith("num_batches_tracked") for key in model.state_dict())
+        listed = ", ".join(left_out[:6]) + (", …" if len(left_out) > 6 else "")
+        start.notes.warnings.append(
+            f"{len(left_out)} of {total} tensors were not found in {start.config.model.init_from}: {listed}. "
+            "They start as in a new network."
+        )
 
 
 def load_start(source: str) -> LoadedModel | dict[str, torch.Tensor]:
     """Load what `model.init_from` names: one of our models, or a plain state dict of another program."""
     path = Path(source).expanduser()
-    if path.suffix.lower() in _FOREIGN_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in _FOREIGN_SUFFIXES or (path.is_file() and (suffix not in _OUR_SUFFIXES or is_foreign(path))):
         return load_foreign_state_dict(path)
     from napari_glacier.nn.ensemble import resolve_models
 

@@ -8,7 +8,7 @@ uninterrupted one.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -16,31 +16,29 @@ import torch
 from torch import Tensor
 
 from napari_glacier.core.channels import Normalisation
-from napari_glacier.core.classes import IGNORE_INDEX
-from napari_glacier.core.errors import DeviceError
-from napari_glacier.core.files import replacing
-from napari_glacier.core.metrics import ConfusionMatrix
+from napari_glacier.core.errors import CheckpointError, DeviceError
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
 from napari_glacier.nn.device import describe_device
+from napari_glacier.nn.memory import is_out_of_memory
 from training.augment import Augmenter
-from training.data import BatchPlan, CropDataset, Scan, close_loader, make_loader, scan, whole_tiles
+from training.data import BatchPlan, CropDataset, Scan, close_loader, make_loader, scan
 from training.distributed import Team
 from training.losses import build_loss
 from training.optim import Direction, LearningRate, Progress, build_optimizer, set_learning_rate
 from training.precision import Precision
 from training.reporting import Reporter, Row
-from training.sampler import Crop, CropSampler
+from training.resume import read_state, write_state
+from training.sampler import CropSampler
 from training.start import Start, model_arguments
+from training.validation import NonFiniteLossError, Validator, count_confusion, matrix_of
 
 # With several processes asking whether to stop is a message to all, so it is asked less often.
 _STEPS_BETWEEN_STOP_CHECKS = 5
+# To look at a loss, a GPU has to be waited for.
+_STEPS_BETWEEN_LOSS_CHECKS = 10
 
 Batch = tuple[Tensor, Tensor]
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number."""
 
 
 class Step(NamedTuple):
@@ -81,12 +79,15 @@ class Trainer:
         direction: Direction = "max" if config.train.monitor == "val_mcc" else "min"
         self.learning_rate = LearningRate(config.optim, direction)
         self.progress = Progress(direction, config.train.patience, config.train.min_delta)
-        self.micro_batch = config.train.batch_size
+        # Of this process, as the pixels of a validation batch below.
+        self.micro_batch = config.train.batch_size // team.size
         self.rows: list[Row] = []
+        self._warnings = [*start.notes.warnings, *self.scan.warnings]
         if folder.resume_path.is_file():
             self._load()
-        elif team.is_first and folder.events():
-            folder.truncate_events(0)
+        if team.is_first and folder.events():
+            # Of a run that had not finished an epoch nothing is kept.
+            folder.truncate_events(len(self.rows) or -1)
 
         per_update = config.train.batch_size * config.train.accumulate
         self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, per_update)
@@ -95,24 +96,39 @@ class Trainer:
         crops = CropDataset(start.data.train, self.normalisation, augmenter, config.sampling.crop_px, config.seed)
         self.plan = BatchPlan(config.train.batch_size, team.rank, team.size)
         self.loader = make_loader(crops, self.plan, config.data.workers, pin_memory=team.device.type == "cuda")
+        # No gradients are kept, so as many pixels as a training batch mostly fit.
+        self.validate = Validator(
+            start.data.val,
+            scheme=self.scheme,
+            normalisation=self.normalisation,
+            loss=self.loss,
+            precision=self.precision,
+            team=team,
+            report=self.report,
+            max_pixels=self.micro_batch * config.sampling.crop_px**2,
+        )
 
-    def fit(self) -> str:
-        """Train to the last epoch, until patience runs out, or until told to stop; return done or stopped."""
+    def fit(self) -> None:
+        """Train to the last epoch, until patience runs out, or until told to stop."""
         try:
-            return self._fit()
+            self._fit()
         finally:
             close_loader(self.loader)
 
-    def _fit(self) -> str:
+    def _fit(self) -> None:
         self._announce()
+        if not self.rows:
+            # A run stopped in its first epoch can be resumed, too.
+            self._write_state()
         for epoch in range(len(self.rows) + 1, self.config.train.epochs + 1):
             if self.progress.exhausted:
                 break
             started = time.monotonic()
             trained = self._train_epoch(epoch)
             if trained is None:
-                return self._finish("stopped", f"Stopped in epoch {epoch}; resume goes on from epoch {epoch - 1}.")
-            validated, metrics = self._validate()
+                self._finish("stopped", f"Stopped in epoch {epoch}. Resuming begins this epoch again.")
+                return
+            validated, tables = self.validate(self.network)
             lr = self.learning_rate.plateau_lr
             monitored = validated[self.config.train.monitor]
             best = self.progress.end_epoch(epoch, monitored)
@@ -121,13 +137,13 @@ class Trainer:
             left = (self.config.train.epochs - epoch) * seconds
             row = {"epoch": epoch, "epochs": self.config.train.epochs, "lr": lr, **trained, **validated}
             self.rows.append(row | {"seconds": round(seconds, 3), "eta_s": round(left, 1), "best": best})
-            self._save(metrics)
-        return self._finish("done", self._summary())
+            self._save(tables)
+        self._finish("done", self._summary())
 
     def _train_epoch(self, epoch: int) -> Row | None:
         """Make an epoch's updates; None when told to stop before they were all made."""
-        self.plan.crops = crops = self.sampler.plan(epoch)
-        per_update = len(crops) // self.steps
+        self.plan.crops = self.sampler.plan(epoch)
+        per_update = len(self.plan.crops) // self.steps
         batches = iter(self.loader)
         self._seed_dropout(epoch)
         self.model.train()
@@ -137,8 +153,8 @@ class Trainer:
             lr = self.learning_rate.at_step((epoch - 1) * self.steps + step)
             set_learning_rate(self.optimizer, lr)
             done.append(self._update(list(itertools.islice(batches, self.config.train.accumulate))))
-            # One step late, so that a GPU is never waited for.
-            self._check_finite(done[-2:-1], crops[(step - 1) * per_update : step * per_update])
+            if (step + 1) % _STEPS_BETWEEN_LOSS_CHECKS == 0:
+                self._check_finite(done, step + 1 - _STEPS_BETWEEN_LOSS_CHECKS)
             if self.report.step_due():
                 pace = (step + 1) * per_update / (time.monotonic() - started)
                 loss = done[-1].loss.item()
@@ -146,15 +162,18 @@ class Trainer:
                 self.report.step(epoch=epoch, step=step + 1, steps=self.steps, **fields)
             if self._asked_to_stop(step):
                 return None
-        self._check_finite(done[-1:], crops[-per_update:])
-        return self._training_row(done) | {"samples_per_s": round(len(crops) / (time.monotonic() - started), 2)}
+        self._check_finite(done, self.steps - self.steps % _STEPS_BETWEEN_LOSS_CHECKS)
+        pace = len(self.plan.crops) / (time.monotonic() - started)
+        return self._training_row(done) | {"samples_per_s": round(pace, 2)}
 
     def _update(self, batches: Sequence[Batch]) -> Step:
         """One optimiser step; where memory runs out the micro-batch is halved and the step made again."""
         while True:
             try:
                 return self._try_update(batches)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.micro_batch == 1 or self.team.size > 1:
                     raise DeviceError(
                         f"{self.team.device} has too little memory for {self.micro_batch} crop(s) of "
@@ -198,40 +217,8 @@ class Trainer:
         confusion_KK = count_confusion(logits.detach().argmax(1), target, self.scheme.num_classes)
         return Step(loss.detach() * share, {k: v * share for k, v in components.items()}, confusion_KK)
 
-    @torch.no_grad()
-    def _validate(self) -> tuple[Row, dict[str, Any]]:
-        """Score whole validation tiles: the epoch's numbers, and the full tables."""
-        self.network.eval()
-        num_classes = self.scheme.num_classes
-        sums = torch.zeros(self.loss.num_sums, dtype=torch.float64)
-        # Truth of all pixels, and of the valid ones.
-        counts = torch.zeros(2, num_classes, num_classes, dtype=torch.int64)
-        for image, mask, valid in self._validation_batches():
-            with self.precision.autocast():
-                logits = self.network(image.to(self.team.device, memory_format=torch.channels_last))
-            target = mask.masked_fill(~valid, IGNORE_INDEX)
-            sums += self.loss.sums(logits, target.to(self.team.device)).double().cpu()
-            # Nodata is always written as background, so that is what it is scored as.
-            predicted = logits.argmax(1).cpu().masked_fill(~valid, 0)
-            counts[0] += count_confusion(predicted, mask, num_classes)
-            counts[1] += count_confusion(predicted, target, num_classes)
-        sums, counts = self._total(sums), self._total(counts)
-        every, valid_only = (_matrix(c) for c in counts)
-        names = self.scheme.class_names
-        tables = {"all_pixels": every.summary(names), "valid_pixels": valid_only.summary(names)}
-        loss, components = self.loss.value(sums)
-        row = {"val_loss": loss.item()} | {f"val_{name}": value.item() for name, value in components.items()}
-        row |= {f"val_{key}": tables["all_pixels"][key] for key in ("mcc", "iou", "f1")}
-        return row | {"val_mcc_valid": tables["valid_pixels"]["mcc"]}, tables
-
-    def _validation_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        mine = range(self.team.rank, len(self.data.val), self.team.size)
-        # No gradients are kept, so as many pixels as a training batch are sure to fit.
-        max_pixels = self.micro_batch * self.config.sampling.crop_px**2
-        return whole_tiles(self.data.val, mine, self.normalisation, max_pixels)
-
     def _training_row(self, steps: Sequence[Step]) -> Row:
-        matrix = _matrix(self._total(torch.stack([s.confusion_KK for s in steps]).sum(0).cpu()))
+        matrix = matrix_of(self.team.total(torch.stack([s.confusion_KK for s in steps]).sum(0).cpu()))
         names = self.scheme.class_names
         table = matrix.summary(names)
         row = {"train_loss": torch.stack([s.loss for s in steps]).mean().item()}
@@ -242,9 +229,6 @@ class Trainer:
         seen_K = matrix.counts.sum(1) / max(int(matrix.counts.sum()), 1)
         return row | {f"mix_{name}": round(float(share), 5) for name, share in zip(names, seen_K, strict=True)}
 
-    def _total(self, values: Tensor) -> Tensor:
-        return values if self.team.size == 1 else self.team.sum_in_place(values.to(self.team.device)).cpu()
-
     def _asked_to_stop(self, step: int) -> bool:
         if self.team.size > 1 and step % _STEPS_BETWEEN_STOP_CHECKS and step + 1 < self.steps:
             return False
@@ -254,9 +238,16 @@ class Trainer:
         # Three small numbers folded into one seed without collisions.
         torch.manual_seed((self.config.seed * 1_000_003 + epoch) * 4096 + self.team.rank)
 
-    def _check_finite(self, steps: Sequence[Step], crops: Sequence[Crop]) -> None:
-        if all(torch.isfinite(step.loss) for step in steps):
+    def _check_finite(self, done: Sequence[Step], first: int) -> None:
+        """Look at the losses from step `first` on."""
+        if first == len(done):
             return
+        odd = (~torch.stack([step.loss for step in done[first:]]).isfinite()).nonzero().flatten().tolist()
+        if not odd:
+            return
+        per_update = len(self.plan.crops) // self.steps
+        step = first + odd[0]
+        crops = self.plan.crops[step * per_update : (step + 1) * per_update]
         tiles = sorted({self.data.train.tiles[crop.tile].id for crop in crops})
         raise NonFiniteLossError(
             f"The loss is not finite in a batch of the tiles {', '.join(tiles)}. Look there for odd values, or lower "
@@ -273,20 +264,26 @@ class Trainer:
         }
         if self.rows:
             self.report.catch_up(self.rows)
+        self.report.event(
+            "start",
+            config=self.config.model_dump(mode="json"),
+            device=describe_device(self.team.device),
+            processes=self.team.size,
+            precision=self.precision.name,
+            num_train=len(data.train),
+            num_val=len(data.val),
+            parameters=sum(p.numel() for p in self.network.parameters()),
+            crops_per_epoch=sampler.num_crops,
+            **mix,
+            **({"resumed_from": len(self.rows)} if self.rows else {}),
+        )
+        if self.rows:
             self.report.message(f"Resumed after epoch {len(self.rows)}.")
-        else:
-            self.report.event(
-                "start",
-                config=self.config.model_dump(mode="json"),
-                device=describe_device(self.team.device),
-                processes=self.team.size,
-                precision=self.precision.name,
-                num_train=len(data.train),
-                num_val=len(data.val),
-                parameters=sum(p.numel() for p in self.network.parameters()),
-                crops_per_epoch=sampler.num_crops,
-                **mix,
-            )
+        said = {event.get("message") for event in self.folder.events()}
+        for kind, texts in (("log", data.notes.messages), ("warning", self._warnings)):
+            for text in dict.fromkeys(texts):
+                if text not in said:
+                    self.report.message(text, kind)
         shares = "  ".join(
             f"{name} {mix['class_mix_achieved'][name]:.0%} (target {mix['class_mix_target'][name]:.0%})"
             for name in self.scheme.class_names
@@ -312,6 +309,7 @@ class Trainer:
             metrics=metrics,
             epoch=row["epoch"],
             synthetic=self.data.synthetic,
+            val_tiles=tuple(tile.id for tile in self.data.val.tiles),
         )
 
     def _save(self, tables: dict[str, Any]) -> None:
@@ -327,9 +325,14 @@ class Trainer:
                 limit = f"{self.config.train.max_size_mb:g} MB"
                 self.report.message(f"The checkpoint takes {size_mb:.0f} MB; train.max_size_mb is {limit}.", "warning")
         save_checkpoint(self.folder.last_path, self.network, card)
+        self._write_state()
+        self.report.epoch(self.rows)
+
+    def _write_state(self) -> None:
+        if not self.team.is_first:
+            return
         state = {
-            "version": 1,
-            "epoch": row["epoch"],
+            "epoch": len(self.rows),
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.precision.state(),
@@ -340,26 +343,28 @@ class Trainer:
             "normalisation": self.normalisation.as_dict(),
             "fingerprint": self.scan.fingerprint,
         }
-        with replacing(self.folder.resume_path) as temporary:
-            torch.save(state, temporary)
-        self.report.epoch(self.rows)
+        write_state(self.folder.resume_path, state)
 
     def _load(self) -> None:
-        state = torch.load(self.folder.resume_path, map_location="cpu", weights_only=True)
-        self.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.load(state["precision"])
-        self.learning_rate.load(state["learning_rate"])
-        self.progress.load(state["progress"])
-        self.micro_batch = min(state["micro_batch"], self.config.train.batch_size)
+        state = read_state(self.folder.resume_path)
+        try:
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.precision.load(state["precision"])
+            self.learning_rate.load(state["learning_rate"])
+            self.progress.load(state["progress"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.folder.resume_path} does not fit the model that {self.folder.config_path.name} describes. "
+                f"Start a new run with model.init_from={self.folder.path}."
+            ) from error
+        self.micro_batch = min(state["micro_batch"], self.micro_batch)
         self.rows = state["rows"]
         self.normalisation = Normalisation.from_dict(state["normalisation"])
-        if self.team.is_first:
-            self.folder.truncate_events(len(self.rows))
         if state["fingerprint"] != self.scan.fingerprint:
-            self.report.message("The training tiles or masks have changed since this run was started.", "warning")
+            self._warnings.append("The training tiles or masks have changed since this run was started.")
 
-    def _finish(self, kind: str, message: str) -> str:
+    def _finish(self, kind: str, message: str) -> None:
         epoch = self.progress.best_epoch
         best = self.rows[epoch - 1] if epoch else None
         self.report.draw(self.rows)
@@ -370,7 +375,6 @@ class Trainer:
             best_val_mcc=best["val_mcc"] if best else None,
             checkpoint=self.folder.best_path.name if best else None,
         )
-        return kind
 
     def _summary(self) -> str:
         best = self.rows[self.progress.best_epoch - 1]
@@ -379,16 +383,3 @@ class Trainer:
             f"Done after {len(self.rows)} epochs{early}. Best epoch {best['epoch']}: validation MCC "
             f"{best['val_mcc']:.4f} over all pixels, {best['val_mcc_valid']:.4f} over valid ones."
         )
-
-
-def count_confusion(predicted: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Count (truth, prediction) pairs where the truth is not ignored; int64 (K, K), rows are the truth."""
-    counted = truth != IGNORE_INDEX
-    pair = truth[counted].long() * num_classes + predicted[counted]
-    return torch.bincount(pair, minlength=num_classes**2).view(num_classes, num_classes)
-
-
-def _matrix(counts_KK: Tensor) -> ConfusionMatrix:
-    matrix = ConfusionMatrix(len(counts_KK))
-    matrix.counts += counts_KK.numpy()
-    return matrix

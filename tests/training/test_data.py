@@ -12,7 +12,7 @@ from napari_glacier.core.errors import ConfigError, DataError, GlacierError, Sch
 from napari_glacier.core.raster import read_raster, write_raster
 from napari_glacier.core.splits import hold_out
 from training.augment import Augmenter
-from training.data import BatchPlan, CropDataset, scan, whole_tiles
+from training.data import BatchPlan, CropDataset, make_loader, scan, whole_tiles
 from training.sampler import Crop
 from training.source import open_training_data
 
@@ -54,7 +54,110 @@ def test_without_a_val_split_whole_tiles_are_held_out(make_dataset):
     data = open_training_data(_config(make_dataset(grid=(2, 4)), val_fraction=0.25))
     assert (len(data.train), len(data.val)) == (6, 2)
     assert not {t.id for t in data.train.tiles} & {t.id for t in data.val.tiles}
-    assert any("Held out" in message for message in data.messages)
+    assert data.held_out == tuple(t.id for t in data.val.tiles)
+    assert any("Held out" in message for message in data.notes.messages)
+
+
+def _correct(path, code=170):
+    codes = read_raster(path)
+    codes[0, 5:40] = code
+    write_raster(path, codes)
+
+
+def test_named_validation_tiles_stay_when_masks_are_corrected(make_dataset):
+    root = make_dataset(grid=(2, 4))
+    before = open_training_data(_config(root, val_fraction=0.25))
+    for tile in before.val.tiles:
+        _correct(tile.mask_path)
+    drawn = open_training_data(_config(root, val_fraction=0.25))
+    assert set(drawn.held_out) != set(before.held_out)  # which is why the choice is written down
+    kept = open_training_data(_config(root, val_fraction=0.25, val_tiles=list(before.held_out)))
+    assert [t.id for t in kept.val.tiles] == list(before.held_out)
+    assert {t.id for t in kept.train.tiles} == {t.id for t in before.train.tiles}
+
+
+def test_validation_tiles_may_lie_outside_the_chosen_ones_and_must_exist(make_dataset):
+    root = make_dataset()
+    data = open_training_data(_config(root, tiles=["00_00", "01_01"], val_tiles=["00_01"]))
+    assert [t.id for t in data.train.tiles] == ["00_00", "01_01"]
+    assert [t.id for t in data.val.tiles] == ["00_01"]
+    with pytest.raises(ConfigError, match="07_07"):
+        open_training_data(_config(root, val_tiles=["07_07"]))
+    with pytest.raises(ConfigError, match="at least one"):
+        open_training_data(_config(root, val_tiles=["00_00", "00_01", "01_00", "01_01"]))
+    with pytest.raises(ValueError, match="give one of them"):
+        _config(root, val=root, val_tiles=["00_00"])
+
+
+def test_tiles_that_the_starting_model_has_not_seen_are_held_out(make_dataset):
+    root = make_dataset(grid=(2, 4))
+    drawn = open_training_data(_config(root)).held_out
+    other = next(t.id for t in open_training_data(_config(root)).train.tiles if t.id not in drawn)
+    data = open_training_data(_config(root), unseen=[other, "elsewhere"])
+    assert data.held_out == (other,)
+    assert any("has not seen" in message for message in data.notes.messages)
+    assert open_training_data(_config(root), unseen=["elsewhere"]).held_out == drawn
+
+
+def test_a_val_split_without_masks_is_replaced_by_a_hold_out_or_refused_by_name(make_dataset):
+    root = make_dataset(splits=("train", "val"))
+    shutil.rmtree(root / "val_masks")
+    data = open_training_data(_config(root))
+    assert {tile.split for tile in data.val.tiles} == {"train"}
+    assert any("val split" in warning for warning in data.notes.warnings)
+    with pytest.raises(DataError, match=r"split val .*has a mask"):
+        open_training_data(_config(root / "train", val=root / "val"))
+
+
+def test_train_masks_are_those_of_the_train_split_alone(make_dataset):
+    root = make_dataset(splits=("train", "val"))
+    data = open_training_data(_config(root, train_masks=root / "train_masks"))
+    assert (len(data.train), len(data.val)) == (4, 4)
+    assert {tile.mask_path.parent.name for tile in data.val.tiles} == {"val_masks"}
+    beside = open_training_data(_config(root / "train", train_masks=root / "train_masks"))
+    assert {tile.split for tile in beside.val.tiles} == {"val"}
+
+
+def test_the_description_decides_the_scheme_of_masks_from_elsewhere(make_dataset, tmp_path):
+    root = make_dataset()
+    for path in (root / "label").glob("*.tif"):
+        codes = read_raster(path)
+        write_raster(path, np.where(codes == 255, 255, 0).astype(np.uint8))  # background and lake alone
+    shutil.move(root / "label", tmp_path / "masks")
+    assert open_training_data(_config(root, train_masks=tmp_path / "masks")).scheme.name == "glacier2"
+    (root / "dataset.yaml").write_text("scheme: glacier4\n")
+    assert open_training_data(_config(root, train_masks=tmp_path / "masks")).scheme.name == "glacier4"
+
+
+def test_a_constant_channel_is_not_blown_up_and_a_missing_band_does_not_count(make_dataset):
+    root = make_dataset(splits=("train", "val"))
+    for path in (root / "train" / "B10").glob("*.tif"):
+        bands = read_raster(path)
+        write_raster(path, np.where(bands > 0, 271, 0).astype(np.uint16))
+    next(iter((root / "train" / "B2").glob("*.tif"))).unlink()
+    data = open_training_data(_config(root))
+    seen = scan(data.train, 4)
+    assert (seen.normalisation.mean[4], seen.normalisation.std[4]) == (pytest.approx(271), 1.0)
+    assert len(seen.warnings) == 1
+    assert "B10" in seen.warnings[0]
+    with_band = [t for t in data.train.tiles if "B2" in t.bands]
+    pixels = [data.train.dataset.read(t, ("B2",)) for t in with_band]
+    values = np.concatenate([image[0, valid] for image, valid in pixels]).astype(np.float64)
+    assert len(with_band) == 3
+    assert seen.normalisation.mean[0] == pytest.approx(values.mean(), rel=1e-9)
+    assert seen.normalisation.std[0] == pytest.approx(values.std(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 1, 4), (3, 1, 2), (8, 4, 1), (4, 4, 0)])
+def test_workers_share_the_cores_that_this_process_may_use(make_dataset, monkeypatch, cores, processes, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    data = open_training_data(_config(make_dataset(splits=("train", "val"))))
+    crops = CropDataset(
+        data.train, Normalisation((0.0,) * 5, (1.0,) * 5), Augmenter(OFF, 32, data.train.channels), 32, 0
+    )
+    loader = make_loader(crops, BatchPlan(2, 0, 1), num_workers=4, pin_memory=False)
+    assert loader.num_workers == workers
 
 
 def test_hold_out_keeps_rare_classes_on_both_sides():
@@ -80,7 +183,7 @@ def test_tiles_can_be_chosen_and_unlabelled_ones_are_left_out(make_dataset):
     (root / "label" / "mask_00_00.tif").unlink()
     data = open_training_data(_config(root))
     assert "00_00" not in {t.id for t in (*data.train.tiles, *data.val.tiles)}
-    assert any("no mask" in message for message in data.messages)
+    assert any("no mask" in message for message in data.notes.messages)
     chosen = open_training_data(_config(root, tiles=["00_01", "01_01"]))
     assert {t.id for t in (*chosen.train.tiles, *chosen.val.tiles)} == {"00_01", "01_01"}
     with pytest.raises(ConfigError, match="09_09"):
@@ -90,7 +193,7 @@ def test_tiles_can_be_chosen_and_unlabelled_ones_are_left_out(make_dataset):
 def test_shared_tiles_are_said(make_dataset):
     root = make_dataset()
     data = open_training_data(_config(root, val=root))
-    assert any("both train and validate" in message for message in data.messages)
+    assert any("both train and validate" in warning for warning in data.notes.warnings)
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -169,8 +272,9 @@ def test_whole_tiles_cover_every_pixel_once_in_bounded_batches(make_dataset, mon
     data = open_training_data(_config(make_dataset(splits=("train", "val"))))
     plain = Normalisation((0.0,) * 5, (1.0,) * 5)
     batches = list(whole_tiles(data.val, range(4), plain, max_pixels=3000))
-    assert all(mask.numel() <= 3000 for _, mask, _ in batches)
-    assert sum(mask.numel() for _, mask, _ in batches) == 4 * 64 * 64
-    total = sum(float(image.double().sum()) for image, _, _ in batches)
+    assert all(batch.mask_NHW.numel() <= 3000 for batch in batches)
+    assert sum(batch.mask_NHW.numel() for batch in batches) == 4 * 64 * 64
+    assert all(len(batch.numbers) == len(batch.mask_NHW) for batch in batches)
+    total = sum(float(batch.image_NCHW.double().sum()) for batch in batches)
     expected = sum(float(data.val.read(n).bands_CHW.astype(np.float64).sum()) for n in range(4))
     assert total == pytest.approx(expected)

@@ -11,12 +11,20 @@ import time
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from napari_glacier.core.config import RunConfig, load_config, recipe_names, save_config
+from napari_glacier.core.raster import read_raster, write_raster
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import load_checkpoint, read_card
+from training.distributed import Team
+from training.losses import build_loss
+from training.precision import Precision
+from training.reporting import Reporter, write_history
 from training.run import main
-from training.trainer import NonFiniteLossError, Trainer
+from training.source import open_training_data
+from training.trainer import Trainer
+from training.validation import NonFiniteLossError, Validator
 
 # Columns that tell how long things took; all others must repeat exactly.
 CLOCK = {"seconds", "eta_s", "samples_per_s"}
@@ -132,7 +140,6 @@ def test_a_run_killed_before_its_last_event_owes_nothing(config_path, capsys):
     whole = _history(folder)
     folder.truncate_events(2)  # as if killed between resume.pt and the third epoch's event
     folder.history_path.unlink()
-    (folder.path / "process.json").unlink()  # this process is the run's, and alive
     _train(capsys, "--resume", folder.path)
     assert _history(folder) == whole
     assert [e["epoch"] for e in folder.events() if e["event"] == "epoch"] == [1, 2, 3]
@@ -144,6 +151,95 @@ def test_a_finished_run_goes_on_with_more_epochs(config_path, capsys):
     _train(capsys, "--resume", folder.path, "--set", "train.epochs=3")
     keep = [{k: v for k, v in row.items() if k != "epochs"} for row in _history(straight)]
     assert [{k: v for k, v in row.items() if k != "epochs"} for row in _history(folder)] == keep
+    starts = [e for e in folder.events() if e["event"] == "start"]
+    assert [e.get("resumed_from") for e in starts] == [None, 2]
+    assert starts[-1]["config"]["train"]["epochs"] == 3
+
+
+@pytest.mark.parametrize("change", [["--set", "loss.focal_gamma=3"], ["--batch_size", "2"], ["--set", "seed=1"]])
+def test_a_run_that_goes_on_keeps_what_it_learns_with(config_path, capsys, change):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    events, configuration = folder.events(), folder.config_path.read_text()
+    code, _, err = _run(capsys, "--resume", folder.path, *change)
+    assert code == 2
+    assert "cannot change" in err
+    assert (folder.events(), folder.config_path.read_text()) == (events, configuration)
+
+
+def test_correcting_masks_between_does_not_redraw_the_validation_tiles(config_path, make_dataset, tmp_path, capsys):
+    root = make_dataset("region", grid=(2, 4))
+    folder = _train(capsys, "--config", config_path, "--train_data", root, "--epochs", "1")
+    held_out = read_card(folder.best_path).val_tiles
+    assert load_config(folder.config_path).data.val_tiles == list(held_out)
+    for tile_id in held_out:
+        path = root / "label" / f"mask_{tile_id}.tif"
+        codes = read_raster(path)
+        codes[0, 5:40] = 170
+        write_raster(path, codes)
+    _train(capsys, "--resume", folder.path, "--epochs", "2")
+    assert read_card(folder.last_path).val_tiles == held_out
+    # A new run that starts from the model validates on what the model has not learnt from.
+    settings = [f"model.init_from={folder.path}", "seed=7"]
+    other = _train(capsys, "--config", config_path, "--train_data", root, "--epochs", "1", "--set", *settings)
+    assert read_card(other.best_path).val_tiles == held_out
+    assert any("has not seen" in e.get("message", "") for e in other.events() if e["event"] == "log")
+
+
+def test_a_folder_has_one_trainer(config_path, tmp_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    prepared = _prepared_folder(config_path, tmp_path)
+    with folder.claim(), prepared.claim():
+        events = folder.events()
+        for arguments in (["--resume", folder.path], ["--config", prepared.config_path]):
+            code, _, err = _run(capsys, *arguments)
+            assert code == 2
+            assert "being trained by process" in err
+        assert folder.events() == events
+        assert prepared.events() == []
+
+
+def test_a_stop_asked_for_while_a_resume_loads_is_heard_and_an_old_one_is_not(config_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    folder.request_stop()  # since this process was started
+    _train(capsys, "--resume", folder.path, "--epochs", "2")
+    assert folder.state() == "stopped"
+    assert not folder.stop_requested()
+    folder.request_stop()
+    os.utime(folder.path / "stop", (0, 0))  # of an earlier process that was killed
+    _train(capsys, "--resume", folder.path)
+    assert folder.state() == "done"
+    assert len(_history(folder)) == 2
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_it_again(config_path, tmp_path, capsys):
+    straight = _train(capsys, "--config", config_path)
+    folder = _prepared_folder(config_path, tmp_path)
+    folder.request_stop()
+    _train(capsys, "--config", folder.config_path)
+    assert folder.state() == "stopped"
+    assert torch.load(folder.resume_path, weights_only=True)["epoch"] == 0
+    _train(capsys, "--resume", folder.path)
+    assert _history(folder) == _history(straight)
+    kinds = [e["event"] for e in folder.events()]
+    assert (kinds.count("start"), kinds.count("stopped"), kinds[-1]) == (1, 0, "done")
+
+
+def test_a_damaged_resume_file_is_named_and_half_written_models_are_removed(config_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    leftover = folder.path / ".best-x1y2z3.safetensors"
+    leftover.write_bytes(b"half")
+    folder.resume_path.write_bytes(folder.resume_path.read_bytes()[:5000])
+    code, _, err = _run(capsys, "--resume", folder.path, "--epochs", "2")
+    assert code == 2
+    assert str(folder.resume_path) in err
+    assert "init_from" in err
+    assert folder.state() == "failed"
+    assert not leftover.exists()
+
+
+def test_history_has_every_column_of_every_epoch(tmp_path):
+    write_history(tmp_path / "history.csv", [{"epoch": 1, "old": 2}, {"epoch": 2, "new": 3}])
+    assert (tmp_path / "history.csv").read_text().splitlines() == ["epoch,old,new", "1,2,", "2,,3"]
 
 
 @pytest.mark.parametrize("how", ["file", "signal"])
@@ -179,6 +275,49 @@ def test_two_processes_train_one_model(config_path, tmp_path):
     # Every pixel of the validation tiles was scored once, whichever process did it.
     tables = json.loads(folder.metrics_path.read_text())
     assert sum(row["pixels"] for row in tables["all_pixels"]["per_class"].values()) == 4 * 64 * 64
+    # And by the network that was saved, whose running statistics are the first process's.
+    best = load_checkpoint(folder.best_path)
+    _, alone = _validator(load_config(folder.config_path), tmp_path, best.card.normalisation)(best.model)
+    assert alone["all_pixels"]["mcc"] == pytest.approx(tables["all_pixels"]["mcc"], abs=1e-9)
+
+
+def _validator(config, tmp_path, normalisation, max_pixels=64 * 64) -> Validator:
+    data, device = open_training_data(config), torch.device("cpu")
+    return Validator(
+        data.val,
+        scheme=data.scheme,
+        normalisation=normalisation,
+        loss=build_loss(config.loss, data.scheme.num_classes),
+        precision=Precision("off", device),
+        team=Team(device),
+        report=Reporter(RunFolder(tmp_path), active=True),
+        max_pixels=max_pixels,
+    )
+
+
+def test_validation_takes_fewer_tiles_where_memory_runs_out(config_path, tmp_path, capsys):
+    best = load_checkpoint(_train(capsys, "--config", config_path, "--epochs", "1").best_path)
+    config = load_config(config_path)
+    expected = _validator(config, tmp_path, best.card.normalisation)(best.model)
+    sizes = []
+
+    class SmallDevice(torch.nn.Module):
+        def forward(self, image):
+            if len(image) > 1:
+                raise torch.OutOfMemoryError("too large")
+            sizes.append(len(image))
+            return best.model(image)
+
+    validate = _validator(config, tmp_path, best.card.normalisation, max_pixels=4 * 64 * 64)
+    row, tables = validate(SmallDevice())
+    assert sizes == [1] * 4
+    assert tables == expected[1]
+    assert row["val_loss"] == pytest.approx(expected[0]["val_loss"], rel=1e-6)
+    validate(SmallDevice())
+    # Said for the batch and its halves, and not again in the next epoch.
+    said = [e["message"] for e in RunFolder(tmp_path).events() if e["event"] == "warning"]
+    assert said[-1].startswith("The device ran out of memory: 1 validation tiles")
+    assert len(said) == 3
 
 
 def test_transfer_keeps_statistics_and_architecture(config_path, tmp_path, make_dataset, capsys):
@@ -222,6 +361,18 @@ def test_save_path_gets_a_plain_state_dict(config_path, tmp_path, capsys):
     assert float(_history(again)[0]["train_loss"]) < float(_history(folder)[0]["train_loss"])
 
 
+def test_weights_of_another_program_are_a_starting_point_and_gaps_are_said(config_path, tmp_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    state = load_file(folder.best_path)
+    lost = [key for key in state if not key.endswith("num_batches_tracked")][-2:]
+    save_file({key: value for key, value in state.items() if key not in lost}, tmp_path / "plain.safetensors")
+    settings = ["--epochs", "1", "--set", f"model.init_from={tmp_path}/plain.safetensors"]
+    again = _train(capsys, "--config", config_path, *settings)
+    said = [e["message"] for e in again.events() if e["event"] == "warning"]
+    assert any(message.startswith("2 of ") and all(key in message for key in lost) for message in said)
+    assert float(_history(again)[0]["train_loss"]) < float(_history(folder)[0]["train_loss"])
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -239,6 +390,9 @@ def test_save_path_gets_a_plain_state_dict(config_path, tmp_path, capsys):
         (["data.mean=[1]", "data.std=[1]"], "5 channels"),
         (["model.init_from=/nowhere/best.safetensors"], "/nowhere/best.safetensors"),
         (["device=tpu"], "tpu"),
+        (["data.val_tiles=[nine]"], "nine"),
+        (["save_path=/dev/null/mine.pth"], "/dev/null"),
+        (["save_path=/"], "folder"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_2(config_path, tmp_path, capsys, overrides, says):
@@ -247,8 +401,7 @@ def test_bad_input_is_one_sentence_and_exit_2(config_path, tmp_path, capsys, ove
     assert out == ""
     assert says in err
     assert len(err.strip().splitlines()) == 1
-    if "device" not in overrides[0]:
-        assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_unpaired_masks_processes_that_cannot_share_and_unknown_recipes(config_path, capsys):
@@ -290,6 +443,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tiles(config_path
     assert all(torch.isfinite(v).all() for v in load_checkpoint(folder.last_path).model.state_dict().values())
 
 
+def test_weights_that_diverge_at_the_end_of_an_epoch_stop_the_run(config_path, capsys, monkeypatch):
+    original = Trainer._train_epoch
+
+    def diverging(self, epoch):
+        row = original(self, epoch)
+        if epoch == 2:
+            next(iter(self.network.parameters())).data.fill_(float("nan"))
+        return row
+
+    monkeypatch.setattr(Trainer, "_train_epoch", diverging)
+    code, _, err = _run(capsys, "--config", config_path)
+    folder = RunFolder(next((load_config(config_path).output).iterdir()))
+    assert code == 1
+    assert "validation loss is not finite" in err
+    assert "optim.lr" in err
+    assert folder.state() == "failed"
+    assert NonFiniteLossError.__name__ in folder.events()[-1]["message"]
+    assert read_card(folder.best_path).epoch == read_card(folder.last_path).epoch == 1
+
+
 def test_running_out_of_memory_halves_the_micro_batch_once_said(config_path, capsys, monkeypatch):
     original = Trainer._forward_backward
     sizes = []
@@ -322,6 +495,8 @@ def test_check_describes_and_starts_nothing(config_path, tmp_path, capsys):
     for word in ("torch", "cpu", "B10 4/4", "target 40.00%", "glacier4"):
         assert word in out
     assert not (tmp_path / "runs").exists()
+    code, _, err = _run(capsys, "--config", config_path, "--check", "--set", "device=tpu")
+    assert (code, "tpu" in err) == (2, True)
 
 
 @pytest.mark.parametrize("name", recipe_names())
