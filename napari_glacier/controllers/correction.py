@@ -5,7 +5,7 @@ from typing import Any
 
 from psygnal import Signal
 
-from napari_glacier.controllers.session import listed
+from napari_glacier.controllers.session import counted, listed
 from napari_glacier.controllers.workspace import Workspace, forget_history
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 from napari_glacier.core.journal import REVIEW_STATES
@@ -162,7 +162,7 @@ class CorrectionController:
             return "Everything is saved."
         strokes, tiles = sum(unsaved.values()), len(unsaved)
         return (
-            f"{_count(strokes, 'stroke')} in {_count(tiles, 'tile')}, safe in the journal, "
+            f"{counted(strokes, 'stroke')} in {counted(tiles, 'tile')}, safe in the journal, "
             "not yet written to mask files."
         )
 
@@ -221,7 +221,7 @@ class CorrectionController:
             forget_history(layer)
             layer.refresh()
         self.status_changed.emit()
-        return f"{_count(number, 'stroke')} dropped; the labels are as their files."
+        return f"{counted(number, 'stroke')} dropped; the labels are as their files."
 
     @property
     def tile_id(self) -> str:
@@ -333,11 +333,7 @@ def summarise(report: SaveReport) -> str:
     SaveError
         If a tile was not written; says which were, and why each other one was not.
     """
-    saved = f"{_count(len(report.saved), 'tile')} written: {listed(report.saved)}." if report.saved else ""
+    saved = f"{counted(len(report.saved), 'tile')} written: {listed(report.saved)}." if report.saved else ""
     if report.failed:
         raise SaveError(" ".join(filter(None, (saved, *report.failed.values(), report.note))))
     return " ".join(filter(None, (saved or "There was nothing to write.", report.note)))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

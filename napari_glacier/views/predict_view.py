@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Scope, Step, Tta
 from napari_glacier.controllers.models import ModelChoice
+from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.training import duration
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.pieces import Legend
@@ -238,7 +239,7 @@ class PredictView(GlacierView):
         seconds = time.monotonic() - self._started
         said = f"Predicted with {outcome.name} in {duration(seconds)}."
         if outcome.written:
-            said += f" {len(outcome.written)} masks are in {_short(outcome.written[0].parent)}."
+            said += f" {counted(len(outcome.written), 'mask')} in {_short(outcome.written[0].parent)}."
         if outcome.problem:
             said += f" {outcome.problem}"
         if outcome.warnings:
