@@ -37,6 +37,10 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
     target = Path(path[0] if isinstance(path, list) else path)
     session = Session.open(target.parent if target.name == "dataset.yaml" else target)
     viewer = napari.current_viewer()
+    if viewer is not None and workspace_of(viewer).shows(session):
+        # Two Labels layers on one mask would each show what the other does not.
+        napari.utils.notifications.show_info(f"{session.root.name} is open in this window already.")
+        return [(None,)]  # type: ignore[list-item]  # napari's way to say: nothing to add
     if viewer is not None:
         # From here on the layers are followed, whether or not a widget is open.
         workspace_of(viewer)
@@ -51,7 +55,8 @@ def _is_ours(path: Path) -> bool:
     from napari_glacier.core.dataset import is_dataset
 
     if path.is_dir():
-        return is_dataset(path)
+        # A folder without any file is nobody's picture; opening it says what a dataset looks like.
+        return is_dataset(path) or not any(child.is_file() for child in path.iterdir())
     if path.name == "dataset.yaml":
         return is_dataset(path.parent)
     if path.suffix.lower() in {".tif", ".tiff"} and path.is_file():

@@ -57,6 +57,12 @@ class CorrectionController:
         self._on_session(workspace.session)
 
     @property
+    def writable(self) -> bool:
+        """Whether this window may correct the dataset (another one may hold it)."""
+        session = self.workspace.session
+        return session is not None and not session.read_only
+
+    @property
     def ready(self) -> bool:
         """Whether there is a Labels layer to correct."""
         return self._layer is not None
@@ -160,23 +166,21 @@ class CorrectionController:
         unsaved = session.unsaved()
         if not unsaved:
             return "Everything is saved."
-        strokes, tiles = sum(unsaved.values()), len(unsaved)
-        return (
-            f"{counted(strokes, 'stroke')} in {counted(tiles, 'tile')}, safe in the journal, "
-            "not yet written to mask files."
-        )
+        return f"Corrections in {counted(len(unsaved), 'tile')}, safe in the journal, not yet written to mask files."
 
     @property
     def has_unsaved(self) -> bool:
         """Whether Save and Discard have something to do."""
         session = self.workspace.session
-        return session is not None and not session.closed and bool(session.unsaved())
+        return session is not None and not session.closed and not session.read_only and bool(session.unsaved())
 
     @property
     def recovered(self) -> str:
         """What was brought back from an earlier sitting, or an empty text."""
         session = self.workspace.session
-        return session.recovered.sentence if session is not None and session.recovered is not None else ""
+        if session is None or session.recovered is None or session.read_only:
+            return ""
+        return session.recovered.sentence
 
     @property
     def conflicts(self) -> str:

@@ -24,6 +24,7 @@ from napari_glacier.core.mosaic import Mosaic
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:
+    from napari_glacier.controllers.session import Session
     from napari_glacier.core.classes import ClassScheme
     from napari_glacier.nn.predictor import Prediction
 
@@ -38,6 +39,7 @@ Tta = Literal["off", 2, 6, 8]
 class Request:
     """What is to be predicted, fixed when Run is pressed."""
 
+    session: "Session"
     model: ModelChoice
     tta: Tta
     device: str
@@ -136,7 +138,7 @@ class InferenceController:
         else:
             number = self.workspace.plane if session.stacked else session.scene_number
             parts = (part_of(number, session.scenes[number], self._window(scope)),)
-        return Request(model, tta, device, scope, parts)
+        return Request(session, model, tta, device, scope, parts)
 
     # -- running
 
@@ -173,12 +175,23 @@ class InferenceController:
             finally:
                 run.close()
         yield Step(1000 * count, 1000 * count, "Writing masks…")
-        written, problem = self._write(ensemble, predictions)
+        written, problem = self._write(request.session, ensemble, predictions)
         return Outcome(request, ensemble.name, ensemble.scheme, tuple(predictions), written, problem)
 
     def show(self, outcome: Outcome) -> None:
-        """Lay the result over the scene; on the GUI thread. Parts predicted earlier stay."""
-        session = self._need_session()
+        """Lay the result over the scene; on the GUI thread. Parts predicted earlier stay.
+
+        Raises
+        ------
+        DataError
+            If another dataset is on screen by now.
+        """
+        session = outcome.request.session
+        if self.workspace.session is not session:
+            raise DataError(
+                f"The prediction of {session.root.name} is done, but another dataset is open by now; nothing was laid "
+                f"over it. Its masks are in {session.root / 'predictions'}."
+            )
         mask_shape = session.mask.shape
         key = (session, session.scene_number)
         fresh = (
@@ -186,6 +199,7 @@ class InferenceController:
             or self._shown_for != key
             or self._index.shape != mask_shape
             or self._name != outcome.name
+            or self.workspace.prediction_layer is None
         )
         if fresh:
             self._index = np.zeros(mask_shape, np.uint8)
@@ -298,12 +312,12 @@ class InferenceController:
     def _put_layers(self, outcome: Outcome) -> None:
         session, viewer = self._need_session(), self.workspace.viewer
         place = world_placement(None if session.stacked else session.georef(), 3 if session.stacked else 2)
-        layer = self.workspace.prediction_layer
-        if layer is not None and layer.data is self._index:
+        layer, entropy_layer = self.workspace.prediction_layer, self.workspace.uncertainty_layer
+        if layer is not None and entropy_layer is not None and layer.data is self._index:
             layer.refresh()
-            self.workspace.uncertainty_layer.refresh()
+            entropy_layer.refresh()
             return
-        for old in (layer, self.workspace.uncertainty_layer):
+        for old in (layer, entropy_layer):
             if old is not None:
                 viewer.layers.remove(old)
         active = viewer.layers.selection.active
@@ -333,11 +347,12 @@ class InferenceController:
                 viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
         viewer.layers.selection.active = active if active is not None else labels
 
-    def _write(self, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]") -> tuple[tuple[Path, ...], str]:
+    def _write(
+        self, session: Any, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]"
+    ) -> tuple[tuple[Path, ...], str]:
         """Write the tiles that were predicted as a whole; a folder that cannot be written is no reason to fail."""
         from napari_glacier.nn.outputs import write_predictions
 
-        session = self._need_session()
         folder = session.root / "predictions" / _folder_name(ensemble.name)
         written: list[Path] = []
         try:

@@ -233,6 +233,7 @@ class Session:
         """
         self.commit()
         report = save_tiles(self.dataset, self.mask, self.journal, tile_ids)
+        self.conflicts = changed_outside(self.dataset, self.journal) if report.failed else ()
         self._reload_tiles()
         self.recovered = None if not self.unsaved() else self.recovered
         self.saved.emit(report)

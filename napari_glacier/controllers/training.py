@@ -319,6 +319,8 @@ class TrainingController:
         if state in {"running", "stopping"}:
             done = curves.epochs[-1] if curves.epochs else 0
             total = f" of {curves.total_epochs}" if curves.total_epochs else ""
+            if not done and curves.step is None:
+                return "Reading the tiles and preparing the first epoch…"
             parts = [f"Epoch {curves.step_epoch or done}{total}"]
             if curves.step is not None and curves.steps:
                 parts.append(f"step {curves.step}/{curves.steps}")

@@ -92,7 +92,7 @@ class Workspace:
             If the folder cannot be opened; the window stays as it is.
         """
         session = Session.open(path, scheme=scheme)
-        if session is self.session and self.labels_layer is not None:
+        if self.shows(session):
             return session
         previous = self.session
         if previous is not None and previous is not session:
@@ -110,6 +110,10 @@ class Workspace:
             for layer in self.viewer.layers:
                 self._adopt(layer)
             self.session_changed.emit(session)
+
+    def shows(self, session: Session) -> bool:
+        """Whether the session's layers are in this window."""
+        return session is self.session and self.labels_layer is not None
 
     def show_scene(self, number: int) -> None:
         """Show a scene of the session in place of the one on screen (all at once where they are stacked)."""

@@ -3,6 +3,7 @@
 Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the first row of the file.
 """
 
+import errno
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -279,8 +280,14 @@ def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, An
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error.strerror or error}); what was there before is unchanged. "
-            "Free disk space or choose a folder you may write to, then try again."
+            f"{_mend_of(error)}"
         ) from error
+
+
+def _mend_of(error: OSError) -> str:
+    if error.errno in {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+        return "Free disk space, then try again."
+    return "Make the file and its folder writable for you, then try again."
 
 
 def _encode(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any], container: Any) -> None:

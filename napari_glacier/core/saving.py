@@ -258,8 +258,7 @@ def _outside_change(tile: Tile, base: str, present: str) -> str:
         what = f"The mask {mask_file(tile)} was changed by another program"
     return (
         f"{what} since the strokes on tile {tile.id} were drawn; it was not overwritten, and the strokes are kept. "
-        "Bring the old file back, or reopen the data set and choose to put the strokes on the file as it is "
-        "or to discard them."
+        "Bring the old file back, or choose: Keep puts the strokes on top of the file as it is, Discard drops them."
     )
 
 

@@ -8,10 +8,12 @@ from qtpy.QtCore import QEvent, QObject, QSettings, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QApplication,
+    QDockWidget,
     QFrame,
     QGroupBox,
     QLabel,
     QLayout,
+    QMainWindow,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
@@ -158,12 +160,28 @@ class GlacierView(QWidget):
         """Closing a dock never sends a close event: it only takes the widget out of the dock."""
         if event.type() == QEvent.Type.ParentChange and self._open:
             # Docking and floating change the parent, too; a moment later it is clear which it was.
-            QTimer.singleShot(0, self._post, self._shut_down_if_closed)
+            QTimer.singleShot(0, self._post, self._settle_in)
         return bool(super().event(event))
 
-    def _shut_down_if_closed(self) -> None:
-        if self.parent() is None and not self.isVisible():
+    def _settle_in(self) -> None:
+        dock = self.parent()
+        if dock is None and not self.isVisible():
             self.shut_down()
+        elif isinstance(dock, QDockWidget):
+            self._share_place(dock)
+
+    def _share_place(self, dock: QDockWidget) -> None:
+        """Lie as a tab beside the plugin's other docks: one above another they would each be too low for a laptop."""
+        window = dock.parent()
+        if not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
+            return
+        area = window.dockWidgetArea(dock)
+        for other in window.findChildren(QDockWidget):
+            is_ours = isinstance(other.widget(), GlacierView)
+            if other is not dock and is_ours and not other.isHidden() and window.dockWidgetArea(other) == area:
+                window.tabifyDockWidget(other, dock)
+                dock.raise_()
+                return
 
     def shut_down(self) -> None:
         """Stop timers and workers and disconnect from everything that lives longer."""

@@ -7,6 +7,7 @@ from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
     QGridLayout,
+    QGroupBox,
     QHBoxLayout,
     QLabel,
     QMessageBox,
@@ -70,7 +71,8 @@ class CorrectView(GlacierView):
         self._class_grid.setColumnStretch(0, 1)
         desk.addWidget(group("Class", self._class_grid))
         desk.addWidget(group("Tool", self._make_tools()))
-        desk.addWidget(group("Corrections", self._make_saving()))
+        self._saving_box = group("Corrections", self._make_saving())
+        desk.addWidget(self._saving_box)
         desk.addWidget(group("Review", self._make_review()))
 
         self.listen(self.controller.changed, self._show_desk)
@@ -226,6 +228,11 @@ class CorrectView(GlacierView):
             button.setChecked(item.selected)
             lock.setChecked(item.locked)
             lock.setIcon(theme_icon(self.workspace.viewer, "lock" if item.locked else "lock_open"))
+        for box in self._desk.findChildren(QGroupBox):
+            if box is not self._saving_box:
+                box.setEnabled(self.controller.writable)
+        for button in (self._undo_button, self._redo_button):
+            button.setEnabled(self.controller.writable)
         tool = self.controller.tool
         if tool in self._tool_buttons:
             self._tool_buttons[tool].setChecked(True)

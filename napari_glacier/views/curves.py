@@ -62,6 +62,7 @@ class CurvesPlot(QWidget):
                     axes.plot(curves.epochs, curves.series[name], color=color, lw=1.5, marker=marker, ms=4, label=label)
             axes.set_title(title, color=text, fontsize=8, pad=3)
             axes.tick_params(colors=text, labelsize=7, length=2, pad=2)
+            axes.set_xlim(curves.epochs[0] - 0.5, curves.epochs[-1] + 0.5)
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
             axes.yaxis.get_major_locator().set_params(nbins=5)
             for spine in axes.spines.values():

@@ -272,18 +272,24 @@ class PredictView(GlacierView):
             # No length is known while libraries and weights are loaded.
             self._bar.setMaximum(0)
             self._doing.setText("Loading the model…")
-        self._accept_button.setEnabled(not running)
+        self._accept_button.setEnabled(not running and not self._read_only)
 
     def _on_session(self, session: Any) -> None:
         self._empty.setVisible(session is None)
         self._desk.setVisible(session is not None)
-        if session is None:
-            self.cancel()
+        # A job under way is of the dataset that was here before.
+        self.cancel()
         self._show_result()
+
+    @property
+    def _read_only(self) -> bool:
+        session = self.workspace.session
+        return session is not None and bool(session.read_only)
 
     def _show_result(self) -> None:
         shown = self.controller.has_prediction
         self._result.setVisible(shown)
+        self._accept_button.setEnabled(not self.running and not self._read_only)
         if shown:
             self._legend.show_rows(self.controller.legend())
             self._shown.setText("Layers <i>Prediction</i> and <i>Uncertainty</i> (hidden), below Labels.")

@@ -195,8 +195,11 @@ class TrainView(GlacierView):
         from napari_glacier.views.predict_view import PredictView
 
         window = self.workspace.viewer.window
-        _, widget = window.add_plugin_dock_widget("napari-glacier", "Predict")
+        dock, widget = window.add_plugin_dock_widget("napari-glacier", "Predict")
         assert isinstance(widget, PredictView)
+        # A dock that was hidden is given back hidden.
+        dock.show()
+        dock.raise_()
         widget.use_model(checkpoint)
 
     def _choose_run(self, number: int) -> None:

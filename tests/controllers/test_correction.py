@@ -64,7 +64,7 @@ def test_painting_is_in_the_journal_when_the_mouse_is_up(workspace, controller, 
 
     strokes = workspace.session.journal.unsaved()
     assert len(strokes) == 1
-    assert controller.status == "1 stroke in 1 tile, safe in the journal, not yet written to mask files."
+    assert controller.status == "Corrections in 1 tile, safe in the journal, not yet written to mask files."
     assert seen[-1] == controller.status
     assert np.asarray(layer.data)[70, 70:79].tolist() == [2] * 9
 

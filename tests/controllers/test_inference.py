@@ -232,3 +232,32 @@ def test_models_are_found_and_wrong_files_refused(workspace, controller, make_da
 def test_nothing_is_predicted_before_a_dataset_is_open(controller):
     with pytest.raises(DataError, match="No dataset is open"):
         controller.request(ModelChoice("t", None), "off", "cpu", "all")
+
+
+def test_a_prediction_never_lies_over_another_dataset(workspace, controller, make_dataset, make_checkpoint):
+    first, second = make_dataset("first", grid=(1, 1)), make_dataset("second", grid=(1, 1))
+    workspace.open(first)
+    _, outcome = _finish(
+        controller.job(controller.request(ModelChoice("tiny", make_checkpoint()), "off", "cpu", "all"))
+    )
+    workspace.open(second)
+    with pytest.raises(DataError, match="another dataset is open"):
+        controller.show(outcome)
+    assert workspace.prediction_layer is None
+    assert (first / "predictions").is_dir()
+    assert not (second / "predictions").exists()
+
+
+def test_layers_that_were_deleted_come_back_with_the_new_result_alone(
+    workspace, controller, make_dataset, make_checkpoint
+):
+    workspace.open(make_dataset(grid=(1, 2)))
+    path = make_checkpoint()
+    _predict(controller, path)
+    workspace.viewer.layers.remove(workspace.uncertainty_layer)
+    _predict(controller, path)
+    assert workspace.uncertainty_layer is not None
+    workspace.viewer.layers.remove(workspace.prediction_layer)
+    workspace.labels_layer.corner_pixels = np.array([[0, 0], [64, 64]])
+    _predict(controller, path, "view")
+    assert not workspace.uncertainty_layer.data[:, 64:].any()

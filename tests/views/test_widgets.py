@@ -222,16 +222,37 @@ def test_widgets_fit_beside_the_canvas_of_a_small_laptop(viewer, qtbot, make_dat
         qtbot.waitUntil(lambda view=view: not view._open)
 
 
+def test_the_plugins_docks_lie_as_tabs_beside_each_other(viewer, qtbot):
+    first, _ = viewer.window.add_plugin_dock_widget("napari-glacier", "Predict")
+    qtbot.wait(50)
+    second, _ = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
+    qtbot.wait(50)
+    assert second in first.parent().tabifiedDockWidgets(first)
+
+
+def test_a_dataset_dropped_twice_is_shown_once(viewer, qtbot, make_dataset):
+    root = make_dataset()
+    viewer.open(str(root), plugin="napari-glacier")
+    layers = list(viewer.layers)
+    viewer.open(str(root), plugin="napari-glacier")
+    assert list(viewer.layers) == layers
+
+
 def test_reader_leaves_other_files_alone_and_explains_broken_datasets(make_dataset, tmp_path):
     from napari_glacier._reader import get_reader
     from napari_glacier.core.raster import write_raster
 
     write_raster(tmp_path / "photo.tif", np.zeros((3, 8, 8), np.uint8))
     (tmp_path / "text.tif").write_text("no image")
-    (tmp_path / "empty").mkdir()
-    for path in ("photo.tif", "text.tif", "empty", "missing.tif"):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").touch()
+    for path in ("photo.tif", "text.tif", "pictures", "missing.tif"):
         assert get_reader(str(tmp_path / path)) is None
     assert get_reader([str(tmp_path / "photo.tif")]) is None
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="A dataset has a folder for each band"):
+        get_reader(str(tmp_path / "empty"))(str(tmp_path / "empty"))
 
     root = make_dataset()
     band = next((root / "Band4").glob("*.tif"))
