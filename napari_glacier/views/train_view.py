@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QMessageBox,
     QPlainTextEdit,
     QPushButton,
+    QSizePolicy,
     QSpinBox,
     QToolButton,
     QVBoxLayout,
@@ -110,6 +111,8 @@ class TrainView(GlacierView):
         self._runs.activated.connect(self._choose_run)
         layout.addWidget(self._runs)
         self._status = hint("")
+        # Room to spare belongs to the curves.
+        self._status.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         layout.addWidget(self._status)
         self._plot = CurvesPlot(self.workspace.viewer)
         layout.addWidget(self._plot, 2)
