@@ -183,6 +183,7 @@ class _Walk:
             raise GlacierError(f"Training did not start: {self.train_view.notice}")
         controller = self.train_view.controller
         _wait_until(lambda: controller.poll() is not None and not controller.active, "training")
+        controller.poll()
         if controller.state != "done":
             raise GlacierError(f"Training ended as {controller.state}. Its log: {run.log_path}")
         _settle(0.5)

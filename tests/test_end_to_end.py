@@ -81,7 +81,8 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     assert run is not None, train.notice
     qtbot.waitUntil(lambda: not train.controller.active, timeout=240_000)
     assert train.controller.state == "done", train.controller.log_tail()
-    assert train.controller.curves.epochs == [1, 2]
+    # The widget looks for news twice a second.
+    qtbot.waitUntil(lambda: train.controller.curves.epochs == [1, 2])
     qtbot.waitUntil(train._predict_button.isEnabled)
     assert run.history_path.is_file()
     assert read_card(run.best_path).scheme.name == "glacier4"

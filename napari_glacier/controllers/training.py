@@ -271,13 +271,14 @@ class TrainingController:
         """Read what is new; gives whether anything was."""
         if self.run is None or self._reader is None:
             return False
+        # The state first: a run that is known to have ended has then given all its events.
+        state = self.state
         anew, events = self._reader.read()
         if anew:
             # A resumed run has dropped what came after its last finished epoch.
             self.curves = Curves()
         for event in events:
             self.curves.take(event)
-        state = self.state
         fresh = bool(events) or state != self._state
         self._state = state
         if fresh:

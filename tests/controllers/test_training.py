@@ -22,6 +22,7 @@ def _wait(controller, states, seconds=120):
         assert time.monotonic() < end, (controller.state, controller.log_tail())
         time.sleep(0.1)
         controller.poll()
+    controller.poll()
 
 
 def test_recipes_say_what_they_are_for(controller):
