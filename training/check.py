@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import torch
 
-from napari_glacier.core.bands import BAND_INFO
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.config import RunConfig
 from napari_glacier.nn.device import describe_device, pick_device
 from training.data import TileSet, scan
@@ -83,4 +83,4 @@ def _tiles(split: str, tiles: TileSet) -> Iterator[str]:
     listed = ", ".join(f"{n} of {height} x {width}" for (height, width), n in sizes.most_common(3))
     valid = np.mean([tiles.read(number).valid_HW.mean() for number in range(len(tiles))])
     yield f"{split:<10} {len(tiles)} tiles with a mask ({listed}), {valid:.1%} valid, in {tiles.dataset.root}"
-    yield f"{'':<10} " + ", ".join(f"{name} {found[name]}/{len(tiles)}" for name in BAND_INFO)
+    yield f"{'':<10} " + ", ".join(f"{name} {found[name]}/{len(tiles)}" for name in CANONICAL_BANDS)

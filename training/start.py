@@ -100,7 +100,7 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
         normalisation, weights = source.card.normalisation, source.model.state_dict()
         data.notes.messages.append(f"Starts from {source.card.name}; its statistics are kept.")
     if config.data.mean is not None and config.data.std is not None:
-        normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std), "given")
+        normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std))
     if data.held_out:
         # Written into the run's configuration: drawn again, the choice would follow the masks as they are corrected.
         config = config.model_copy(update={"data": config.data.model_copy(update={"val_tiles": list(data.held_out)})})

@@ -217,14 +217,6 @@ class Workspace:
 
         return min(session.current_scenes[0].placements, key=distance, default=None)
 
-    def map_position(self) -> str:
-        """Easting and northing under the cursor, or an empty text for pixels that lie nowhere."""
-        session = self.session
-        georef = session.georef(self.plane) if session is not None else None
-        if georef is None or session is None or session.stacked:
-            return ""
-        return map_text(georef, self.viewer.cursor.position)
-
     def close(self) -> None:
         """Let go of the viewer, its layers and the session."""
         viewer = self._viewer()

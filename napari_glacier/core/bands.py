@@ -1,30 +1,9 @@
 """The five bands, the names they go by on disk, and the identity of a tile in a file name."""
 
 import re
-from dataclasses import dataclass
 
 CANONICAL_BANDS = ("B2", "B3", "B4", "B6", "B10")
 
-
-@dataclass(frozen=True, slots=True)
-class BandInfo:
-    """What a band measures: Landsat 8/9 name, plain name, central wavelength in micrometres."""
-
-    name: str
-    label: str
-    wavelength_um: float
-
-
-BAND_INFO = {
-    info.name: info
-    for info in (
-        BandInfo("B2", "blue", 0.48),
-        BandInfo("B3", "green", 0.56),
-        BandInfo("B4", "red", 0.65),
-        BandInfo("B6", "SWIR-1", 1.61),
-        BandInfo("B10", "thermal", 10.9),
-    )
-}
 
 # Band1..Band5 are positions in the canonical order, not Landsat numbers: the competition's naming.
 _ALIASES = {band.lower(): band for band in CANONICAL_BANDS} | {

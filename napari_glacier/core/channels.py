@@ -80,7 +80,6 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    method: str = "zscore"
 
     def apply(self, image_CHW: FloatArray, valid_HW: BoolArray) -> FloatArray:
         """Return ``(image - mean) / std`` with nodata pixels at 0, as float32 of the same shape.
@@ -96,13 +95,9 @@ class Normalisation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint's metadata."""
-        return {"mean": list(self.mean), "std": list(self.std), "method": self.method}
+        return {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
         """Inverse of `as_dict`."""
-        return cls(
-            tuple(map(float, values["mean"])),
-            tuple(map(float, values["std"])),
-            str(values.get("method", "zscore")),
-        )
+        return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])))

@@ -80,13 +80,6 @@ class Dataset:
         """The same data set read with another scheme."""
         return replace(self, scheme=scheme)
 
-    def read_image(self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS) -> npt.NDArray[np.float32]:
-        """Bands of a tile in the data's own units, float32, shape (len(bands), H, W).
-
-        Nodata and NaN are 0; a band that the tile lacks is all 0.
-        """
-        return self.read(tile, bands)[0]
-
     def read_valid(self, tile: Tile) -> npt.NDArray[np.bool_]:
         """Pixels that carry data, shape (H, W): not nodata in all bands."""
         return self.read(tile, tuple(tile.bands))[1]
@@ -262,7 +255,8 @@ def _missing_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
                 missing.setdefault(band, []).append(tile.id)
     return tuple(
         f"Band {band} is missing in {len(ids)} of {len(tiles)} tiles "
-        f"({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''}); it is filled with zeros."
+        f"({', '.join(ids[:5])}{', …' if len(ids) > 5 else ''}); it reads as zeros, "
+        "and a model is given its training mean instead."
         for band, ids in missing.items()
     )
 

@@ -108,13 +108,6 @@ class Mosaic:
         """The window that is the scene."""
         return Window(0, 0, *self.shape)
 
-    def covered(self) -> npt.NDArray[np.bool_]:
-        """Pixels that belong to a tile, shape (H, W)."""
-        covered_HW = np.zeros(self.shape, bool)
-        for place in self.placements:
-            covered_HW[place.slices] = True
-        return covered_HW
-
     def valid(self) -> npt.NDArray[np.bool_]:
         """Pixels that carry data, shape (H, W)."""
         valid_HW = np.zeros(self.shape, bool)

@@ -69,7 +69,7 @@ def test_one_file_of_five_bands(tmp_path):
     write_raster(tmp_path / "scene.tif", array)
     for path in (tmp_path / "scene.tif", tmp_path):
         dataset = open_dataset(path)
-        np.testing.assert_array_equal(dataset.read_image(dataset.tiles[0]), array)
+        np.testing.assert_array_equal(dataset.read(dataset.tiles[0])[0], array)
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])
@@ -223,12 +223,12 @@ def test_abutting_tiles_are_one_mosaic_with_every_pixel_in_place(make_dataset):
     expected_CHW = np.zeros((5, 128, 192), np.float32)
     for tile in dataset.tiles:
         row, col = (int(part) * 64 for part in tile.id.split("_"))
-        expected_CHW[:, row : row + 64, col : col + 64] = dataset.read_image(tile)
+        expected_CHW[:, row : row + 64, col : col + 64] = dataset.read(tile)[0]
     read_CHW, valid_HW = scene.read(scene.whole)
     np.testing.assert_array_equal(read_CHW, expected_CHW)
     np.testing.assert_array_equal(valid_HW, expected_CHW.any(0))
     np.testing.assert_array_equal(scene.valid(), valid_HW)
-    assert not scene.covered()[:64, 64:128].any()
+    assert not valid_HW[:64, 64:128].any()
     # A window over the border and past the edge.
     part_CHW, part_valid_HW = scene.read(Window(50, 120, 100, 90), ("B4", "B2"))
     padded_CHW = np.pad(expected_CHW, ((0, 0), (0, 100), (0, 100)))

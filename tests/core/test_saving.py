@@ -423,7 +423,9 @@ def test_without_a_scheme_nothing_is_written(make_dataset):
     assert dataset.scheme is None
     (scene,) = plan_scenes(dataset)
     with Journal.open(root) as journal:
-        mask = EditableMask(np.zeros(scene.shape, np.uint8), scene.covered(), scene.placements, journal, idle_s=60)
+        mask = EditableMask(
+            np.zeros(scene.shape, np.uint8), np.ones(scene.shape, bool), scene.placements, journal, idle_s=60
+        )
         mask[5:9, 5:9] = 1
         report = save_tiles(dataset, mask, journal)
         assert "class scheme" in report.failed["00_00"]
