@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.bands import ALL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 KEY = "napari_glacier"
 
 # Drawn in this order: the last one lies on top and is the one shown first.
-COMPOSITES: dict[str, tuple[str, ...]] = {"SWIR-green-blue": ("B6", "B3", "B2"), "True colour": ("B4", "B3", "B2")}
+COMPOSITES: dict[str, tuple[str, ...]] = {
+    "SWIR-green-blue": ("B6", "B3", "B2"),
+    "True colour": ("B4", "B3", "B2"),
+    "Picture": ("red", "green", "blue"),
+}
 BAND_TITLES = {"B2": "blue", "B3": "green", "B4": "red", "B6": "SWIR", "B10": "thermal"}
 LABELS_OPACITY = 0.55
 
@@ -363,11 +367,12 @@ def scene_layers(
 
 def _composites(bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
     possible = {name: chosen for name, chosen in COMPOSITES.items() if set(chosen) <= set(bands)}
-    return possible or {"Composite": tuple((list(bands) * 3)[:3])}
+    seen = [band for band in bands if band not in TERRAIN_BANDS]
+    return possible or {"Composite": tuple((seen * 3)[:3])}
 
 
 def _band_order(band: str) -> int:
-    return CANONICAL_BANDS.index(band) if band in CANONICAL_BANDS else len(CANONICAL_BANDS)
+    return ALL_BANDS.index(band)
 
 
 def _band_name(band: str) -> str:

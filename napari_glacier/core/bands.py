@@ -1,14 +1,23 @@
-"""The five bands, the names they go by on disk, and the identity of a tile in a file name."""
+"""The bands, the names they go by on disk, and the identity of a tile in a file name."""
 
 import re
 
 CANONICAL_BANDS = ("B2", "B3", "B4", "B6", "B10")
-
+# Metres and degrees, or whatever the files hold: known of a place, whether or not the satellite saw it.
+TERRAIN_BANDS = ("elevation", "slope")
+# Of tiles that are pictures; grey is the mean of the three colours.
+PICTURE_BANDS = ("grey", "red", "green", "blue")
+BAND_GROUPS = (CANONICAL_BANDS, TERRAIN_BANDS, PICTURE_BANDS)
+# In this order everywhere, so that a tile's first band is one that the satellite saw.
+ALL_BANDS = (*CANONICAL_BANDS, *TERRAIN_BANDS, *PICTURE_BANDS)
 
 # Band1..Band5 are positions in the canonical order, not Landsat numbers: the competition's naming.
-_ALIASES = {band.lower(): band for band in CANONICAL_BANDS} | {
-    f"band{position}": band for position, band in enumerate(CANONICAL_BANDS, start=1)
-}
+_ALIASES = (
+    {band.lower(): band for band in CANONICAL_BANDS}
+    | {f"band{position}": band for position, band in enumerate(CANONICAL_BANDS, start=1)}
+    | {band: band for band in TERRAIN_BANDS}
+    | {"dem": "elevation"}
+)
 
 # Words in file names that say what kind of file it is, never which tile.
 _KIND_TOKENS = frozenset(
@@ -32,7 +41,7 @@ _KIND_TOKENS = frozenset(
 
 
 def band_of_folder(folder_name: str) -> str | None:
-    """Canonical band that a folder of this name holds (``B10``, ``Band5``), or None."""
+    """Canonical band that a folder of this name holds (``B10``, ``Band5``, ``dem``), or None."""
     return _ALIASES.get(folder_name.lower())
 
 

@@ -1,8 +1,10 @@
 """A model's input as a named list of channels, and how it is scaled.
 
-Channels are the bands of `CANONICAL_BANDS`, ``valid`` (1 on data, 0 on nodata), and the normalised
-difference indices ``NDSI`` (Dozier 1989) and ``NDWI`` (McFeeters 1996, with SWIR-1 in the place of
-the near infrared that these tiles lack, as in the modified index of Xu 2006).
+Channels are the bands of `ALL_BANDS` (five of the satellite, elevation and slope, those of pictures),
+``valid`` (1 on data, 0 on nodata), the normalised difference indices ``NDSI`` (Dozier 1989) and ``NDWI``
+(McFeeters 1996, with SWIR-1 in the place of the near infrared that these tiles lack, as in the modified
+index of Xu 2006), and the textures ``contrast`` and ``energy`` of SWIR-1 (see `glcm_texture`): with the five
+bands, these two are the seven-channel form. Textures near the border of what is passed in see fewer pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS
 from napari_glacier.core.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float32]
@@ -20,7 +22,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 # index name -> (a, b) of (a - b) / (a + b)
 _INDICES = {"NDSI": ("B3", "B6"), "NDWI": ("B2", "B6")}
-KNOWN_CHANNELS = (*CANONICAL_BANDS, "valid", *_INDICES)
+_TEXTURES = ("contrast", "energy")
+_TEXTURE_BAND = "B6"
+_MADE_OF = _INDICES | dict.fromkeys(_TEXTURES, (_TEXTURE_BAND,))
+KNOWN_CHANNELS = (*CANONICAL_BANDS, "valid", *_INDICES, *_TEXTURES, *TERRAIN_BANDS, *PICTURE_BANDS)
 
 
 def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
@@ -36,9 +41,9 @@ def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
 
 
 def required_bands(channels: Sequence[str]) -> tuple[str, ...]:
-    """Bands that must be read to make these channels, in canonical order."""
-    needed = {band for name in check_channels(channels) for band in _INDICES.get(name, (name,))}
-    return tuple(band for band in CANONICAL_BANDS if band in needed)
+    """Bands that must be read to make these channels, in the order of `ALL_BANDS`."""
+    needed = {band for name in check_channels(channels) for band in _MADE_OF.get(name, (name,))}
+    return tuple(band for band in ALL_BANDS if band in needed)
 
 
 def assemble_channels(
@@ -62,6 +67,12 @@ def assemble_channels(
         return image_CHW
     plane = dict(zip(bands, image_CHW, strict=True))
     out_CHW = np.zeros((len(channels), *image_CHW.shape[1:]), np.float32)
+    texture: dict[str, FloatArray] = {}
+    if not set(_TEXTURES).isdisjoint(channels):
+        # OpenCV takes a while to import, and few models look at textures.
+        from napari_glacier.core.texture import glcm_texture
+
+        texture = dict(zip(_TEXTURES, glcm_texture(plane[_TEXTURE_BAND], valid_HW), strict=True))
     for k, name in enumerate(channels):
         if name == "valid":
             out_CHW[k] = valid_HW
@@ -70,7 +81,7 @@ def assemble_channels(
             total_HW = a_HW + b_HW
             np.divide(a_HW - b_HW, total_HW, out=out_CHW[k], where=total_HW != 0)
         else:
-            out_CHW[k] = plane[name]
+            out_CHW[k] = texture[name] if name in texture else plane[name]
     return out_CHW
 
 

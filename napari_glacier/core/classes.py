@@ -48,6 +48,13 @@ class ClassScheme:
         """Number of classes, background included."""
         return len(self.class_names)
 
+    @property
+    def interface(self) -> tuple[int, int] | None:
+        """Indices of glacier and debris, whose border matters most and is hardest to see; None without both."""
+        if {"glacier", "debris"} <= set(self.class_names):
+            return self.class_names.index("glacier"), self.class_names.index("debris")
+        return None
+
     def decode(self, codes_HW: npt.NDArray[np.generic], source: str = "the mask") -> npt.NDArray[np.uint8]:
         """Turn codes as read from a file into class indices.
 

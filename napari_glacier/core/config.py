@@ -42,7 +42,20 @@ class DataConfig(_Section):
     val_fraction: float = Field(
         0.15, gt=0.0, lt=1.0, description="Share of tiles held out where no validation data are given."
     )
-    zero_is_nodata: bool = Field(True, description="A pixel with all bands zero is nodata.")
+    buffer_px: int | None = Field(
+        None,
+        ge=0,
+        description="Training pixels nearer than this to a held-out tile do not count; none: 128, at most a quarter "
+        "of a tile.",
+    )
+    zero_is_nodata: bool | None = Field(
+        None, description="A pixel with all bands zero is nodata; none: yes for satellite bands, no for pictures."
+    )
+    normalize: Literal["zscore", "percentile"] = Field(
+        "zscore",
+        description="Scale of a channel over valid training pixels: mean 0 and deviation 1, or 2nd to 98th percentile "
+        "0 to 1.",
+    )
     mean: list[float] | None = Field(None, description="Mean of each channel; none: pooled over valid training pixels.")
     std: list[float] | None = Field(
         None, description="Standard deviation of each channel; none: pooled over valid training pixels."
@@ -81,27 +94,106 @@ class ModelConfig(_Section):
     """The network."""
 
     name: str = Field("ba_unet", description="Architecture, by its name in the registry.")
-    encoder: str = Field("resnet34", description="Encoder of the network.")
+    encoder: str | None = Field(
+        None, description="Encoder of the network; none: the architecture's own, or its default."
+    )
     encoder_weights: str | None = Field(None, description="none, 'imagenet', or a local weight file.")
     arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the architecture.")
     init_from: str | None = Field(None, description="Checkpoint to start from: a path, a run folder, or 'bundled'.")
+    frozen_stages: int | Literal["all"] = Field(
+        0, description="First stages of the encoder that keep their starting weights: 0 none, 1 the stem, …, or all."
+    )
+
+    @field_validator("frozen_stages")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("a number of stages is 0 or more, or the word all")
+        return value
+
+
+class Ramp(_Section):
+    """A loss weight that changes evenly from the first epoch on, and then stays."""
+
+    start: float = Field(ge=0.0, description="Weight in the first epoch.")
+    end: float = Field(ge=0.0, description="Weight from the last epoch of the ramp on.")
+    epochs: int = Field(ge=2, description="Epochs that the ramp takes.")
+
+    def at(self, epoch: int) -> float:
+        """Weight in an epoch, counted from 1."""
+        done = min(max(epoch - 1, 0) / (self.epochs - 1), 1.0)
+        return self.start + (self.end - self.start) * done
+
+    @property
+    def final(self) -> float:
+        """Weight that the ramp ends with."""
+        return self.end
+
+
+class Steps(_Section):
+    """A loss weight that changes at given epochs."""
+
+    steps: dict[int, float] = Field(description="Weight from each of these epochs on; the first is epoch 1.")
+
+    @field_validator("steps")
+    @classmethod
+    def _from_the_first(cls, value: dict[int, float]) -> dict[int, float]:
+        if 1 not in value or min(value) < 1 or min(value.values()) < 0:
+            raise ValueError("steps begin with epoch 1, and weights are 0 or more, as in {1: 0.3, 20: 0.2}")
+        return dict(sorted(value.items()))
+
+    def at(self, epoch: int) -> float:
+        """Weight in an epoch, counted from 1."""
+        return next(weight for first, weight in reversed(self.steps.items()) if first <= max(epoch, 1))
+
+    @property
+    def final(self) -> float:
+        """Weight that the steps end with."""
+        return self.at(max(self.steps))
 
 
 class LossConfig(_Section):
     """A weighted sum of masked losses."""
 
-    terms: dict[str, float] = Field({"focal": 0.6, "dice": 0.4}, description="Weight of each loss.")
+    terms: dict[str, float | Ramp | Steps] = Field(
+        {"focal": 0.6, "dice": 0.4},
+        description="Weight of each loss: a number, {start, end, epochs} (a ramp), or {steps: {1: a, 20: b}}.",
+    )
     focal_gamma: float = Field(2.0, ge=0.0, description="Focusing exponent of the focal loss.")
     focal_alpha: list[float] | None = Field(
         None, description="Weight of each class in the focal loss; none: 1, 2, 3, 4 (four classes), else 1."
     )
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of the truth spread over all classes, in cross-entropy and focal loss."
+    )
+    dice_smooth: float = Field(1.0, gt=0.0, description="Pixels added above and below the fraction of the Dice loss.")
+    boundary_weight: float = Field(3.0, ge=1.0, description="Weight of pixels on a class boundary (boundary loss).")
+    interface_weight: float = Field(5.0, ge=1.0, description="Weight of pixels where debris meets ice (boundary loss).")
+    mcc_phi: float = Field(
+        0.0, ge=0.0, description="Exponent by which the MCC loss looks away from easy pixels; 0: all count alike."
+    )
+    tversky: tuple[float, float] = Field(
+        (0.3, 0.7), description="Weights of false positives and false negatives in the Tversky loss."
+    )
+    focal_iou_alpha: float = Field(1.0, gt=0.0, description="Factor of the focal IoU loss.")
+    focal_iou_gamma: float = Field(2.0, ge=0.0, description="Exponent of the focal IoU loss.")
+
+
+class DistillConfig(_Section):
+    """Learning from the soft answers of trained models; the loss term is called kl."""
+
+    teachers: list[str] = Field(
+        min_length=1, description="Models to learn from, each as in model.init_from; their probabilities are averaged."
+    )
+    temperature: float = Field(2.0, gt=0.0, description="How far the answers are softened.")
 
 
 class SamplingConfig(_Section):
     """Which crops a training epoch sees."""
 
-    kind: Literal["balanced", "uniform"] = Field(
-        "balanced", description="Class-centred crops towards a target mix, or any crop."
+    kind: Literal["balanced", "uniform", "tile_weighted"] = Field(
+        "balanced",
+        description="Crops drawn towards a target mix of classes, any crop, or more of the tiles near the target mix.",
     )
     crop_px: int = Field(256, ge=32, description="Side of a training crop in pixels.")
     crops_per_epoch: int | None = Field(
@@ -111,7 +203,10 @@ class SamplingConfig(_Section):
         None, description="Wanted share of each class; none: 10/35/40/15 %, two classes 50/50."
     )
     max_repeats: float = Field(
-        20.0, ge=1.0, description="How much oftener than uniform sampling a class may be centred on."
+        20.0, ge=1.0, description="How much oftener than by uniform sampling a place may be drawn."
+    )
+    interface_boost: float = Field(
+        3.0, ge=1.0, description="How much oftener crops are drawn in which debris meets ice (balanced sampling)."
     )
 
 
@@ -135,9 +230,13 @@ class AugmentationConfig(_Section):
 
 
 class OptimConfig(_Section):
-    """AdamW with warm-up and a plateau schedule."""
+    """AdamW with warm-up and a schedule."""
 
     lr: float = Field(5e-4, gt=0.0, description="Peak learning rate.")
+    encoder_lr: float | None = Field(None, gt=0.0, description="Peak learning rate of the encoder; none: the same.")
+    schedule: Literal["plateau", "cosine"] = Field(
+        "plateau", description="Lower the rate where progress ends, or along a cosine to min_lr over all epochs."
+    )
     weight_decay: float = Field(1e-4, ge=0.0, description="Decoupled weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's momentum terms.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
@@ -159,7 +258,14 @@ class TrainConfig(_Section):
     patience: int = Field(15, ge=1, description="Epochs without progress before training stops.")
     min_delta: float = Field(0.001, ge=0.0, description="What counts as progress.")
     monitor: Literal["val_mcc", "val_loss"] = Field("val_mcc", description="What best and early stopping go by.")
+    ema: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Decay of a running mean of the weights, which is then validated and saved; 0: none, usual: 0.999.",
+    )
     max_size_mb: float = Field(200.0, gt=0.0, description="Largest checkpoint in MB before a warning.")
+    max_ensemble_mb: float = Field(300.0, gt=0.0, description="Largest ensemble of folds or members before a warning.")
 
     @field_validator("amp", mode="before")
     @classmethod
@@ -179,13 +285,31 @@ class RunConfig(_Section):
     save_path: Path | None = Field(
         None, description="Also put the best weights here; a name ending in .pth gets a plain state dict beside it."
     )
+    folds: int | None = Field(
+        None, ge=2, description="Cross-validation: so many models, each scored on the tiles that it has not seen."
+    )
+    members: int = Field(1, ge=1, description="Models trained with seeds of their own, for an ensemble.")
+    loggers: list[Literal["tensorboard", "wandb"]] = Field(
+        default_factory=list, description="Also log to these; each is an extra to install."
+    )
     data: DataConfig = Field(description="Data.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Network.")
     loss: LossConfig = Field(default_factory=LossConfig, description="Loss.")
+    distill: DistillConfig | None = Field(None, description="Distillation; none: the masks alone teach.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Sampling of crops.")
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="Augmentation.")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimiser.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Loop.")
+
+    @model_validator(mode="after")
+    def _teachers_and_term(self) -> "RunConfig":
+        if (self.distill is not None) != ("kl" in self.loss.terms):
+            raise ValueError("distill.teachers and the loss term kl go together: give both or neither")
+        if self.folds is not None and self.members > 1:
+            raise ValueError("folds and members both ask for several models: give one of them")
+        if self.save_path is not None and (self.folds is not None or self.members > 1):
+            raise ValueError("save_path names one file, and several models are asked for: leave it out")
+        return self
 
 
 def recipe_names() -> list[str]:

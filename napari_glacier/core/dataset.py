@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset
+from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, unpaired_terrain
 from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.raster import read_mask_codes, read_raster
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
@@ -25,9 +25,13 @@ __all__ = [
     "choose_scheme",
     "described_scheme",
     "is_dataset",
+    "missing_band_warnings",
     "open_dataset",
     "write_scheme",
 ]
+
+# No land lies lower (metres), no slope is smaller: what does stands for nodata, whatever the file says.
+_LEAST = {"elevation": -1000.0, "slope": 0.0}
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,10 @@ class Dataset:
     scheme : ClassScheme or None
         None where no tile has a mask and nothing says which classes are meant.
     bands : tuple of str
-        Canonical bands that at least one tile has.
+        Bands that at least one tile has, in the order of `ALL_BANDS`; one-plane pictures have grey only, though
+        they serve the colours, too.
     zero_is_nodata : bool
-        Whether a pixel with all bands zero is nodata (on for satellite bands).
+        Whether a pixel with all bands zero is nodata (on for satellite bands, off for pictures).
     warnings : tuple of str
         What a person should know: missing bands, an assumed scheme.
     """
@@ -82,32 +87,44 @@ class Dataset:
 
     def read_valid(self, tile: Tile) -> npt.NDArray[np.bool_]:
         """Pixels that carry data, shape (H, W): not nodata in all bands."""
-        return self.read(tile, tuple(tile.bands))[1]
+        return self.read(tile, ())[1]
 
     def read(
         self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Bands of a tile and the pixels that carry data, (len(bands), H, W) and (H, W).
 
-        A pixel is nodata where ALL bands of the tile are nodata, NaN or (where `zero_is_nodata`) 0.
-        Validity looks at every band of the tile, so it does not depend on the bands asked for.
+        A pixel is nodata where ALL spectral bands of the tile (all planes of a picture) are nodata, NaN or (where
+        `zero_is_nodata`) 0. Validity looks at every one of them, so it does not depend on the bands asked for;
+        terrain has no say in it. Nodata pixels are 0 in every band.
+
+        A gap in the terrain (nodata, NaN, elevation below -1000 or slope below 0) is given the mean of the tile's
+        valid pixels outside the gap, as 0 would be sea level; 0 where there is none. Bands that the tile does
+        not have are 0.
 
         Raises
         ------
         BandError
             If a band's size differs from the tile's.
         """
-        planes = self._read_planes(tile)
+        deciding = [band for band in tile.distinct_bands if band in tile.usual_bands]
+        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding])
         image_CHW = np.zeros((len(bands), tile.height, tile.width), np.float32)
         valid_HW = np.zeros((tile.height, tile.width), bool)
+        # The spectral bands come first, so that validity is known by the time that terrain is filled.
         for band, plane in planes.items():
             gone_HW = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
-            if self.zero_is_nodata:
+            fill = 0.0
+            if band in TERRAIN_BANDS:
+                gone_HW |= plane < _LEAST[band]
+                known = plane[valid_HW & ~gone_HW]
+                fill = float(known.mean(dtype=np.float64)) if known.size else 0.0
+            elif self.zero_is_nodata:
                 valid_HW |= ~gone_HW & (plane != 0)
             else:
                 valid_HW |= ~gone_HW
             if band in bands:
-                image_CHW[list(bands).index(band)] = np.where(gone_HW, 0, plane)
+                image_CHW[list(bands).index(band)] = np.where(gone_HW, fill, plane)
         image_CHW *= valid_HW
         return image_CHW, valid_HW
 
@@ -133,20 +150,22 @@ class Dataset:
             )
         return self.scheme.decode(codes_HW, source=str(tile.mask_path))
 
-    def _read_planes(self, tile: Tile) -> dict[str, npt.NDArray[Any]]:
+    def _read_planes(self, tile: Tile, bands: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         rasters: dict[Path, npt.NDArray[Any]] = {}
         planes = {}
-        for band, source in tile.bands.items():
+        for band in bands:
+            source = tile.bands[band]
             if source.path not in rasters:
                 rasters[source.path] = read_raster(source.path)
-            plane = rasters[source.path][source.index]
+            raster = rasters[source.path]
+            plane = raster.mean(axis=0) if source.index is None else raster[source.index]
             if plane.shape != (tile.height, tile.width):
                 raise BandError(band_size_message(tile.id, band, plane.shape, (tile.height, tile.width)))
             planes[band] = plane
         return planes
 
 
-def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool = True) -> Dataset:
+def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | None = None) -> Dataset:
     """Find the tiles of a folder (or a single file) and decide their class scheme.
 
     Reads every header and, to decide the scheme, every mask; no band is read.
@@ -157,7 +176,9 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool = T
         A folder of one of the layouts above, a folder within it, or a TIFF.
     scheme : str, optional
         Name of the class scheme; else what `dataset.yaml` says, else decided over all masks.
-    zero_is_nodata : bool
+    zero_is_nodata : bool, optional
+        Whether a pixel with all bands zero is nodata; by default it is under bands and is not in pictures, where
+        black is a value as any other.
 
     Raises
     ------
@@ -168,8 +189,10 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool = T
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of tiles or a TIFF.")
     root, everything, tiles = find_tiles(path)
-    bands = tuple(band for band in CANONICAL_BANDS if any(band in tile.bands for tile in tiles))
-    warnings = _missing_band_warnings(tiles)
+    bands = tuple(band for band in ALL_BANDS if any(band in tile.distinct_bands for tile in tiles))
+    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles))
+    if zero_is_nodata is None:
+        zero_is_nodata = not any(tile.is_picture for tile in tiles)
     chosen, note = choose_scheme(root, everything, scheme)
     return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
 
@@ -187,7 +210,7 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
     Returns
     -------
     scheme : ClassScheme or None
-        None where there is no mask.
+        None where there is no mask under bands; pictures are salt data, with masks or without.
     notes : tuple of str
     """
     if name is not None:
@@ -196,12 +219,19 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
     if written is not None:
         return get_scheme(written), ()
     masks = [tile.mask_path for tile in tiles if tile.mask_path is not None]
+    pictures = any(tile.is_picture for tile in tiles)
     if not masks:
-        return None, ()
+        return (get_scheme("salt2") if pictures else None), ()
     values: dict[float, Path] = {}
     for mask in masks:
         for value in np.unique(read_mask_codes(mask)).tolist():
             values.setdefault(float(value), mask)
+    if pictures:
+        listed = f"{sorted(int(v) for v in values)[:8]}{', …' if len(values) > 8 else ''}"
+        return get_scheme("salt2"), (
+            f"The masks of the pictures hold {listed}: read as salt data (salt2), where any value but 0 is salt. "
+            "If that is not meant, name the classes with --scheme.",
+        )
     known = {float(code) for code in (0, 1, 2, 3, 85, 170, 255)}
     odd = next((path for value, path in values.items() if value not in known), masks[0])
     scheme = infer_scheme(values, example=str(odd))
@@ -247,10 +277,14 @@ def _description(path: Path) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _missing_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
+def missing_band_warnings(tiles: Sequence[Tile], bands: Sequence[str]) -> tuple[str, ...]:
+    """Say in which tiles bands are missing, one sentence for each such band.
+
+    Elevation and slope are not missed when a data set is opened: who asks for them asks this, too.
+    """
     missing: dict[str, list[str]] = {}
-    for tile in tiles:
-        for band in CANONICAL_BANDS:
+    for band in bands:
+        for tile in tiles:
             if band not in tile.bands:
                 missing.setdefault(band, []).append(tile.id)
     return tuple(
@@ -259,6 +293,11 @@ def _missing_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
         "and a model is given its training mean instead."
         for band, ids in missing.items()
     )
+
+
+def _usual_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
+    # Pictures have every plane that is asked of them.
+    return missing_band_warnings([tile for tile in tiles if not tile.is_picture], CANONICAL_BANDS)
 
 
 def _is_value(plane_HW: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:

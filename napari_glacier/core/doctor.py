@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_glacier.core.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
+from napari_glacier.core.dataset import Dataset, Tile, missing_band_warnings, open_dataset
 from napari_glacier.core.errors import DataError, GlacierError
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info
@@ -76,17 +77,19 @@ def examine(path: Path, scheme: str | None = None) -> Diagnosis:
         valid_pixels += tile_valid
         for index, count in tile_counts.items():
             counts[index] = counts.get(index, 0) + count
+    findings += _examine_terrain(dataset)
     findings += _examine_grid(dataset)
     return Diagnosis(dataset.root, tuple(findings), _summary(dataset, counts, pixels, valid_pixels))
 
 
 def _examine_tile(dataset: Dataset, tile: Tile) -> tuple[list[Finding], dict[int, int], int]:
     findings = []
-    image_CHW, valid_HW = dataset.read(tile, tuple(tile.bands))
+    bands = tile.distinct_bands
+    image_CHW, valid_HW = dataset.read(tile, bands)
     num_valid = int(valid_HW.sum())
     if num_valid == 0:
         findings.append(Finding("warning", tile.id, "Every pixel is nodata. Remove the tile, or export it again."))
-    for band, plane_HW in zip(tile.bands, image_CHW, strict=True):
+    for band, plane_HW in zip(bands, image_CHW, strict=True):
         values = plane_HW[valid_HW]
         if values.size and values.min() == values.max():
             findings.append(
@@ -94,7 +97,8 @@ def _examine_tile(dataset: Dataset, tile: Tile) -> tuple[list[Finding], dict[int
                     "warning", tile.id, f"Band {band} has the one value {values[0]:g} on every pixel. Export it again."
                 )
             )
-        saturated = float((values >= _SATURATED_FROM).mean()) if values.size else 0.0
+        from_satellite = band in CANONICAL_BANDS and values.size
+        saturated = float((values >= _SATURATED_FROM).mean()) if from_satellite else 0.0
         if saturated > 0.2:
             findings.append(
                 Finding(
@@ -125,6 +129,12 @@ def _examine_tile(dataset: Dataset, tile: Tile) -> tuple[list[Finding], dict[int
         )
     indices, numbers = np.unique(mask_HW[valid_HW], return_counts=True)
     return findings, dict(zip(indices.tolist(), numbers.tolist(), strict=True)), num_valid
+
+
+def _examine_terrain(dataset: Dataset) -> Iterator[Finding]:
+    """What is there of some tiles only; a data set without terrain lacks nothing."""
+    there = [band for band in TERRAIN_BANDS if band in dataset.bands]
+    yield from (Finding("info", None, text) for text in missing_band_warnings(dataset.tiles, there))
 
 
 def _examine_grid(dataset: Dataset) -> Iterator[Finding]:

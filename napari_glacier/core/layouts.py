@@ -1,12 +1,14 @@
 """Finding the tiles of a folder by its layout.
 
-Layouts that open (tile files are TIFFs; folder names are read without regard to case):
+Layouts that open (folder names are read without regard to case; tile files are TIFFs, pictures PNGs):
 
     root/train/B2 … B10   root/train_masks      root/val/B2 …   root/val_masks
     root/Band1 … Band5    root/label | labels | masks | mask
     root/*.tif            every file one tile of five bands
     a single five-band TIFF
+    root/train/images   root/train/masks   root/test/images      root/images   root/masks   (pictures)
 
+Beside the folders of bands, ``elevation`` (or ``dem``) and ``slope`` may lie, for all tiles or for some.
 A folder called ``Train`` (or ``train``) with such a layout opens by itself, too.
 """
 
@@ -14,14 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from napari_glacier.core.bands import CANONICAL_BANDS, band_of_folder
+from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
 from napari_glacier.core.errors import BandError, DataError, RasterError
-from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.pairing import pair_extras, pair_files
+from napari_glacier.core.png import PNG_SUFFIXES, is_png
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_info
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 _MASK_FOLDERS = ("label", "labels", "mask", "masks")
 _SPLITS = ("train", "val", "test")
+_PICTURE_FOLDER = "images"
 DESCRIPTION_FILE = "dataset.yaml"
 
 
@@ -36,10 +40,12 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
     DataError
         If there are none, or the tiles' files do not fit together.
     """
+    if path.is_file() and is_png(path):
+        raise DataError(f"{path} is one picture. Open the folder above its folder, {path.parent.parent}.")
     if path.is_file():
         root, everything = path.parent, _tiles_of_rasters(rasters_in(path.parent), [path])
         wanted = everything
-    elif _band_folders(path):
+    elif _holds_tiles(path):
         root, everything = _dataset_around(path)
         wanted = [tile for tile in everything if _folder_of(tile) == path]
     else:
@@ -48,7 +54,7 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
     if not wanted:
         raise DataError(
             f"No tiles were found in {path}. A dataset has a folder for each band (B2, B3, B4, B6, B10 or "
-            "Band1 to Band5) with TIFFs in it, or five-band TIFFs."
+            "Band1 to Band5) with TIFFs in it, or five-band TIFFs, or a folder images with PNGs in it."
         )
     return root, everything, wanted
 
@@ -58,36 +64,64 @@ def is_dataset(path: Path) -> bool:
     path = Path(path)
     if not path.is_dir():
         return False
-    return any(_band_folders(folder) for folder in (path, *_split_folders(path).values())) or bool(
-        rasters_in(path) and (path / DESCRIPTION_FILE).exists()
-    )
+    for folder in (path, *_split_folders(path).values()):
+        # Folders of PNGs alone are anyone's pictures; with masks beside them they are ours.
+        if _band_folders(folder) or (_picture_folder(folder) and _mask_folder(folder).is_dir()):
+            return True
+    return bool(rasters_in(path) and (path / DESCRIPTION_FILE).exists())
 
 
 def _dataset_around(folder: Path) -> tuple[Path, list[Tile]]:
-    """Root and tiles of the data set that a folder of bands belongs to."""
+    """Root and tiles of the data set that a folder of bands (or of pictures and masks) belongs to."""
     name = folder.name.lower()
     beside = _mask_folder(folder).parent == folder.parent
     if name not in _SPLITS:
-        return (folder.parent if beside else folder), _tiles_of_bands(folder, "all")
-    splits = _splits_with_bands(folder.parent)
+        return (folder.parent if beside else folder), _tiles_in(folder, "all")
+    splits = _splits_with_tiles(folder.parent)
     if len(splits) == 1:
-        return (folder.parent if beside else folder), _tiles_of_bands(folder, name)
-    return folder.parent, _distinct([tile for split, child in splits.items() for tile in _tiles_of_bands(child, split)])
+        return (folder.parent if beside else folder), _tiles_in(folder, name)
+    return folder.parent, _distinct([tile for split, child in splits.items() for tile in _tiles_in(child, split)])
 
 
 def _tiles_below(folder: Path) -> tuple[Path, list[Tile]]:
     """Root and tiles of a folder that holds no bands itself: splits, or five-band files."""
-    splits = _splits_with_bands(folder)
+    splits = _splits_with_tiles(folder)
     if splits:
         return _dataset_around(next(iter(splits.values())))
     if band_of_folder(folder.name) and rasters_in(folder):
         raise DataError(f"{folder} holds one band alone. Open the folder above it, {folder.parent}.")
+    if folder.name.lower() == _PICTURE_FOLDER and pictures_in(folder):
+        raise DataError(f"{folder} holds pictures alone. Open the folder above it, {folder.parent}.")
     files = rasters_in(folder)
     return folder, _tiles_of_rasters(files, files)
 
 
-def _splits_with_bands(folder: Path) -> dict[str, Path]:
-    return {name: child for name, child in _split_folders(folder).items() if _band_folders(child)}
+def unpaired_terrain(tiles: Sequence[Tile]) -> tuple[str, ...]:
+    """Say which folders of elevation or slope hold no file of any tile, and the mend."""
+    said = []
+    for folder in dict.fromkeys(_folder_of(tile) for tile in tiles if not tile.is_picture):
+        paired = {band for tile in tiles if _folder_of(tile) == folder for band in tile.bands}
+        for band, child in _band_folders(folder).items():
+            files = rasters_in(child) if band in TERRAIN_BANDS and band not in paired else []
+            if files:
+                said.append(
+                    f"{child} holds {len(files)} TIFF(s), none of them of a tile ({files[0].name}); {band} is not "
+                    f"read. Cut it along the tiles, and name the files after them, as in {band}_02_07.tif."
+                )
+    return tuple(said)
+
+
+def _splits_with_tiles(folder: Path) -> dict[str, Path]:
+    return {name: child for name, child in _split_folders(folder).items() if _holds_tiles(child)}
+
+
+def _holds_tiles(folder: Path) -> bool:
+    return bool(_band_folders(folder)) or _picture_folder(folder) is not None
+
+
+def _tiles_in(folder: Path, split: str) -> list[Tile]:
+    pictures = _picture_folder(folder)
+    return _tiles_of_bands(folder, split) if pictures is None else _tiles_of_pictures(folder, pictures, split)
 
 
 def _folder_of(tile: Tile) -> Path:
@@ -106,8 +140,15 @@ def _tiles_of_bands(folder: Path, split: str) -> list[Tile]:
     if not any(files.values()):
         return []
     files = {band: paths for band, paths in files.items() if paths}
+    terrain = {band: files.pop(band) for band in TERRAIN_BANDS if band in files}
+    if not files:
+        return []
     mask_folder = _mask_folder(folder)
     bands_of_tile, mask_of_tile = pair_files(files, rasters_in(mask_folder) if mask_folder.is_dir() else ())
+    first_file = {tile_id: next(iter(found.values())) for tile_id, found in bands_of_tile.items()}
+    for band, paths in terrain.items():
+        for tile_id, path in pair_extras(first_file, paths).items():
+            bands_of_tile[tile_id][band] = path
     return [
         _make_tile(
             tile_id,
@@ -118,6 +159,26 @@ def _tiles_of_bands(folder: Path, split: str) -> list[Tile]:
         )
         for tile_id, found in bands_of_tile.items()
     ]
+
+
+def _tiles_of_pictures(folder: Path, pictures: Path, split: str) -> list[Tile]:
+    mask_folder = _mask_folder(folder)
+    # Masks that are drawn here become TIFFs.
+    masks = pictures_in(mask_folder) + rasters_in(mask_folder) if mask_folder.is_dir() else []
+    files, mask_of_tile = pair_files({_PICTURE_FOLDER: pictures_in(pictures)}, masks)
+    return [
+        _make_tile(tile_id, split, _picture_bands(found[_PICTURE_FOLDER]), mask_of_tile.get(tile_id), mask_folder)
+        for tile_id, found in files.items()
+    ]
+
+
+def _picture_bands(path: Path) -> dict[str, BandSource]:
+    """A picture of one plane serves every colour; one of three gives grey by its mean."""
+    if read_info(path).count == 1:
+        return {band: BandSource(path) for band in PICTURE_BANDS}
+    return {"grey": BandSource(path, None)} | {
+        band: BandSource(path, index) for index, band in enumerate(("red", "green", "blue"))
+    }
 
 
 def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Tile]:
@@ -153,9 +214,7 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
 
 def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path) -> Tile:
     infos = {path: read_info(path) for path in {source.path: None for source in bands.values()}}
-    ordered = {
-        band: replace(bands[band], nodata=infos[bands[band].path].nodata) for band in CANONICAL_BANDS if band in bands
-    }
+    ordered = {band: replace(bands[band], nodata=infos[bands[band].path].nodata) for band in ALL_BANDS if band in bands}
     sizes = {band: (infos[source.path].height, infos[source.path].width) for band, source in ordered.items()}
     usual = max(set(sizes.values()), key=list(sizes.values()).count)
     for band, size in sizes.items():
@@ -169,6 +228,7 @@ def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: 
                 f"Band {band} of tile {tile_id} lies elsewhere than its first band ({ref.crs_name} {ref.transform} "
                 f"against {georef.crs_name} {georef.transform}). Re-export the band on the tile's grid."
             )
+    name = next(iter(ordered.values())).path.name
     return Tile(
         id=tile_id,
         split=split,
@@ -177,7 +237,8 @@ def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: 
         width=usual[1],
         georef=georef,
         mask_path=mask,
-        new_mask_path=mask_folder / next(iter(ordered.values())).path.name,
+        new_mask_path=mask_folder
+        / (name if Path(name).suffix.lower() in RASTER_SUFFIXES else f"{Path(name).stem}.tif"),
     )
 
 
@@ -190,7 +251,17 @@ def _band_folders(folder: Path) -> dict[str, Path]:
         if band in found:
             raise BandError(f"{found[band]} and {child} both hold band {band}. Keep one of them in the dataset.")
         found[band] = child
-    return found
+    # Terrain alone makes no tile.
+    return {} if set(found) <= set(TERRAIN_BANDS) else found
+
+
+def _picture_folder(folder: Path) -> Path | None:
+    """Where the pictures of a folder are; None where it has satellite tiles, beside which quick looks may lie."""
+    folders = (folder, *_split_folders(folder).values())
+    if any(_band_folders(child) for child in folders) or rasters_in(folder):
+        return None
+    named = [child for child in _children(folder) if child.name.lower() == _PICTURE_FOLDER and child.is_dir()]
+    return next((child for child in named if pictures_in(child)), None)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -199,7 +270,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _mask_folder(folder: Path) -> Path:
-    """Where the masks of a folder of bands are, or would go."""
+    """Where the masks of a folder of bands, or of pictures, are or would go."""
     children = {child.name.lower(): child for child in _children(folder) if child.is_dir()}
     for name in _MASK_FOLDERS:
         if name in children:
@@ -208,6 +279,8 @@ def _mask_folder(folder: Path) -> Path:
     wanted = f"{folder.name}_masks"
     if wanted.lower() in around:
         return around[wanted.lower()]
+    if _picture_folder(folder) is not None:
+        return folder / "masks"
     if folder.name.lower() in _SPLITS and not any(name.startswith("band") for name in children):
         return folder.parent / wanted
     return folder / "label"
@@ -216,6 +289,11 @@ def _mask_folder(folder: Path) -> Path:
 def rasters_in(folder: Path) -> list[Path]:
     """TIFFs of a folder by name; hidden files (and what macOS leaves beside a file) are passed over."""
     return sorted(p for p in _children(folder) if p.suffix.lower() in RASTER_SUFFIXES and not p.name.startswith("."))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """PNGs of a folder by name, without hidden files."""
+    return sorted(p for p in _children(folder) if p.suffix.lower() in PNG_SUFFIXES and not p.name.startswith("."))
 
 
 def _children(folder: Path) -> list[Path]:

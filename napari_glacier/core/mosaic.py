@@ -1,14 +1,14 @@
 """Scenes: tiles on one grid seen as one raster, or a tile by itself."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.bands import BAND_GROUPS, CANONICAL_BANDS
 from napari_glacier.core.dataset import Dataset, Tile
 from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.tiling import Window
@@ -76,20 +76,21 @@ class Mosaic:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Bands and validity of a window, (len(bands), h, w) float32 and (h, w) bool.
 
-        Gaps, nodata and what lies outside the scene are 0 and not valid.
+        Gaps, nodata and what lies outside the scene are 0 and not valid. Gaps in the terrain: see `Dataset.read`.
         """
         image_CHW = np.zeros((len(bands), window.height, window.width), np.float32)
         valid_HW = np.zeros((window.height, window.width), bool)
-        planes = [CANONICAL_BANDS.index(band) for band in bands]
         for place in self.tiles_in(window):
-            tile_CHW, tile_valid_HW = self._tile(place.tile)
             top, left = max(window.row, place.row), max(window.col, place.col)
             bottom = min(window.row + window.height, place.row + place.tile.height)
             right = min(window.col + window.width, place.col + place.tile.width)
             into = np.s_[top - window.row : bottom - window.row, left - window.col : right - window.col]
             from_ = np.s_[top - place.row : bottom - place.row, left - place.col : right - place.col]
-            image_CHW[:, *into] = tile_CHW[:, *from_][planes]
-            valid_HW[into] = tile_valid_HW[from_]
+            for group in _groups(place.tile, bands):
+                tile_CHW, tile_valid_HW = self._tile(place.tile, group)
+                there = [k for k, band in enumerate(bands) if band in group]
+                image_CHW[there, *into] = tile_CHW[:, *from_][[group.index(bands[k]) for k in there]]
+                valid_HW[into] = tile_valid_HW[from_]
         return image_CHW, valid_HW
 
     def tiles_in(self, window: Window) -> list[Placement]:
@@ -112,7 +113,7 @@ class Mosaic:
         """Pixels that carry data, shape (H, W)."""
         valid_HW = np.zeros(self.shape, bool)
         for place in self.placements:
-            valid_HW[place.slices] = self._tile(place.tile)[1]
+            valid_HW[place.slices] = self._tile(place.tile, place.tile.usual_bands)[1]
         return valid_HW
 
     def read_masks(self) -> npt.NDArray[np.uint8]:
@@ -124,8 +125,8 @@ class Mosaic:
                 index_HW[place.slices] = mask_HW
         return index_HW
 
-    def _tile(self, tile: Tile) -> Pixels:
-        return self._cache.get(tile.id, lambda: self.dataset.read(tile, CANONICAL_BANDS))
+    def _tile(self, tile: Tile, group: tuple[str, ...]) -> Pixels:
+        return self._cache.get((tile.id, group[0]), lambda: self.dataset.read(tile, group))
 
 
 class PixelCache:
@@ -134,24 +135,33 @@ class PixelCache:
     def __init__(self, max_bytes: int = 1 << 30) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._tiles: OrderedDict[str, Pixels] = OrderedDict()
+        self._tiles: OrderedDict[Hashable, Pixels] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, tile_id: str, read: Callable[[], Pixels]) -> Pixels:
-        """Pixels of a tile, read where they are not at hand."""
+    def get(self, key: Hashable, read: Callable[[], Pixels]) -> Pixels:
+        """Pixels of a tile, or of some of its bands, read where they are not at hand."""
         with self._lock:
-            if tile_id in self._tiles:
-                self._tiles.move_to_end(tile_id)
-                return self._tiles[tile_id]
+            if key in self._tiles:
+                self._tiles.move_to_end(key)
+                return self._tiles[key]
         pixels = read()
         with self._lock:
-            if tile_id not in self._tiles:
-                self._tiles[tile_id] = pixels
+            if key not in self._tiles:
+                self._tiles[key] = pixels
                 self._bytes += _size(pixels)
             # The tile just read stays, however large: its other windows are asked for next.
             while self._bytes > self._max_bytes and len(self._tiles) > 1:
                 self._bytes -= _size(self._tiles.popitem(last=False)[1])
         return pixels
+
+
+def _groups(tile: Tile, bands: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of bands to read of a tile: those asked for that it has some of, else the one that says what is valid.
+
+    Terrain is read and kept apart from the other bands: most models never ask for it.
+    """
+    wanted = set(bands) & set(tile.bands)
+    return [group for group in BAND_GROUPS if not wanted.isdisjoint(group)] or [tile.usual_bands]
 
 
 def _size(pixels: Pixels) -> int:

@@ -71,6 +71,31 @@ def pair_files(
     return dict(sorted(bands_of_tile.items())), mask_of_tile
 
 
+def pair_extras(tiles: Mapping[str, Path], extras: Sequence[Path]) -> dict[str, Path]:
+    """Pair files that tiles may have (elevation) with the tiles; those of other tiles are passed over.
+
+    Parameters
+    ----------
+    tiles : {tile id: one of its files}
+    extras : sequence of files
+
+    Returns
+    -------
+    {tile id: path}
+        By the idea of identity that finds most tiles, the strictest of these; empty where none does.
+    """
+    best: dict[str, Path] = {}
+    for identity in _IDENTITIES:
+        file_of = {identity(path.stem): path for path in extras}
+        keys = [identity(path.stem) for path in tiles.values()]
+        if len(file_of) < len(extras) or len(set(keys)) < len(keys) or "" in file_of:
+            continue
+        found = {tile_id: file_of[key] for tile_id, key in zip(tiles, keys, strict=True) if key in file_of}
+        if len(found) > len(best):
+            best = found
+    return best
+
+
 def _ambiguous(groups: Sequence[Sequence[Path]]) -> str:
     for identity in (plain_identity, exact_identity):
         for files in groups:

@@ -21,6 +21,7 @@ from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.georef import GEO_TAGS, GeoRef
+from napari_glacier.core.png import is_png, read_png, read_png_header
 
 __all__ = [
     "RASTER_SUFFIXES",
@@ -72,20 +73,23 @@ class RasterInfo:
 
 
 def read_info(path: Path) -> RasterInfo:
-    """Size, number of bands, type, nodata value and georeference of a TIFF.
+    """Size, number of bands, type, nodata value and georeference of a TIFF, or of a PNG (which has not the last two).
 
     Raises
     ------
     RasterError
-        If the file is missing, no TIFF, cut short, or not an image of rows, columns and bands.
+        If the file is missing, no TIFF (no PNG, by its name), cut short, or not an image of rows, columns and bands.
     """
     path = Path(path)
+    if is_png(path):
+        header = read_png_header(path)
+        return RasterInfo(path, header.height, header.width, header.count, header.dtype, None, None)
     with _opened(path) as tif:
         return _info(path, tif)
 
 
 def read_raster(path: Path) -> AnyArray:
-    """Pixels of a TIFF, shape (bands, H, W), in the file's own type.
+    """Pixels of a TIFF or PNG, shape (bands, H, W), in the file's own type; the alpha of a PNG is dropped.
 
     Raises
     ------
@@ -93,6 +97,8 @@ def read_raster(path: Path) -> AnyArray:
         As `read_info`, and if the pixels cannot be decoded.
     """
     path = Path(path)
+    if is_png(path):
+        return read_png(path)
     with _opened(path) as tif:
         info = _info(path, tif)
         series = tif.series[0]
@@ -104,17 +110,19 @@ def read_raster(path: Path) -> AnyArray:
 
 
 def read_mask_codes(path: Path) -> AnyArray:
-    """Codes of a mask file, shape (H, W), in the file's own type.
+    """Codes of a mask file, shape (H, W), in the file's own type; the first plane of a coloured PNG.
 
     Raises
     ------
     SchemeError
-        If the file has more than one band.
+        If a TIFF has more than one band, or a PNG a colour table.
     RasterError
         As `read_raster`.
     """
+    if is_png(path) and read_png_header(path).has_palette:
+        raise SchemeError(f"The mask {path} has a colour table. Export it as a grey PNG, one value for each class.")
     raster = read_raster(path)
-    if raster.shape[0] != 1:
+    if raster.shape[0] != 1 and not is_png(path):
         raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
     codes_HW: AnyArray = raster[0]
     return codes_HW
@@ -155,8 +163,9 @@ def write_raster(
     Raises
     ------
     SaveError
-        If the folder or disk refuses; what was there before is whole.
+        If the folder or disk refuses, or the name is that of a PNG; what was there before is whole.
     """
+    _refuse_png(path)
     tags = georef.extra_tags() if georef else []
     if nodata is not None:
         tags.append((_GDAL_NODATA, "s", 0, f"{nodata:.17g}"))
@@ -182,8 +191,9 @@ def write_mask(
     Raises
     ------
     SaveError
-        If the folder or disk refuses; what was there before is whole.
+        If the folder or disk refuses, or the name is that of a PNG; what was there before is whole.
     """
+    _refuse_png(path)
     colormap = np.zeros((3, 256), np.uint16)
     for code, color in zip(scheme.codes, scheme.colors, strict=True):
         rgb = [0, 0, 0] if code == 0 else [int(color[i : i + 2], 16) for i in (1, 3, 5)]
@@ -216,11 +226,12 @@ def rewrite_mask(
     Raises
     ------
     SaveError
-        If the folder or disk refuses; the old file is whole.
+        If the folder or disk refuses, or the file is a PNG; the old file is whole.
     RasterError
         If the old file cannot be read.
     """
     path = Path(path)
+    _refuse_png(path)
     with _opened(path) as tif:
         _info(path, tif)
         page: Any = tif.pages[0]
@@ -249,6 +260,14 @@ def rewrite_mask(
         }
     pixels[changed_HW] = scheme.encode_like(index_HW, pixels)[changed_HW]
     _write(path, pixels, tags, layout)
+
+
+def _refuse_png(path: Path) -> None:
+    if is_png(Path(path)):
+        raise SaveError(
+            f"{path} is a PNG, and only TIFFs are written; nothing was changed. "
+            "Convert it to a TIFF of the same name and take the PNG away, then try again."
+        )
 
 
 def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any]) -> None:

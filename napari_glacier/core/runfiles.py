@@ -40,6 +40,7 @@ class RunFolder:
         self.history_path = self.path / "history.csv"
         self.curves_path = self.path / "curves.png"
         self.metrics_path = self.path / "metrics.json"
+        self.per_class_path = self.path / "per_class.csv"
         self.best_path = self.path / "best.safetensors"
         self.last_path = self.path / "last.safetensors"
         self.resume_path = self.path / "resume.pt"

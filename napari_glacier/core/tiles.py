@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.georef import GeoRef
 
 
 @dataclass(frozen=True, slots=True)
 class BandSource:
-    """Where a band of a tile is read: a file, the position of the band in it, and its nodata value."""
+    """Where a band of a tile is read: a file, the position of the band in it, and its nodata value.
+
+    Without a position it is the mean of all planes: grey from colours.
+    """
 
     path: Path
-    index: int = 0
+    index: int | None = 0
     nodata: float | None = None
 
 
@@ -20,7 +24,8 @@ class BandSource:
 class Tile:
     """One tile: its identity, size and place, the files of its bands, and its mask.
 
-    `new_mask_path` is where a mask goes that does not exist yet: the label folder, under Band1's name.
+    `bands` come in the order of `ALL_BANDS`; at least one of them is spectral, or of a picture.
+    `new_mask_path` is where a mask goes that does not exist yet: the label folder, under Band1's name, as a TIFF.
     """
 
     id: str
@@ -36,6 +41,24 @@ class Tile:
     def name(self) -> str:
         """File name of the first band, which predictions take."""
         return next(iter(self.bands.values())).path.name
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the tile is a picture (grey or colours), not a satellite's bands."""
+        return not self.bands.keys().isdisjoint(PICTURE_BANDS)
+
+    @property
+    def usual_bands(self) -> tuple[str, ...]:
+        """The bands that a tile of this kind should have, and that say which of its pixels are nodata."""
+        return PICTURE_BANDS if self.is_picture else CANONICAL_BANDS
+
+    @property
+    def distinct_bands(self) -> tuple[str, ...]:
+        """Its bands without those that are another one again: a picture of one plane is grey, and all colours."""
+        first_of: dict[BandSource, str] = {}
+        for band, source in self.bands.items():
+            first_of.setdefault(source, band)
+        return tuple(first_of.values())
 
 
 def band_size_message(tile_id: str, band: str, size: tuple[int, ...], usual: tuple[int, int]) -> str:

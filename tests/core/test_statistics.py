@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from napari_glacier.core.statistics import PooledStatistics
+from napari_glacier.core.statistics import PooledStatistics, Quantiles
 
 
 def test_one_pass_over_parts_equals_two_passes_over_all():
@@ -53,3 +54,30 @@ def test_a_channel_that_an_image_lacks_does_not_count_and_constants_are_not_scal
     np.testing.assert_allclose(statistics.std[0], np.stack([whole[0], lacking[0]]).std(), rtol=1e-11)
     assert statistics.is_constant.tolist() == [False, False, True]
     assert statistics.normalisation().std[2] == 1.0
+
+
+def test_quantiles_of_whole_numbers_are_exact_over_parts():
+    rng = np.random.default_rng(5)
+    parts = [rng.integers(low, low + 30_000, 5000 + 100 * low % 7).astype(np.uint16) for low in (0, 100, 35_000)]
+    quantiles = Quantiles()
+    for part in parts:
+        quantiles.update(part.reshape(-1, 1))
+    everything = np.concatenate(parts)
+    for share in (0.0, 0.02, 0.5, 0.977, 0.98, 1.0):
+        assert quantiles.at(share) == np.quantile(everything.astype(np.float64), share)
+
+
+def test_quantiles_of_countless_values_are_near(monkeypatch):
+    monkeypatch.setattr("napari_glacier.core.statistics._MAX_VALUES", 5000)
+    rng = np.random.default_rng(6)
+    parts = [np.concatenate([rng.normal(0, 300, 20_000), [0.0]]).astype(np.float32) for _ in range(3)]
+    quantiles = Quantiles()
+    for part in parts:
+        quantiles.update(part)
+    for share in (0.02, 0.3, 0.98):
+        assert quantiles.at(share) == pytest.approx(np.quantile(np.concatenate(parts), share), rel=2**-13 + 1e-4)
+
+
+def test_no_values_have_no_quantile():
+    with pytest.raises(ValueError, match="no values"):
+        Quantiles().at(0.5)
