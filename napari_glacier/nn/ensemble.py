@@ -1,6 +1,6 @@
 """Models that predict together, and the names under which people ask for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from napari_glacier.core.channels import KNOWN_CHANNELS
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import CheckpointError, ConfigError
 from napari_glacier.nn.checkpoint import LoadedModel, load_checkpoint
+from napari_glacier.nn.postprocess import resolve_thresholds
 
 BUNDLED = "bundled"
 ENSEMBLE_FILE = "ensemble.yaml"
@@ -28,15 +29,26 @@ class Ensemble:
         One a member, equal by default; scaled to sum to 1.
     name : str, optional
         The only member's name, or a count, by default.
+    thresholds : mapping of class name to probability, optional
+        With which its probabilities become classes where nobody asks for others; see `classify`.
+
+    Attributes
+    ----------
+    thresholds : dict of str to float
+        Empty where each pixel takes its most probable class.
 
     Raises
     ------
     ConfigError
-        If there is no member, the weights do not fit, or the members know different classes.
+        If there is no member, the weights or thresholds do not fit, or the members know different classes.
     """
 
     def __init__(
-        self, members: Sequence[LoadedModel], weights: Sequence[float] | None = None, name: str | None = None
+        self,
+        members: Sequence[LoadedModel],
+        weights: Sequence[float] | None = None,
+        name: str | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         if not members:
             raise ConfigError("An ensemble needs at least one model. Name a checkpoint, or 'bundled'.")
@@ -55,6 +67,8 @@ class Ensemble:
         self.members = list(members)
         self.weights = [weight / sum(weights) for weight in weights]
         self.name = name or (first.name if len(members) == 1 else f"ensemble of {len(members)}")
+        resolve_thresholds(thresholds, first.scheme)
+        self.thresholds = dict(thresholds or {})
 
     @property
     def scheme(self) -> ClassScheme:
@@ -76,7 +90,8 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
     names_or_paths : sequence of str or Path, optional
         Each one of: ``bundled`` (the default: the small ensemble that comes with the plugin); a ``.safetensors``
         checkpoint; a run folder (its best checkpoint); a folder of checkpoints or of run folders; an ensemble
-        file ``{name: …, members: [{path: …, weight: …}, …]}``, paths relative to it.
+        file ``{name: …, members: [{path: …, weight: …}, …], thresholds: {class: probability}}``, paths relative to
+        it, the thresholds optional. They hold for that ensemble alone, and not where more models are named beside it.
 
     Raises
     ------
@@ -91,8 +106,9 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
         names_or_paths = [names_or_paths]
     found: list[tuple[Path, float]] = []
     names = []
+    thresholds: dict[str, float] = {}
     for asked in names_or_paths:
-        name, members = _members_of(asked)
+        name, members, thresholds = _members_of(asked)
         names.append(name)
         # Each thing named counts alike, however many members it has; within it, its own weights count.
         total = sum(weight for _, weight in members)
@@ -100,7 +116,8 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
             raise ConfigError(f"The weights in {asked} sum to {total:g}. Give at least one member a weight.")
         found += [(path, weight / total) for path, weight in members]
     name = names[0] if len(names) == 1 else None
-    return Ensemble([load_checkpoint(path) for path, _ in found], [weight for _, weight in found], name)
+    members_found = [load_checkpoint(path) for path, _ in found]
+    return Ensemble(members_found, [w for _, w in found], name, thresholds if len(names) == 1 else None)
 
 
 def bundled_folder() -> Path:
@@ -123,13 +140,13 @@ def bundled_folder() -> Path:
     return folder
 
 
-def _members_of(asked: str | Path) -> tuple[str | None, list[tuple[Path, float]]]:
-    """Name (None: the model's own) and members of one thing that was asked for."""
+def _members_of(asked: str | Path) -> tuple[str | None, list[tuple[Path, float]], dict[str, float]]:
+    """Name (None: the model's own), members and thresholds of one thing that was asked for."""
     if str(asked) == BUNDLED:
         return _members_of(bundled_folder())
     path = Path(asked).expanduser()
     if path.is_file():
-        return _members_of_file(path) if path.suffix in {".yaml", ".yml"} else (None, [(path, 1.0)])
+        return _members_of_file(path) if path.suffix in {".yaml", ".yml"} else (None, [(path, 1.0)], {})
     if not path.is_dir():
         raise CheckpointError(
             f"There is no model {asked}. Name '{BUNDLED}', a {_SUFFIX} checkpoint, a run folder, a folder of "
@@ -138,7 +155,7 @@ def _members_of(asked: str | Path) -> tuple[str | None, list[tuple[Path, float]]
     if (path / ENSEMBLE_FILE).is_file():
         return _members_of_file(path / ENSEMBLE_FILE)
     if (path / f"best{_SUFFIX}").is_file():
-        return None, [(path / f"best{_SUFFIX}", 1.0)]
+        return None, [(path / f"best{_SUFFIX}", 1.0)], {}
     # A process killed while it wrote leaves a hidden file, which may be half a model.
     checkpoints = sorted(p for p in path.glob(f"*{_SUFFIX}") if not p.name.startswith("."))
     checkpoints = checkpoints or sorted(path.glob(f"*/best{_SUFFIX}"))
@@ -147,10 +164,10 @@ def _members_of(asked: str | Path) -> tuple[str | None, list[tuple[Path, float]]
             f"{path} holds no {_SUFFIX} checkpoint. If it is a run folder, its first epoch has not ended yet."
         )
     name = path.resolve().name if len(checkpoints) > 1 else None
-    return name, [(checkpoint, 1.0) for checkpoint in checkpoints]
+    return name, [(checkpoint, 1.0) for checkpoint in checkpoints], {}
 
 
-def _members_of_file(path: Path) -> tuple[str, list[tuple[Path, float]]]:
+def _members_of_file(path: Path) -> tuple[str, list[tuple[Path, float]], dict[str, float]]:
     wrong = f"{path} must read as 'members: [{{path: a.safetensors, weight: 0.5}}, …]'"
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -167,4 +184,10 @@ def _members_of_file(path: Path) -> tuple[str, list[tuple[Path, float]]]:
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise ConfigError(f"{wrong}; the weight {weight!r} of {entry['path']} is not 0 or more.")
         members.append((path.parent / Path(entry["path"]).expanduser(), float(weight)))
-    return str(content.get("name") or path.resolve().parent.name), members
+    thresholds = content.get("thresholds") or {}
+    if not isinstance(thresholds, dict) or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in thresholds.values()
+    ):
+        raise ConfigError(f"{wrong}; its thresholds {thresholds!r} are not of the form {{lake: 0.4}}.")
+    named = {str(key): float(value) for key, value in thresholds.items()}
+    return str(content.get("name") or path.resolve().parent.name), members, named

@@ -48,7 +48,7 @@ class Predictor:
     minimum_component_px, fill_holes_px : int
         Remove patches and fill holes smaller than this; 0 leaves them.
     thresholds : mapping of class name to probability, optional
-        See `classify`.
+        See `classify`; the ensemble's own by default, none where empty.
     precision : "auto" or "fp32"
         ``auto`` computes in bfloat16 or float16 where the device is faster with it.
 
@@ -86,7 +86,9 @@ class Predictor:
         self.minimum_component_px = minimum_component_px
         self.fill_holes_px = fill_holes_px
         self._views = views(tta)
-        self._thresholds = resolve_thresholds(thresholds, ensemble.scheme)
+        self._thresholds = resolve_thresholds(
+            ensemble.thresholds if thresholds is None else thresholds, ensemble.scheme
+        )
         self._bands = required_bands(ensemble.channels)
         chosen = pick_device(device)
         dtype = torch.float32 if precision == "fp32" else inference_dtype(chosen)

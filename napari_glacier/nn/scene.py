@@ -22,7 +22,10 @@ class Scene(Protocol):
     shape: tuple[int, int]
 
     def read(self, window: Window, bands: Sequence[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Bands of a window, (C, h, w), and the pixels that carry data, (h, w)."""
+        """Bands of a window, (C, h, w), and the pixels that carry data, (h, w).
+
+        Whatever `required_bands` names may be asked for: satellite bands, terrain, planes of pictures.
+        """
 
 
 @dataclass(frozen=True, slots=True)

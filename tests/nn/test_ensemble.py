@@ -7,6 +7,7 @@ import torch
 from napari_glacier.core.errors import CheckpointError, ConfigError
 from napari_glacier.nn.checkpoint import save_checkpoint
 from napari_glacier.nn.ensemble import Ensemble, resolve_models
+from napari_glacier.nn.predictor import Predictor
 from napari_glacier.nn.zoo import build_model
 
 ARGUMENTS = {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16, 16, 16, 16, 16]}
@@ -54,6 +55,32 @@ def test_ensemble_file(tmp_path, make_checkpoint) -> None:
         assert _names(ensemble) == ["b", "a"]
         assert ensemble.weights == pytest.approx([0.75, 0.25])
         assert ensemble.name == "both"
+
+
+def test_thresholds_of_an_ensemble_file_hold_for_that_ensemble_alone(tmp_path, make_checkpoint) -> None:
+    make_checkpoint(tmp_path / "a.safetensors", "a")
+    file = tmp_path / "ensemble.yaml"
+    file.write_text("members: [{path: a.safetensors}]\nthresholds: {lake: 0.3, debris: 0.45}\n")
+    assert resolve_models(file).thresholds == {"lake": 0.3, "debris": 0.45}
+    assert resolve_models([file, tmp_path / "a.safetensors"]).thresholds == {}
+    assert resolve_models(tmp_path / "a.safetensors").thresholds == {}
+    for text in ("[0.3]", "{lake: high}", "{lake: true}"):
+        file.write_text(f"members: [{{path: a.safetensors}}]\nthresholds: {text}\n")
+        with pytest.raises(ConfigError, match="must read as"):
+            resolve_models(file)
+    for text, said in (("{background: 0.3}", "background"), ("{lake: 1.5}", "between 0 and 1")):
+        file.write_text(f"members: [{{path: a.safetensors}}]\nthresholds: {text}\n")
+        with pytest.raises(ConfigError, match=said):
+            resolve_models(file)
+
+
+def test_a_predictor_takes_the_ensembles_thresholds_unless_told_others(make_member) -> None:
+    ensemble = Ensemble([make_member()], thresholds={"lake": 0.3})
+    used = [
+        Predictor(ensemble, device="cpu", **o)._thresholds
+        for o in ({}, {"thresholds": {}}, {"thresholds": {"debris": 0.6}})
+    ]
+    assert used == [{3: 0.3}, {}, {2: 0.6}]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,48 @@
+import copy
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
 
 from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import CheckpointError, ConfigError
-from napari_glacier.nn.zoo import build_model, model_names
+from napari_glacier.nn.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from napari_glacier.nn.zoo import build_model, model_names, optional_extra, takes_encoder
 from napari_glacier.nn.zoo.deeplab_cbam import AttentionAspp, Cbam
 from napari_glacier.nn.zoo.encoders import adapt_first_convolution
 from napari_glacier.nn.zoo.network import pad_to_stride
 
-LIGHT = {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": (32, 24, 16, 16, 16)}
+LIGHT = {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [32, 24, 16, 16, 16]}
+TINY_SAM = {
+    "width": 8,
+    "heads": 1,
+    "blocks": [1, 1, 2, 1],
+    "global_blocks": [3],
+    "windows": [8, 4, 4, 2],
+    "background": 2,
+    "decoder_width": 32,
+    "decoder_inner": 64,
+}
+LIGHT_ARGUMENTS: dict[str, dict[str, object]] = {
+    "plain_unet": {"base": 8},
+    "advanced_unet": {"base": 8},
+    "glavitu": {"width": 8, "depth": 2},
+    "hrnet_w48": {"encoder": "hrnet_w18_small"},
+    "monai_unet": {"widths": [8, 16, 24]},
+    "monai_dynunet": {"widths": [4, 8, 8, 12, 16]},
+    "monai_segresnet": {"width": 8},
+    "monai_attentionunet": {"widths": [8, 16, 24]},
+    "sam2": {"size": TINY_SAM, "image_px": 64},
+}
+HEAVY = {"fcn_resnet50", "deeplabv3_resnet50"}  # of one size only
 
 
 def _count(model: torch.nn.Module) -> int:
@@ -17,17 +50,111 @@ def _count(model: torch.nn.Module) -> int:
 
 
 def _light_arguments(name: str) -> dict[str, object]:
-    return LIGHT if name in {"ba_unet", "deeplab_cbam", "unet"} else {"encoder": "resnet18"}
+    """Arguments that make an architecture small enough to train in a test."""
+    if name in {"ba_unet", "deeplab_cbam", "unet"}:
+        return LIGHT
+    return LIGHT_ARGUMENTS.get(name) or ({"encoder": LIGHT["encoder"]} if takes_encoder(name) else {})
+
+
+def _build(name: str, channels: Sequence[str], num_classes: int, **arguments: object) -> nn.Module:
+    extra = optional_extra(name)
+    if extra is not None:
+        pytest.importorskip({"monai": "monai", "sam2": "transformers"}[extra])
+    torch.manual_seed(5)
+    return build_model(name, channels=channels, num_classes=num_classes, **arguments)
+
+
+def _loss(model: nn.Module, image_NCHW: torch.Tensor, target_NHW: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the logits, and of the auxiliary outputs by their weights."""
+    outputs = model(image_NCHW)
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    weights = getattr(model, "auxiliary_weights", ()) if model.training else ()
+    loss = functional.cross_entropy(logits, target_NHW)
+    for weight, other in zip(weights, auxiliary, strict=True):
+        assert other.shape == logits.shape
+        loss = loss + weight * functional.cross_entropy(other, target_NHW)
+    return loss
+
+
+@pytest.mark.parametrize("channels", [CANONICAL_BANDS, (*CANONICAL_BANDS, "NDSI", "valid")], ids=["5", "7"])
+@pytest.mark.parametrize("scheme", ["glacier2", "glacier4"])
+@pytest.mark.parametrize("name", model_names())
+def test_every_model_learns_and_reloads(
+    name: str, scheme: str, channels: tuple[str, ...], make_card: Callable[..., ModelCard], tmp_path: Path
+) -> None:
+    num_classes = get_scheme(scheme).num_classes
+    arguments = _light_arguments(name)
+    model = _build(name, channels, num_classes, **arguments).train()
+    side = 32 if name in HEAVY else 64
+    image = torch.randn(1, len(channels), side, side)  # one image: every model trains on a batch of one
+    # Classes that follow from the bands, as in life.
+    smooth = functional.avg_pool2d(image[:, :2].sum(1, keepdim=True), 9, 1, 4)[:, 0]
+    target = torch.bucketize(smooth, smooth.quantile(torch.arange(1, num_classes) / num_classes))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-5)  # larger steps overshoot on one image
+    losses = []
+    for _ in range(4):
+        torch.manual_seed(1)  # the same dropout in every step, so that the losses compare
+        loss = _loss(model, image, target)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert all(map(math.isfinite, losses))
+
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model, make_card(channels, scheme, architecture=name, arguments=arguments))
+    loaded = load_checkpoint(path).model
+    with torch.no_grad():
+        expected = model.eval()(image)
+        assert expected.shape == (1, num_classes, side, side)
+        torch.testing.assert_close(loaded(image), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", model_names())
 def test_every_model_trains_on_one_image_of_any_size(name: str) -> None:
-    model = build_model(name, channels=(*CANONICAL_BANDS, "valid"), num_classes=3, **_light_arguments(name)).train()
-    logits = model(torch.randn(1, 6, 37, 50))
-    assert logits.shape == (1, 3, 37, 50)
-    logits.square().mean().backward()
-    without = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    model = _build(name, (*CANONICAL_BANDS, "valid"), 3, **_light_arguments(name)).train()
+    loss = _loss(model, torch.randn(1, 6, 37, 50), torch.randint(0, 3, (1, 37, 50)))
+    loss.backward()
+    without = [key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
     assert without == []
+    with torch.no_grad():
+        assert model.eval()(torch.randn(2, 6, 37, 50)).shape == (2, 3, 37, 50)
+
+
+@pytest.mark.parametrize("name", ["unet", "glavitu", "monai_dynunet", "monai_unet", "sam2"])
+def test_models_can_be_copied_after_training(name: str) -> None:
+    """A running mean of the weights begins as a copy; MONAI keeps maps with their graph on the network."""
+    model = _build(name, CANONICAL_BANDS, 2, **_light_arguments(name)).train()
+    image = torch.randn(1, 5, 64, 64)
+    _loss(model, image, torch.zeros(1, 64, 64, dtype=torch.long)).backward()
+    twin = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(twin(image), model.eval()(image))
+
+
+def test_which_models_take_an_encoder() -> None:
+    with_encoder = {name for name in model_names() if takes_encoder(name)}
+    assert {"ba_unet", "deeplab_cbam", "unet", "pspnet", "upernet"} <= with_encoder
+    assert not with_encoder & {"plain_unet", "glavitu", "segnet", "fcn_resnet50", "monai_unet", "sam2"}
+    with pytest.raises(ConfigError, match="no model 'resunet'"):
+        takes_encoder("resunet")
+
+
+def test_which_models_are_extras() -> None:
+    extras = {name: optional_extra(name) for name in model_names() if optional_extra(name)}
+    assert extras == dict.fromkeys(
+        ("monai_unet", "monai_dynunet", "monai_segresnet", "monai_attentionunet"), "monai"
+    ) | {"sam2": "sam2"}
+
+
+def test_extras_are_not_imported_with_the_zoo() -> None:
+    code = (
+        "import sys, napari_glacier.nn.zoo; print([name for name in ('monai', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(("name", "millions"), [("ba_unet", 24.6), ("deeplab_cbam", 22.5)])
@@ -104,6 +231,17 @@ def test_first_convolution_goes_by_band_name() -> None:
     torch.testing.assert_close(adapted[:, 4], rgb.mean(1) * scale)
     # A grey surface gives the same answer as before.
     torch.testing.assert_close(adapted[:, [0, 1, 2]].sum() * 5 / 3, rgb.sum())
+
+
+def test_first_convolution_is_blind_to_what_is_no_light() -> None:
+    rgb = torch.randn(4, 3, 3, 3)
+    channels = ("elevation", *CANONICAL_BANDS, "slope", "NDSI", "valid", "contrast")
+    adapted = adapt_first_convolution(rgb, channels)
+    torch.testing.assert_close(adapted[:, 1:6], adapt_first_convolution(rgb, CANONICAL_BANDS))
+    assert adapted[:, [0, 6, 7, 8, 9]].abs().max() == 0
+    torch.testing.assert_close(adapt_first_convolution(rgb, ("red", "green", "blue")), rgb)
+    torch.testing.assert_close(adapt_first_convolution(rgb, ("grey",))[:, 0], rgb.sum(1))
+    torch.testing.assert_close(adapt_first_convolution(rgb, ("elevation", "slope")).sum(1), rgb.sum(1))
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors", "nested"])

@@ -13,6 +13,7 @@ from torch import nn
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.zoo.encoders import load_encoder_weights
 from napari_glacier.nn.zoo.network import SegmentationNetwork
+from napari_glacier.nn.zoo.stages import settle_idle
 
 _SCSE_REDUCTION = 16  # of the library's scSE block
 
@@ -61,4 +62,5 @@ def ba_unet(
     model.decoder.blocks[-1].attention1 = nn.Identity()
     if encoder_weights is not None:
         load_encoder_weights(model.encoder, encoder, encoder_weights, channel_names)
+    settle_idle(model.encoder, remove=False)
     return SegmentationNetwork.from_smp(model, dropout)

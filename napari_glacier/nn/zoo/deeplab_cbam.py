@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from napari_glacier.nn.zoo.encoders import load_encoder_weights
 from napari_glacier.nn.zoo.network import SegmentationNetwork
+from napari_glacier.nn.zoo.stages import settle_idle
 
 _OUTPUT_STRIDE = 16
 _LOW_LEVEL_CHANNELS = 48  # as in the DeepLabV3+ paper
@@ -143,4 +144,5 @@ def deeplab_cbam(
     initialize_head(head)
     if encoder_weights is not None:
         load_encoder_weights(backbone, encoder, encoder_weights, channel_names)
+    settle_idle(backbone, remove=False)
     return SegmentationNetwork(backbone, decoder, head, stride=_OUTPUT_STRIDE, dropout=dropout)

@@ -13,15 +13,20 @@ from napari_glacier.nn.weights import load_foreign_state_dict
 StateDict = dict[str, torch.Tensor]
 
 # Which input plane of an RGB network sees the same light as a band.
-_RGB_PLANE = {"B4": 0, "B3": 1, "B2": 2}
+RGB_PLANE = {"B4": 0, "B3": 1, "B2": 2, "red": 0, "green": 1, "blue": 2}
+# Channels that measure no light: what is valid, ratios of bands, textures, terrain.
+_NO_LIGHT = ("valid", "ndsi", "ndwi", "glcm", "texture", "contrast", "energy", "elevation", "slope")
 _PREFIXES = ("", "encoder.", "backbone.", "model.", "model.encoder.", "net.encoder.")
 
 
 def adapt_first_convolution(weight: torch.Tensor, channel_names: Sequence[str]) -> torch.Tensor:
     """Turn RGB weights of a first convolution into weights for named channels.
 
-    Red, green and blue go to B4, B3 and B2, every other channel starts from their mean, and all are
-    scaled by 3 / C so that the sum over channels keeps its size.
+    Red, green and blue go to the bands of that light (B4, B3 and B2), and every other band starts from their
+    mean; these are scaled by 3 / (number of bands), so that the sum over channels keeps its size. Channels that
+    measure no light (validity, indices, textures, elevation, slope) start at zero: a photograph's filters would see
+    edges in them that mean something else, and from zero the network begins as the pretrained one and learns what
+    they are for.
 
     Parameters
     ----------
@@ -33,11 +38,21 @@ def adapt_first_convolution(weight: torch.Tensor, channel_names: Sequence[str]) 
     -------
     tensor, shape (out, C, k, k)
     """
-    if len(channel_names) == 3 and not any(name in _RGB_PLANE for name in channel_names):
+    if len(channel_names) == 3 and not any(name in RGB_PLANE or _without_light(name) for name in channel_names):
         return weight  # an RGB picture without band names
-    mean = weight.mean(dim=1)
-    planes = [weight[:, _RGB_PLANE[name]] if name in _RGB_PLANE else mean for name in channel_names]
-    return torch.stack(planes, dim=1) * (3 / len(channel_names))
+    num_bands = sum(not _without_light(name) for name in channel_names)
+    if not num_bands:  # nothing but terrain or textures: the mean serves all
+        return weight.mean(dim=1, keepdim=True).expand(-1, len(channel_names), -1, -1) * (3 / len(channel_names))
+    mean, zero = weight.mean(dim=1), torch.zeros_like(weight[:, 0])
+    planes = [
+        zero if _without_light(name) else weight[:, RGB_PLANE[name]] if name in RGB_PLANE else mean
+        for name in channel_names
+    ]
+    return torch.stack(planes, dim=1) * (3 / num_bands)
+
+
+def _without_light(channel: str) -> bool:
+    return channel.lower().startswith(_NO_LIGHT)
 
 
 def load_encoder_weights(
