@@ -9,7 +9,8 @@ import numpy as np
 import psutil
 import torch
 
-from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.bands import ALL_BANDS
+from napari_glacier.core.channels import required_bands
 from napari_glacier.core.config import RunConfig
 from napari_glacier.nn.device import describe_device, pick_device
 from training.data import TileSet, scan
@@ -17,6 +18,7 @@ from training.precision import Precision
 from training.sampler import CropSampler
 from training.start import prepare
 
+_MOST_LEAKS = 20
 _PACKAGES = ("napari-glacier", "torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "tifffile")
 
 
@@ -39,10 +41,14 @@ def describe(config: RunConfig) -> str:
     lines.append(f"classes    {start.data.scheme.name}: {', '.join(start.data.scheme.class_names)}")
     lines += _tiles("train", start.data.train)
     lines += _tiles("val", start.data.val)
-    seen = scan(start.data.train, start.data.scheme.num_classes)
+    seen = scan(start.data.train, start.data.scheme, config.data.normalize)
     normalisation = start.normalisation or seen.normalisation
     for name, mean, std in zip(config.data.channels, normalisation.mean, normalisation.std, strict=True):
         lines.append(f"channel    {name:<6} mean {mean:12.4f}  std {std:12.4f}")
+    lines.append(f"contact    {start.data.leakage.summary()}")
+    lines += [f"           {leak.sentence()}" for leak in start.data.leakage.leaks[:_MOST_LEAKS]]
+    if len(start.data.leakage.leaks) > _MOST_LEAKS:
+        lines.append(f"           and {len(start.data.leakage.leaks) - _MOST_LEAKS} more pairs")
     sampler = CropSampler(seen.index, config.sampling, config.seed, config.train.batch_size * config.train.accumulate)
     achieved = sampler.mix_of(sampler.plan(1))
     lines.append(f"crops      {sampler.num_crops} an epoch of {config.sampling.crop_px} px, {config.sampling.kind}")
@@ -52,6 +58,7 @@ def describe(config: RunConfig) -> str:
         lines.append(
             "mix        {:<11} in the tiles {:6.2%}  target {:6.2%}  in the crops {:6.2%}".format(name, *shares)
         )
+    lines.append(f"           crops come from {sampler.num_places:.0f} places, as evenly drawn ones would")
     lines += [f"note       {message}" for message in start.notes.messages]
     lines += [f"warning    {message}" for message in (*start.notes.warnings, *seen.warnings)]
     return "\n".join(lines) + "\n"
@@ -79,8 +86,9 @@ def _devices() -> Iterator[str]:
 
 def _tiles(split: str, tiles: TileSet) -> Iterator[str]:
     found = Counter(band for tile in tiles.tiles for band in tile.bands)
+    expected = {*found, *required_bands(tiles.channels)}
     sizes = Counter((tile.height, tile.width) for tile in tiles.tiles)
     listed = ", ".join(f"{n} of {height} x {width}" for (height, width), n in sizes.most_common(3))
     valid = np.mean([tiles.read(number).valid_HW.mean() for number in range(len(tiles))])
     yield f"{split:<10} {len(tiles)} tiles with a mask ({listed}), {valid:.1%} valid, in {tiles.dataset.root}"
-    yield f"{'':<10} " + ", ".join(f"{name} {found[name]}/{len(tiles)}" for name in CANONICAL_BANDS)
+    yield f"{'':<10} " + ", ".join(f"{name} {found[name]}/{len(tiles)}" for name in ALL_BANDS if name in expected)

@@ -9,7 +9,7 @@ import signal
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from napari_glacier.core.channels import Normalisation, assemble_channels, required_bands
-from napari_glacier.core.classes import IGNORE_INDEX, get_scheme
+from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme
 from napari_glacier.core.dataset import Dataset, Tile
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.statistics import PooledStatistics
-from napari_glacier.core.tiling import windows
+from napari_glacier.core.statistics import PooledStatistics, Quantiles
+from napari_glacier.core.tiling import Window, windows
 from training.augment import Augmenter
 from training.sampler import Crop, TileIndex
 
@@ -32,7 +32,10 @@ _MAX_EVAL_PX = 1024
 
 
 class Pixels(NamedTuple):
-    """A tile as read: its bands in the data's own units, where they carry data, and its classes."""
+    """A tile as read: its bands in the data's own units, where they carry data, and its classes.
+
+    The classes are `IGNORE_INDEX` where the tile is not to be learnt from.
+    """
 
     bands_CHW: npt.NDArray[np.float32]
     valid_HW: npt.NDArray[np.bool_]
@@ -53,12 +56,22 @@ class TileSet:
         Each with a mask.
     channels : sequence of str
         Input channels of the model.
+    excluded : sequence of sequence of Window, optional
+        Of each tile the parts whose classes are not to be learnt; their bands are seen all the same.
     """
 
-    def __init__(self, dataset: Dataset, tiles: Sequence[Tile], channels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        tiles: Sequence[Tile],
+        channels: Sequence[str],
+        excluded: Sequence[Sequence[Window]] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.tiles = tuple(tiles)
         self.channels = tuple(channels)
+        self.excluded = tuple(tuple(parts) for parts in excluded) if excluded is not None else ((),) * len(self.tiles)
+        assert len(self.excluded) == len(self.tiles)
         self._bands = required_bands(channels)
         self._kept: OrderedDict[int, Pixels] = OrderedDict()
 
@@ -82,18 +95,18 @@ class TileSet:
         if number not in self._kept:
             tile = self.tiles[number]
             bands_CHW, valid_HW = self.dataset.read(tile, self._bands)
-            mask_HW = self.dataset.read_mask(tile)
-            assert mask_HW is not None, "tiles without a mask are left out before"
-            self._kept[number] = Pixels(bands_CHW, valid_HW, mask_HW)
+            self._kept[number] = Pixels(bands_CHW, valid_HW, self.read_mask(number))
             while sum(p.bands_CHW.nbytes for p in self._kept.values()) > _CACHE_BYTES and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
         return self._kept[number]
 
     def read_mask(self, number: int) -> npt.NDArray[np.uint8]:
-        """Classes of a tile without its bands; nodata is not marked."""
+        """Classes of a tile without its bands, `IGNORE_INDEX` in its excluded parts; nodata is not marked."""
         mask_HW = self.dataset.read_mask(self.tiles[number])
-        assert mask_HW is not None
+        assert mask_HW is not None, "tiles without a mask are left out before"
+        for part in self.excluded[number]:
+            mask_HW[part.slices] = IGNORE_INDEX
         return mask_HW
 
     def cut(self, number: int, row: int, col: int, height: int, width: int) -> Pixels:
@@ -128,38 +141,65 @@ class Scan:
     warnings: tuple[str, ...] = ()
 
 
-def scan(tiles: TileSet, num_classes: int) -> Scan:
+def scan(tiles: TileSet, scheme: ClassScheme, normalize: Literal["zscore", "percentile"] = "zscore") -> Scan:
     """Read every training tile once.
 
-    The statistics are pooled over valid pixels of the channels in the data's own units; a band that a tile
-    lacks is not counted there. The channel ``valid`` is left as it is: over valid pixels it does not vary.
+    The statistics are pooled over the pixels that count (valid, and in no excluded part) of the channels in the data's
+    own units; a band that a tile lacks is not counted there. The channel ``valid`` is left as it is: over valid
+    pixels it does not vary.
+
+    Parameters
+    ----------
+    tiles : TileSet
+    scheme : ClassScheme
+    normalize : {"zscore", "percentile"}
+        Mean and standard deviation; or the 2nd percentile, and how far the 98th is above it. A channel without such a
+        distance (nearly all of one value) keeps its standard deviation as the scale.
+
+    Raises
+    ------
+    DataError
+        If no pixel counts.
     """
     statistics = PooledStatistics(len(tiles.channels))
+    quantiles = [Quantiles() for _ in tiles.channels]
     digest = hashlib.blake2b(digest_size=16)
     index = []
     for number, tile in enumerate(tiles.tiles):
         pixels = tiles.read(number)
+        target_HW = pixels.target()
+        counted_HW = target_HW != IGNORE_INDEX
         raw_CHW = assemble_channels(pixels.bands_CHW, required_bands(tiles.channels), pixels.valid_HW, tiles.channels)
         present = [set(required_bands([name])) <= set(tile.bands) for name in tiles.channels]
-        statistics.update(raw_CHW, pixels.valid_HW, present)
-        index.append(TileIndex(pixels.target(), num_classes))
+        statistics.update(raw_CHW, counted_HW, present)
+        if normalize == "percentile":
+            for plane_HW, there, quantile in zip(raw_CHW, present, quantiles, strict=True):
+                if there:
+                    quantile.update(plane_HW[counted_HW])
+        index.append(TileIndex(target_HW, scheme.num_classes, scheme.interface))
         for part in (tile.id.encode(), pixels.bands_CHW.tobytes(), pixels.mask_HW.tobytes()):
             digest.update(part)
     if statistics.count == 0:
-        raise DataError("All training tiles are nodata: there is no valid pixel to learn from. Check data.train.")
+        raise DataError(
+            "No training pixel is left to learn from: all are nodata or within the buffer of a held-out tile. Check "
+            "data.train, or lower data.buffer_px."
+        )
     pooled = statistics.normalisation()
+    means, scales = list(pooled.mean), list(pooled.std)
     keep = [name == "valid" for name in tiles.channels]
-    normalisation = Normalisation(
-        tuple(0.0 if k else m for k, m in zip(keep, pooled.mean, strict=True)),
-        tuple(1.0 if k else s for k, s in zip(keep, pooled.std, strict=True)),
-    )
+    for c, seen in enumerate(statistics.counts_C > 0):
+        if keep[c]:
+            means[c], scales[c] = 0.0, 1.0
+        elif normalize == "percentile" and seen:
+            means[c], distance = quantiles[c].at(0.02), quantiles[c].at(0.98) - quantiles[c].at(0.02)
+            scales[c] = distance if distance > 0 else scales[c]
     constant = [
         f"Channel {name} is {value:g} in every valid training pixel, so nothing can be learnt from it. Check the "
         "band, or leave it out of data.channels."
         for name, value, same, k in zip(tiles.channels, pooled.mean, statistics.is_constant, keep, strict=True)
         if same and not k
     ]
-    return Scan(tuple(index), normalisation, digest.hexdigest(), tuple(constant))
+    return Scan(tuple(index), Normalisation(tuple(means), tuple(scales)), digest.hexdigest(), tuple(constant))
 
 
 class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):

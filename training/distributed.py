@@ -4,6 +4,7 @@ The loss is a function of sums over the whole batch, so each process adds its su
 step that gradients pass through, and computes the same loss as one process with the whole batch would.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from napari_glacier.nn.device import pick_device
+from training.batch_norm import synchronise_batch_norm
 
 T = TypeVar("T")
+# The argument's name changed in torch 2.15.
+_PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
+_SEND_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -96,14 +101,20 @@ class Team:
         value: T = box[0]
         return value
 
+    def wait(self) -> None:
+        """Wait for the others: whoever leaves first closes connections that they may still read from."""
+        if self.size > 1:
+            dist.barrier()
+
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Make the model average its gradients over processes."""
+        """Make the model average its gradients, and take its batch statistics, over all processes."""
         if self.size == 1:
             return model
-        if self.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-            return DistributedDataParallel(model, device_ids=[self.device.index])
-        return DistributedDataParallel(model)
+        model = synchronise_batch_norm(model, self.device)
+        places = [self.device.index] if self.device.type == "cuda" else None
+        # Running statistics are the same everywhere without being sent round before each step.
+        options: dict[str, Any] = {_SEND_BUFFERS: False}
+        return DistributedDataParallel(model, device_ids=places, **options)
 
 
 @contextmanager

@@ -8,39 +8,71 @@ import torch
 from torch import nn
 
 from napari_glacier.core.config import OptimConfig
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.nn.zoo.stages import encoder_of
 
 Direction = Literal["max", "min"]
 
 # Relative change that counts as progress for the learning rate, as in torch's ReduceLROnPlateau.
 _PLATEAU_THRESHOLD = 1e-4
+# Of a parameter group: its learning rate as a share of the run's.
+_SCALE = "lr_scale"
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), fused where the device has it; no decay on norms and biases."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """AdamW (Loshchilov & Hutter 2019), fused where the device has it; no decay on norms and biases.
+
+    The encoder's parameters are groups of their own, with `OptimConfig.encoder_lr`.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder is to have a rate of its own and the network has no encoder.
+    """
+    encoder = encoder_of(model)
+    if encoder is None and config.encoder_lr is not None:
+        raise ConfigError(
+            "optim.encoder_lr is given, but this network has no encoder apart. Leave it out, or choose another model."
+        )
+    in_encoder = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+    groups = []
+    for scale, inside in ((1.0, False), ((config.encoder_lr or config.lr) / config.lr, True)):
+        part = [p for p in model.parameters() if p.requires_grad and (id(p) in in_encoder) == inside]
+        for decay, is_weight in ((config.weight_decay, True), (0.0, False)):
+            chosen = [p for p in part if (p.ndim > 1) == is_weight]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, _SCALE: scale})
+    if not groups:
+        raise ConfigError("Every part of the network is frozen. Lower model.frozen_stages.")
     fused = device.type in {"cpu", "cuda", "mps"}
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate; parameter groups keep their ratio to it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group[_SCALE]
 
 
 class LearningRate:
-    """Linear warm-up by step, times reduction on a plateau by epoch.
+    """Linear warm-up by step, then reduction on plateaus by epoch, or a cosine by step.
 
-    The plateau rule is that of torch's ``ReduceLROnPlateau`` with a relative threshold of 1e-4.
+    The plateau rule is that of torch's ``ReduceLROnPlateau`` with a relative threshold of 1e-4; the cosine is
+    that of Loshchilov & Hutter (2017) without restarts.
+
+    Parameters
+    ----------
+    config : OptimConfig
+    direction : {"max", "min"}
+        Of the metric that `end_epoch` takes.
+    num_steps : int
+        Updates of the whole run, over which the cosine falls.
     """
 
-    def __init__(self, config: OptimConfig, direction: Direction) -> None:
+    def __init__(self, config: OptimConfig, direction: Direction, num_steps: int) -> None:
         self._config = config
         self._sign = 1.0 if direction == "max" else -1.0
+        self._num_steps = num_steps
         self.plateau_lr = config.lr
         self._best = -math.inf
         self._bad_epochs = 0
@@ -48,10 +80,18 @@ class LearningRate:
     def at_step(self, step: int) -> float:
         """Learning rate of the update with this number, counted from 0 over the whole run."""
         warmup = self._config.warmup_steps
-        return self.plateau_lr * min(1.0, (step + 1) / warmup) if warmup else self.plateau_lr
+        if step + 1 < warmup:
+            return self.plateau_lr * (step + 1) / warmup
+        if self._config.schedule == "plateau":
+            return self.plateau_lr
+        done = min((step + 1 - warmup) / max(self._num_steps - warmup, 1), 1.0)
+        floor = min(self._config.min_lr, self._config.lr)
+        return floor + (self._config.lr - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def end_epoch(self, metric: float) -> None:
         """Take the epoch's metric, and lower the learning rate where it has not improved for too long."""
+        if self._config.schedule != "plateau":
+            return
         value = self._sign * metric
         if value > self._best + _PLATEAU_THRESHOLD * abs(self._best if math.isfinite(self._best) else 0.0):
             self._best, self._bad_epochs = value, 0

@@ -11,7 +11,7 @@ from napari_glacier.core.files import replacing
 from napari_glacier.core.runfiles import RunFolder
 
 # What a run may change of itself without becoming another one.
-_MAY_CHANGE = {"train.epochs", "train.patience", "data.workers", "device", "save_path"}
+_MAY_CHANGE = {"train.epochs", "train.patience", "data.workers", "device", "save_path", "loggers"}
 
 
 def check_overrides(overrides: list[str], folder: Path) -> None:
@@ -46,6 +46,7 @@ def remove_leftovers(folder: RunFolder) -> None:
         folder.history_path,
         folder.curves_path,
         folder.metrics_path,
+        folder.per_class_path,
     )
     for path in paths:
         # As `replacing` names them.

@@ -4,10 +4,11 @@
     python -m training.run --config my.yaml --set train.epochs=20 seed=3           any key of the configuration
     python -m training.run --config my.yaml --devices 4                            four GPUs (or CPU processes)
     torchrun --nnodes 2 --nproc-per-node 4 -m training.run --config my.yaml        several hosts
+    python -m training.run --config my.yaml --set folds=5                          cross-validation
     python -m training.run --resume runs/20260101-120000-bundled                   go on after the last epoch
     python -m training.run --config my.yaml --check                                look at everything, then stop
 
-A run that goes on may change only train.epochs, train.patience, data.workers, device and save_path.
+A run that goes on may change only train.epochs, train.patience, data.workers, device, save_path and loggers.
 
 The last line on standard output is the run folder. Exit 0: done, or stopped cleanly (SIGTERM, Ctrl-C, or a
 file called `stop` in the run folder); 2: bad input, with one sentence on standard error; 1: anything else.
@@ -112,7 +113,7 @@ def _failures_recorded(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except GlacierError as error:
-        folder.append_event("failed", message=str(error))
+        folder.append_event("failed", message=str(error), final=True)
         raise
 
 
@@ -126,49 +127,79 @@ def _run(options: argparse.Namespace) -> int:
         _, config = _choose_processes(options.devices, _configure(options))
         sys.stdout.write(describe(config))
         return EXIT_DONE
-    resuming = options.resume is not None
-    if resuming:
+    if options.resume is not None:
         from training.resume import check_overrides
 
         check_overrides(_overrides(options), options.resume)
     folder = _given_folder(options)
     with ExitStack() as held:
-        if folder is not None:
-            held.enter_context(_in_charge(folder))
         config = _configure(options)
-        num_processes, config = _choose_processes(options.devices, config)
+        if folder is None and (folder := _folder_of_last_attempt(config)) is not None:
+            config = load_config(folder.config_path)
+        if folder is not None:
+            if _has_given_up(folder):
+                return EXIT_ERROR
+            held.enter_context(_in_charge(folder))
+        resuming = folder is not None and folder.resume_path.is_file()
         from training.start import prepare
 
-        start = prepare(config, resuming=resuming and folder is not None and folder.resume_path.is_file())
+        if config.folds is not None or config.members > 1:
+            if folder is None:
+                prepare(config)  # before a folder is made for nothing
+            return _train_many(config, folder, options.devices, held)
+        num_processes, config = _choose_processes(options.devices, config)
+        start = prepare(config, resuming=resuming)
         if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-            return _launch(start.config, folder, num_processes, resuming, held)
+            return _launch(start.config, folder, num_processes, held)
         return _train(start, folder, held)
 
 
+def _folder_of_last_attempt(config: RunConfig) -> RunFolder | None:
+    from training import elastic
+
+    return elastic.remembered(config.output.expanduser().absolute())
+
+
+def _has_given_up(folder: RunFolder) -> bool:
+    """Whether an earlier attempt has failed for a reason that will not go away, so that this one need not begin."""
+    from training.elastic import is_restart
+
+    events = folder.events() if is_restart() else []
+    return bool(events) and events[-1]["event"] == "failed" and bool(events[-1].get("final"))
+
+
 def _train(start: "Start", given: RunFolder | None, held: ExitStack) -> int:
+    from training import elastic
     from training.distributed import join_team
     from training.export import export_weights
     from training.reporting import logger, logging_to
     from training.trainer import Trainer
+    from training.validation import NonFiniteLossError
 
     config = start.config
     with join_team(config.device) as team:
         _check_batch(config, team.size)
         folder = RunFolder(team.from_first(lambda: _open_folder(config, given, held).path))
+        if team.is_first:
+            elastic.remember(folder)
         log_path = folder.log_path if team.is_first else None
         with logging_to(log_path, quiet=not team.is_first), StopSwitch(folder) as should_stop:
             try:
                 Trainer(start, folder, team, should_stop).fit()
                 if team.is_first:
                     folder.clear_stop()  # it has been heard
+                    elastic.forget(folder)
                 if team.is_first and config.save_path is not None:
                     export_weights(folder, config.save_path)
+                team.wait()
             except GlacierError:
                 raise
             except Exception as error:  # noqa: BLE001 - told to whoever follows, then an exit code
                 logger.exception("Training failed.")
                 if team.is_first:
-                    folder.append_event("failed", message=f"{type(error).__name__}: {error}")
+                    # Of several processes one may have died, and this one only lost touch with it.
+                    final = team.size == 1 or isinstance(error, NonFiniteLossError)
+                    folder.append_event("failed", message=f"{type(error).__name__}: {error}", final=final)
                 sys.stderr.write(f"{error}\n")
                 return EXIT_ERROR
     if team.is_first:
@@ -176,12 +207,54 @@ def _train(start: "Start", given: RunFolder | None, held: ExitStack) -> int:
     return EXIT_DONE
 
 
-def _launch(config: RunConfig, given: RunFolder | None, num_processes: int, resuming: bool, held: ExitStack) -> int:
-    """Start torchrun and wait; a stop asked of this process is passed on through the run folder."""
+def _train_many(config: RunConfig, given: RunFolder | None, devices: str, held: ExitStack) -> int:
+    """Train folds or members, each a run of its own in a folder below this one."""
+    from training.crossval import run_many
+    from training.reporting import logger, logging_to
+
+    places = _places(devices, config)
     folder = _open_folder(config, given, held)
-    target = ["--resume", str(folder.path)] if resuming else ["--config", str(folder.config_path)]
+    with logging_to(folder.log_path), StopSwitch(folder) as should_stop:
+        try:
+            run_many(config, folder, places, should_stop)
+            folder.clear_stop()
+        except GlacierError:
+            raise
+        except Exception as error:  # noqa: BLE001 - told to whoever follows, then an exit code
+            logger.exception("Training failed.")
+            folder.append_event("failed", message=f"{type(error).__name__}: {error}")
+            sys.stderr.write(f"{error}\n")
+            return EXIT_ERROR
+    if folder.state() == "failed":
+        return EXIT_ERROR
+    sys.stdout.write(f"{folder.path}\n")
+    return EXIT_DONE
+
+
+def _places(devices: str, config: RunConfig) -> list[str]:
+    """Devices for models that are trained side by side, one model on each."""
+    import torch
+
+    num_gpus = torch.cuda.device_count() if devices != "cpu" and config.device in {"auto", "cuda"} else 0
+    if devices in {"auto", "cpu"}:
+        return [f"cuda:{number}" for number in range(num_gpus)] or ["cpu" if devices == "cpu" else config.device]
+    number = _count_of(devices)
+    if num_gpus and number > num_gpus:
+        raise DeviceError(f"--devices {number} was asked for; there are {num_gpus} GPUs. Ask for at most that many.")
+    return [f"cuda:{place}" for place in range(number)] if num_gpus else [config.device] * number
+
+
+def _launch(config: RunConfig, given: RunFolder | None, num_processes: int, held: ExitStack) -> int:
+    """Start torchrun and wait; a stop asked of this process is passed on through the run folder.
+
+    Where a process dies, torchrun begins again with all of them, and they go on from the last finished epoch.
+    """
+    from training.elastic import MAX_RESTARTS
+
+    folder = _open_folder(config, given, held)
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_processes), "-m", "training.run", *target]
+    command += ["--max-restarts", str(MAX_RESTARTS), "--nproc-per-node", str(num_processes)]
+    command += ["-m", "training.run", "--config", str(folder.config_path)]
     # PYTHONSAFEPATH is -P for the processes that torchrun starts.
     environment = {**os.environ, "PYTHONSAFEPATH": "1", _STARTED_BY_US: str(os.getpid())}
     environment.setdefault("OMP_NUM_THREADS", "1")
@@ -240,9 +313,10 @@ def _given_folder(options: argparse.Namespace) -> RunFolder | None:
     if options.resume is not None:
         return RunFolder(options.resume) if (options.resume / "run.yaml").is_file() else None
     path = Path(options.config or "")
-    if path.name == "run.yaml" and path.is_file() and not RunFolder(path.parent).events():
-        return RunFolder(path.parent.absolute())
-    return None
+    if path.name != "run.yaml" or not path.is_file():
+        return None
+    folder = RunFolder(path.parent.absolute())
+    return folder if _STARTED_BY_US in os.environ or not folder.events() else None
 
 
 def _open_folder(config: RunConfig, folder: RunFolder | None, held: ExitStack) -> RunFolder:
@@ -269,13 +343,17 @@ def _choose_processes(devices: str, config: RunConfig) -> tuple[int, RunConfig]:
     if devices == "auto":
         batch_size = config.train.batch_size
         return max(n for n in range(1, max(num_gpus, 1) + 1) if batch_size % n == 0), config
-    if not devices.isdecimal() or int(devices) < 1:
-        raise ConfigError(f"--devices {devices} is neither a number of processes nor cpu or auto.")
-    number = int(devices)
+    number = _count_of(devices)
     if num_gpus and number > num_gpus:
         raise DeviceError(f"--devices {number} was asked for; there are {num_gpus} GPUs. Ask for at most that many.")
     _check_batch(config, number)
     return number, config
+
+
+def _count_of(devices: str) -> int:
+    if not devices.isdecimal() or int(devices) < 1:
+        raise ConfigError(f"--devices {devices} is neither a number of processes nor cpu or auto.")
+    return int(devices)
 
 
 def _check_batch(config: RunConfig, num_processes: int) -> None:

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
+from napari_glacier.core.channels import required_bands
 from napari_glacier.core.classes import SCHEMES, ClassScheme
 from napari_glacier.core.config import DataConfig, RunConfig
-from napari_glacier.core.dataset import Dataset, Tile, choose_scheme, open_dataset
+from napari_glacier.core.dataset import Dataset, Tile, choose_scheme, missing_band_warnings, open_dataset
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.layouts import DESCRIPTION_FILE, rasters_in
+from napari_glacier.core.layouts import DESCRIPTION_FILE, pictures_in, rasters_in
+from napari_glacier.core.leakage import Leakage, buffer_for, centres_m, excluded_windows, find_leaks
 from napari_glacier.core.pairing import pair_files
 from napari_glacier.core.splits import hold_out
 from training.data import TileSet
@@ -34,11 +36,14 @@ class TrainingData:
     Attributes
     ----------
     train, val : TileSet
+        Where the validation tiles were taken from the training tiles, the pixels of `train` near them do not count.
     held_out : tuple of str
         Ids of the validation tiles where they were taken from the training tiles; what `data.val_tiles` says.
     scheme : ClassScheme
     synthetic : bool
     notes : Notes
+    leakage : Leakage
+        Training and validation tiles that are nearer than the buffer.
     """
 
     train: TileSet
@@ -47,6 +52,53 @@ class TrainingData:
     scheme: ClassScheme
     synthetic: bool
     notes: Notes
+    leakage: Leakage
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTiles:
+    """All tiles of a configuration that can be learnt from, before any is held out.
+
+    Attributes
+    ----------
+    tiles : TileSet
+    named : tuple of Tile
+        Those that `data.val_tiles` may name: also the ones that `data.tiles` leaves out.
+    pixels_TK : int array, shape (tiles, classes)
+        Mask pixels of each class in each tile.
+    scheme : ClassScheme
+    notes : Notes
+    """
+
+    tiles: TileSet
+    named: tuple[Tile, ...]
+    pixels_TK: npt.NDArray[np.int64]
+    scheme: ClassScheme
+    notes: Notes
+
+
+def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
+    """Find the training tiles of a configuration and read every mask.
+
+    Raises
+    ------
+    DataError, ConfigError
+        With one sentence about what does not fit.
+    """
+    notes = Notes()
+    dataset = _open(data.train, data.train_masks, data.scheme, data, "train")
+    if dataset.scheme is None:
+        raise DataError(f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first.")
+    notes.warnings += dataset.warnings
+    tiles = _split_or_all(dataset, "train")
+    if not tiles:
+        raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")
+    train = _labelled(_chosen(tiles, data.tiles, "data.tiles"), f"train ({data.train})", notes)
+    notes.warnings += missing_band_warnings(train, [b for b in required_bands(data.channels) if b in TERRAIN_BANDS])
+    labelled = TileSet(dataset, train, data.channels)
+    named = tuple(tile for tile in tiles if tile.mask_path is not None)
+    # Finds a value outside the scheme before anything starts.
+    return LabelledTiles(labelled, named, _count_classes(labelled, dataset.scheme), dataset.scheme, notes)
 
 
 def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> TrainingData:
@@ -67,27 +119,19 @@ def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> Trainin
     DataError, ConfigError
         With one sentence about what does not fit.
     """
-    data, notes = config.data, Notes()
-    dataset = _open(data.train, data.train_masks, data.scheme, data, "train")
-    if dataset.scheme is None:
-        raise DataError(f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first.")
-    scheme = dataset.scheme
-    notes.warnings += dataset.warnings
-    tiles = _split_or_all(dataset, "train")
-    if not tiles:
-        raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")
-    train = _labelled(_chosen(tiles, data.tiles, "data.tiles"), f"train ({data.train})", notes)
-    # Finds a value outside the scheme before anything starts.
-    counts_TK = _count_classes(TileSet(dataset, train, data.channels), scheme)
-
+    data, labelled = config.data, open_labelled_tiles(config.data)
+    dataset, scheme, notes = labelled.tiles.dataset, labelled.scheme, labelled.notes
+    train = list(labelled.tiles.tiles)
     val_dataset, val = (dataset, []) if data.val_tiles is not None else _given_validation(dataset, data, notes)
     held_out: tuple[str, ...] = ()
     if not val:
         if data.val_tiles is not None:
-            val = _chosen([tile for tile in tiles if tile.mask_path is not None], data.val_tiles, "data.val_tiles")
+            val = _chosen(labelled.named, data.val_tiles, "data.val_tiles")
         else:
             candidates = [number for number, tile in enumerate(train) if tile.id in set(unseen)]
-            chosen = hold_out(counts_TK, data.val_fraction, config.seed, candidates or None)
+            chosen = hold_out(
+                labelled.pixels_TK, data.val_fraction, config.seed, candidates or None, centres_m(labelled.tiles.tiles)
+            )
             val = [train[number] for number in chosen]
         held_out = tuple(tile.id for tile in val)
         train = [tile for tile in train if tile.id not in held_out]
@@ -95,12 +139,50 @@ def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> Trainin
             raise ConfigError("data.val_tiles holds out every labelled tile. Leave at least one to learn from.")
         known = " (the model to start from has not seen them)" if set(held_out) <= set(unseen) else ""
         notes.messages.append(f"Held out for validation{known}: {', '.join(held_out)}.")
-    train_set = TileSet(dataset, train, data.channels)
+    buffer_px = buffer_for(data.buffer_px, [*train, *val])
+    leakage = find_leaks(train, val, buffer_px, masked=bool(held_out))
+    if held_out:
+        train_set = _buffered(TileSet(dataset, train, data.channels), val, buffer_px, scheme, notes)
+    else:
+        train_set = TileSet(dataset, train, data.channels)
     val_set = TileSet(val_dataset, val, data.channels)
     _count_classes(val_set, scheme)
     notes.warnings += _shared_tiles(train_set, val_set)
+    if leakage.leaks and not held_out:
+        notes.warnings.append(f"{leakage.summary()} The scores may flatter the model.")
+    elif leakage.unplaced:
+        notes.messages.append(leakage.summary())
     notes.warnings[:] = dict.fromkeys(notes.warnings)
-    return TrainingData(train_set, val_set, held_out, scheme, _is_synthetic(dataset), notes)
+    return TrainingData(train_set, val_set, held_out, scheme, _is_synthetic(dataset), notes, leakage)
+
+
+def _buffered(tiles: TileSet, held_out: Sequence[Tile], buffer_px: int, scheme: ClassScheme, notes: Notes) -> TileSet:
+    """The training tiles without what lies within the buffer of a held-out tile; says what that costs."""
+    excluded = excluded_windows(tiles.tiles, held_out, buffer_px)
+    if not any(excluded):
+        return tiles
+    before_TK = _count_classes(tiles, scheme)
+    after_TK = _count_classes(TileSet(tiles.dataset, tiles.tiles, tiles.channels, excluded), scheme)
+    before, after = int(before_TK.sum()), int(after_TK.sum())
+    if after == 0:
+        raise ConfigError(
+            f"Every training pixel lies within {buffer_px} px of a held-out tile, so there is nothing left to learn "
+            "from. Lower data.buffer_px, or hold out tiles that lie together."
+        )
+    left = np.flatnonzero(after_TK.sum(1))
+    text = (
+        f"The buffer of {buffer_px} px around the held-out tiles takes {before - after:,} of {before:,} training pixels"
+        f" ({(before - after) / before:.1%})"
+    )
+    gone = len(tiles) - len(left)
+    notes.messages.append(f"{text}{f'; {gone} tile(s) lie wholly within it' if gone else ''}.")
+    lost_K = (before_TK.sum(0) > 0) & (after_TK.sum(0) == 0)
+    lost = [scheme.class_names[k] for k in np.flatnonzero(lost_K)]
+    if lost:
+        notes.warnings.append(
+            f"The buffer leaves no training pixel of {', '.join(lost)}. Lower data.buffer_px, or hold out other tiles."
+        )
+    return TileSet(tiles.dataset, [tiles.tiles[n] for n in left], tiles.channels, [excluded[n] for n in left])
 
 
 def _given_validation(dataset: Dataset, data: DataConfig, notes: Notes) -> tuple[Dataset, list[Tile]]:
@@ -149,9 +231,9 @@ def _with_masks(dataset: Dataset, folder: Path, scheme: str | None, split: str) 
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"The mask folder {folder} does not exist. Correct data.train_masks or data.val_masks.")
-    masks = rasters_in(folder)
+    masks = rasters_in(folder) + pictures_in(folder)
     if not masks:
-        raise DataError(f"The mask folder {folder} holds no TIFF. Put the masks there, or name another folder.")
+        raise DataError(f"The mask folder {folder} holds no TIFF or PNG. Put the masks there, or name another folder.")
     first_band = {next(iter(tile.bands.values())).path: tile for tile in _split_or_all(dataset, split)}
     bands_of_tile, mask_of_tile = pair_files({CANONICAL_BANDS[0]: sorted(first_band)}, masks)
     mask_of_id = {first_band[f[CANONICAL_BANDS[0]]].id: mask_of_tile.get(key) for key, f in bands_of_tile.items()}

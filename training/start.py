@@ -16,15 +16,20 @@ from napari_glacier.core.config import RunConfig
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.checkpoint import LoadedModel, is_foreign, load_foreign_state_dict
 from napari_glacier.nn.device import pick_device
+from napari_glacier.nn.ensemble import Ensemble, resolve_models
 from napari_glacier.nn.weights import load_matching
-from napari_glacier.nn.zoo import build_model
+from napari_glacier.nn.zoo import build_model, takes_encoder
+from napari_glacier.nn.zoo.stages import freeze_stages
+from training.distill import load_teachers
 from training.export import check_save_path
+from training.loggers import check_loggers
 from training.losses import build_loss
 from training.sampler import check_target_mix
 from training.source import Notes, TrainingData, open_training_data
 
 _FOREIGN_SUFFIXES = {".pth", ".pt", ".h5"}
 _OUR_SUFFIXES = {".safetensors", ".yaml", ".yml"}
+DEFAULT_ENCODER = "resnet34"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Start:
     normalisation : Normalisation or None
         Given by the configuration or the checkpoint; None: pooled over the training pixels.
     weights : state dict or None
+    teachers : Ensemble or None
+        To distil from.
     notes : Notes
     """
 
@@ -46,6 +53,7 @@ class Start:
     data: TrainingData
     normalisation: Normalisation | None
     weights: Mapping[str, torch.Tensor] | None
+    teachers: Ensemble | None
     notes: Notes
 
     def build_model(self) -> nn.Module:
@@ -61,14 +69,24 @@ class Start:
             num_classes=self.data.scheme.num_classes,
             **model_arguments(self.config),
         )
-        return model, load_matching(model, self.weights) if self.weights is not None else ()
+        left_out = load_matching(model, self.weights) if self.weights is not None else ()
+        freeze_stages(model, self.config.model.frozen_stages)
+        return model, left_out
 
 
 def model_arguments(config: RunConfig) -> dict[str, object]:
     """Keyword arguments of the architecture's builder, as plain values for a checkpoint's card."""
     model = config.model
     weights = {"encoder_weights": model.encoder_weights} if model.encoder_weights else {}
-    return {"encoder": model.encoder, **weights, **model.arguments}
+    encoder = {"encoder": model.encoder} if model.encoder is not None else {}
+    return {**encoder, **weights, **model.arguments}
+
+
+def _with_default_encoder(config: RunConfig) -> RunConfig:
+    """Write the encoder down where the architecture takes one: a default may be another one some day."""
+    if config.model.encoder is not None or not takes_encoder(config.model.name):
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"encoder": DEFAULT_ENCODER})})
 
 
 def prepare(config: RunConfig, resuming: bool = False) -> Start:
@@ -86,12 +104,16 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
         With one sentence on what does not fit.
     """
     pick_device(config.device)
+    check_loggers(config.loggers)
     if config.save_path is not None:
         check_save_path(config.save_path)
     source = load_start(config.model.init_from) if config.model.init_from is not None and not resuming else None
     data = open_training_data(config, source.card.val_tiles if isinstance(source, LoadedModel) else ())
     num_classes = data.scheme.num_classes
-    build_loss(config.loss, num_classes)
+    build_loss(config.loss, data.scheme)
+    teachers = None
+    if config.distill is not None:
+        teachers = load_teachers(config.distill, data.scheme, config.data.channels)
     check_target_mix(config.sampling.target_mix, num_classes)
     normalisation, weights = None, None if isinstance(source, LoadedModel) else source
     if isinstance(source, LoadedModel):
@@ -104,7 +126,8 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
     if data.held_out:
         # Written into the run's configuration: drawn again, the choice would follow the masks as they are corrected.
         config = config.model_copy(update={"data": config.data.model_copy(update={"val_tiles": list(data.held_out)})})
-    start = Start(config, data, normalisation, weights, data.notes)
+    config = _with_default_encoder(config)
+    start = Start(config, data, normalisation, weights, teachers, data.notes)
     _check_network(start)
     return start
 
@@ -129,8 +152,6 @@ def load_start(source: str) -> LoadedModel | dict[str, torch.Tensor]:
     suffix = path.suffix.lower()
     if suffix in _FOREIGN_SUFFIXES or (path.is_file() and (suffix not in _OUR_SUFFIXES or is_foreign(path))):
         return load_foreign_state_dict(path)
-    from napari_glacier.nn.ensemble import resolve_models
-
     members = resolve_models([str(path) if path.exists() else source]).members
     return members[0]
 
@@ -153,7 +174,7 @@ def _check_fit(config: RunConfig, scheme: ClassScheme, source: LoadedModel) -> N
 def _with_architecture(config: RunConfig, source: LoadedModel) -> RunConfig:
     card = source.card
     arguments = {key: value for key, value in card.arguments.items() if key != "encoder_weights"}
-    encoder = str(arguments.pop("encoder", config.model.encoder))
+    encoder = arguments.pop("encoder", None)
     model = config.model.model_copy(
         update={"name": card.architecture, "encoder": encoder, "arguments": arguments, "encoder_weights": None}
     )

@@ -9,21 +9,23 @@ uninterrupted one.
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from napari_glacier.core.channels import Normalisation
-from napari_glacier.core.errors import CheckpointError, DeviceError
+from napari_glacier.core.errors import CheckpointError
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
 from napari_glacier.nn.device import describe_device
-from napari_glacier.nn.memory import is_out_of_memory
 from training.augment import Augmenter
+from training.averaging import WeightAverage
 from training.data import BatchPlan, CropDataset, Scan, close_loader, make_loader, scan
+from training.distill import Teachers
 from training.distributed import Team
+from training.loggers import make_loggers
 from training.losses import build_loss
 from training.optim import Direction, LearningRate, Progress, build_optimizer, set_learning_rate
 from training.precision import Precision
@@ -31,22 +33,15 @@ from training.reporting import Reporter, Row
 from training.resume import read_state, write_state
 from training.sampler import CropSampler
 from training.start import Start, model_arguments
-from training.validation import NonFiniteLossError, Validator, count_confusion, matrix_of
+from training.update import Step, Updater
+from training.validation import NonFiniteLossError, Validator, matrix_of
 
 # With several processes asking whether to stop is a message to all, so it is asked less often.
 _STEPS_BETWEEN_STOP_CHECKS = 5
 # To look at a loss, a GPU has to be waited for.
 _STEPS_BETWEEN_LOSS_CHECKS = 10
-
-Batch = tuple[Tensor, Tensor]
-
-
-class Step(NamedTuple):
-    """What an update gives: loss, its components (both over all processes) and this process's confusion counts."""
-
-    loss: Tensor
-    components: dict[str, Tensor]
-    confusion_KK: Tensor
+# A class mix that misses the target by more than this is said.
+_MIX_TOLERANCE = 0.03
 
 
 class Trainer:
@@ -68,19 +63,34 @@ class Trainer:
         self.data, self.folder, self.team, self._should_stop = start.data, folder, team, should_stop
         self.report = Reporter(folder, team.is_first)
         self.scheme = start.data.scheme
-        self.scan: Scan = team.from_first(lambda: scan(start.data.train, self.scheme.num_classes))
+        self.scan: Scan = team.from_first(lambda: scan(start.data.train, self.scheme, config.data.normalize))
         self.normalisation = start.normalisation or self.scan.normalisation
+        per_update = config.train.batch_size * config.train.accumulate
+        self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, per_update)
+        self.steps = self.sampler.num_crops // per_update
 
         self.network = start.build_model().to(team.device).to(memory_format=torch.channels_last)
         self.model = team.wrap(self.network)
-        self.loss = build_loss(config.loss, self.scheme.num_classes)
+        self.average = WeightAverage(self.network, config.train.ema) if config.train.ema else None
+        self.loss = build_loss(config.loss, self.scheme, config.distill.temperature if config.distill else 1.0)
         self.optimizer = build_optimizer(self.network, config.optim, team.device)
         self.precision = Precision(config.train.amp, team.device)
         direction: Direction = "max" if config.train.monitor == "val_mcc" else "min"
-        self.learning_rate = LearningRate(config.optim, direction)
+        self.learning_rate = LearningRate(config.optim, direction, config.train.epochs * self.steps)
         self.progress = Progress(direction, config.train.patience, config.train.min_delta)
-        # Of this process, as the pixels of a validation batch below.
-        self.micro_batch = config.train.batch_size // team.size
+        self.update = Updater(
+            self.network,
+            self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            precision=self.precision,
+            team=team,
+            average=self.average,
+            report=self.report,
+            clip_norm=config.optim.clip_norm,
+            micro_batch=config.train.batch_size // team.size,
+            note_path=folder.path,
+        )
         self.rows: list[Row] = []
         self._warnings = [*start.notes.warnings, *self.scan.warnings]
         if folder.resume_path.is_file():
@@ -88,10 +98,12 @@ class Trainer:
         if team.is_first and folder.events():
             # Of a run that had not finished an epoch nothing is kept.
             folder.truncate_events(len(self.rows) or -1)
-
-        per_update = config.train.batch_size * config.train.accumulate
-        self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, per_update)
-        self.steps = self.sampler.num_crops // per_update
+        if team.is_first:
+            self.report.loggers += make_loggers(config.loggers, folder, config)
+        if start.teachers is not None and config.distill is not None:
+            self.update.teachers = Teachers(
+                start.teachers, config.distill.temperature, config.data.channels, self.normalisation, team.device
+            )
         augmenter = Augmenter(config.augmentation, config.sampling.crop_px, config.data.channels)
         crops = CropDataset(start.data.train, self.normalisation, augmenter, config.sampling.crop_px, config.seed)
         self.plan = BatchPlan(config.train.batch_size, team.rank, team.size)
@@ -105,7 +117,7 @@ class Trainer:
             precision=self.precision,
             team=team,
             report=self.report,
-            max_pixels=self.micro_batch * config.sampling.crop_px**2,
+            max_pixels=self.update.micro_batch * config.sampling.crop_px**2,
         )
 
     def fit(self) -> None:
@@ -114,6 +126,7 @@ class Trainer:
             self._fit()
         finally:
             close_loader(self.loader)
+            self.report.close()
 
     def _fit(self) -> None:
         self._announce()
@@ -128,8 +141,8 @@ class Trainer:
             if trained is None:
                 self._finish("stopped", f"Stopped in epoch {epoch}. Resuming begins this epoch again.")
                 return
-            validated, tables = self.validate(self.network)
-            lr = self.learning_rate.plateau_lr
+            validated, tables = self.validate(self._result())
+            lr = self.learning_rate.at_step(epoch * self.steps - 1)
             monitored = validated[self.config.train.monitor]
             best = self.progress.end_epoch(epoch, monitored)
             self.learning_rate.end_epoch(monitored)
@@ -152,70 +165,28 @@ class Trainer:
         for step in range(self.steps):
             lr = self.learning_rate.at_step((epoch - 1) * self.steps + step)
             set_learning_rate(self.optimizer, lr)
-            done.append(self._update(list(itertools.islice(batches, self.config.train.accumulate))))
+            done.append(self.update(list(itertools.islice(batches, self.config.train.accumulate)), epoch))
             if (step + 1) % _STEPS_BETWEEN_LOSS_CHECKS == 0:
                 self._check_finite(done, step + 1 - _STEPS_BETWEEN_LOSS_CHECKS)
             if self.report.step_due():
                 pace = (step + 1) * per_update / (time.monotonic() - started)
                 loss = done[-1].loss.item()
                 fields = {"loss": loss if abs(loss) < float("inf") else None, "lr": lr, "samples_per_s": round(pace, 2)}
-                self.report.step(epoch=epoch, step=step + 1, steps=self.steps, **fields)
+                self.report.step(
+                    epoch=epoch, epochs=self.config.train.epochs, step=step + 1, steps=self.steps, **fields
+                )
             if self._asked_to_stop(step):
                 return None
         self._check_finite(done, self.steps - self.steps % _STEPS_BETWEEN_LOSS_CHECKS)
         pace = len(self.plan.crops) / (time.monotonic() - started)
         return self._training_row(done) | {"samples_per_s": round(pace, 2)}
 
-    def _update(self, batches: Sequence[Batch]) -> Step:
-        """One optimiser step; where memory runs out the micro-batch is halved and the step made again."""
-        while True:
-            try:
-                return self._try_update(batches)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.micro_batch == 1 or self.team.size > 1:
-                    raise DeviceError(
-                        f"{self.team.device} has too little memory for {self.micro_batch} crop(s) of "
-                        f"{self.config.sampling.crop_px} px. Lower train.batch_size or sampling.crop_px."
-                    ) from error
-            self.micro_batch = max(self.micro_batch // 2, 1)
-            torch.cuda.empty_cache()
-            self.report.message(
-                f"The device ran out of memory: {self.micro_batch} crops at a time from now on, with more "
-                "accumulation, so the effective batch stays the same.",
-                "warning",
-            )
-
-    def _try_update(self, batches: Sequence[Batch]) -> Step:
-        self.optimizer.zero_grad(set_to_none=True)
-        pieces = [
-            (image[i : i + self.micro_batch], target[i : i + self.micro_batch])
-            for image, target in batches
-            for i in range(0, len(image), self.micro_batch)
-        ]
-        num_crops = sum(len(image) for image, _ in pieces)
-        results = []
-        for number, (image, target) in enumerate(pieces, start=1):
-            last = number == len(pieces)
-            with nullcontext() if last or self.team.size == 1 else self.model.no_sync():  # type: ignore[operator]
-                results.append(self._forward_backward(image, target, len(image) / num_crops))
-        self.precision.step(self.optimizer, self.network, self.config.optim.clip_norm)
-        return Step(
-            torch.stack([r.loss for r in results]).sum(),
-            {name: torch.stack([r.components[name] for r in results]).sum() for name in results[0].components},
-            torch.stack([r.confusion_KK for r in results]).sum(0),
-        )
-
-    def _forward_backward(self, image: Tensor, target: Tensor, share: float) -> Step:
-        image = image.to(self.team.device, memory_format=torch.channels_last, non_blocking=True)
-        target = target.to(self.team.device, non_blocking=True)
-        with self.precision.autocast():
-            logits = self.model(image)
-        loss, components = self.loss.value(self.team.sum_with_gradient(self.loss.sums(logits, target)))
-        self.precision.backward(loss * share)
-        confusion_KK = count_confusion(logits.detach().argmax(1), target, self.scheme.num_classes)
-        return Step(loss.detach() * share, {k: v * share for k, v in components.items()}, confusion_KK)
+    def _result(self) -> nn.Module:
+        """The network that is validated and saved: the running mean of the weights, where one is kept."""
+        if self.average is None:
+            return self.network
+        self.average.take_buffers()
+        return self.average.network
 
     def _training_row(self, steps: Sequence[Step]) -> Row:
         matrix = matrix_of(self.team.total(torch.stack([s.confusion_KK for s in steps]).sum(0).cpu()))
@@ -284,6 +255,13 @@ class Trainer:
             for text in dict.fromkeys(texts):
                 if text not in said:
                     self.report.message(text, kind)
+        missed = np.abs(sampler.target_mix - sampler.expected_mix).max()
+        if self.config.sampling.kind == "balanced" and missed > _MIX_TOLERANCE:
+            self.report.message(
+                f"Crops of {self.config.sampling.crop_px} px of these tiles cannot have the class mix wanted, and miss "
+                f"it by {missed:.0%} of all pixels. Smaller crops come nearer, or another sampling.target_mix.",
+                "warning",
+            )
         shares = "  ".join(
             f"{name} {mix['class_mix_achieved'][name]:.0%} (target {mix['class_mix_target'][name]:.0%})"
             for name in self.scheme.class_names
@@ -318,13 +296,13 @@ class Trainer:
             return
         row, card = self.rows[-1], self._card()
         if row["best"]:
-            save_checkpoint(self.folder.best_path, self.network, card)
+            save_checkpoint(self.folder.best_path, self._result(), card)
             size_mb = self.folder.best_path.stat().st_size / 1e6
             self.report.metrics({"epoch": row["epoch"], "checkpoint_mb": round(size_mb, 2), **tables})
             if size_mb > self.config.train.max_size_mb and row["epoch"] == 1:
                 limit = f"{self.config.train.max_size_mb:g} MB"
                 self.report.message(f"The checkpoint takes {size_mb:.0f} MB; train.max_size_mb is {limit}.", "warning")
-        save_checkpoint(self.folder.last_path, self.network, card)
+        save_checkpoint(self.folder.last_path, self._result(), card)
         self._write_state()
         self.report.epoch(self.rows)
 
@@ -334,11 +312,12 @@ class Trainer:
         state = {
             "epoch": len(self.rows),
             "model": self.network.state_dict(),
+            "average": self.average.state() if self.average is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "precision": self.precision.state(),
             "learning_rate": self.learning_rate.state(),
             "progress": self.progress.state(),
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.update.micro_batch,
             "rows": self.rows,
             "normalisation": self.normalisation.as_dict(),
             "fingerprint": self.scan.fingerprint,
@@ -349,16 +328,18 @@ class Trainer:
         state = read_state(self.folder.resume_path)
         try:
             self.network.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.precision.load(state["precision"])
             self.learning_rate.load(state["learning_rate"])
             self.progress.load(state["progress"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{self.folder.resume_path} does not fit the model that {self.folder.config_path.name} describes. "
                 f"Start a new run with model.init_from={self.folder.path}."
             ) from error
-        self.micro_batch = min(state["micro_batch"], self.micro_batch)
+        self.update.micro_batch = min(state["micro_batch"], self.update.micro_batch)
         self.rows = state["rows"]
         self.normalisation = Normalisation.from_dict(state["normalisation"])
         if state["fingerprint"] != self.scan.fingerprint:

@@ -89,6 +89,7 @@ class Validator:
         self._check_finite(loss, odd_T)
         names = self._scheme.class_names
         every, valid_only = (matrix_of(c).summary(names) for c in counts)
+        components.pop("kl", None)  # teachers are asked in training only
         row = {"val_loss": loss.item()} | {f"val_{name}": value.item() for name, value in components.items()}
         row |= {f"val_{key}": every[key] for key in ("mcc", "iou", "f1")} | {"val_mcc_valid": valid_only["mcc"]}
         return row, {"all_pixels": every, "valid_pixels": valid_only}

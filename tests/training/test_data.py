@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_cdt
 
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import IGNORE_INDEX
@@ -136,7 +137,7 @@ def test_a_constant_channel_is_not_blown_up_and_a_missing_band_does_not_count(ma
         write_raster(path, np.where(bands > 0, 271, 0).astype(np.uint16))
     next(iter((root / "train" / "B2").glob("*.tif"))).unlink()
     data = open_training_data(_config(root))
-    seen = scan(data.train, 4)
+    seen = scan(data.train, data.scheme)
     assert (seen.normalisation.mean[4], seen.normalisation.std[4]) == (pytest.approx(271), 1.0)
     assert len(seen.warnings) == 1
     assert "B10" in seen.warnings[0]
@@ -212,28 +213,33 @@ def test_bad_masks_are_found_before_training(make_dataset, masks):
 def test_statistics_pool_valid_pixels_and_leave_the_valid_channel(make_dataset):
     channels = ["B2", "B10", "valid"]
     data = open_training_data(_config(make_dataset(splits=("train", "val")), channels=channels))
-    seen = scan(data.train, 4)
+    seen = scan(data.train, data.scheme)
     images = [data.train.dataset.read(t, ("B2", "B10")) for t in data.train.tiles]
     pixels = np.concatenate([image[:, valid] for image, valid in images], axis=1).astype(np.float64)
     np.testing.assert_allclose(seen.normalisation.mean, [*pixels.mean(1), 0.0], rtol=1e-9)
     np.testing.assert_allclose(seen.normalisation.std, [*pixels.std(1), 1.0], rtol=1e-9)
-    assert seen.fingerprint == scan(data.train, 4).fingerprint
+    assert seen.fingerprint == scan(data.train, data.scheme).fingerprint
+
+
+def _fingerprint(root) -> str:
+    data = open_training_data(_config(root))
+    return scan(data.train, data.scheme).fingerprint
 
 
 def test_the_fingerprint_notices_one_changed_label(make_dataset):
     root = make_dataset(splits=("train", "val"))
-    before = scan(open_training_data(_config(root)).train, 4).fingerprint
+    before = _fingerprint(root)
     path = root / "train_masks" / "mask_01_01.tif"
     codes = read_raster(path)
     codes[0, 30, 30] = 255 - codes[0, 30, 30]
     codes[0, 30, 30] = 85 if codes[0, 30, 30] not in (0, 85, 170, 255) else codes[0, 30, 30]
     write_raster(path, codes)
-    assert scan(open_training_data(_config(root)).train, 4).fingerprint != before
+    assert _fingerprint(root) != before
 
 
 def test_crops_reaching_outside_are_ignored_there(make_dataset):
     data = open_training_data(_config(make_dataset(splits=("train", "val"))))
-    normalisation = scan(data.train, 4).normalisation
+    normalisation = scan(data.train, data.scheme).normalisation
     crops = CropDataset(data.train, normalisation, Augmenter(OFF, 96, data.train.channels), 96, seed=0)
     image, target = crops[Crop(1, -16, -16, 1, 0)]
     assert image.shape == (5, 96, 96)
@@ -250,7 +256,11 @@ def test_crops_reaching_outside_are_ignored_there(make_dataset):
 def test_crops_pickle_for_spawned_workers(make_dataset):
     data = open_training_data(_config(make_dataset(splits=("train", "val"))))
     crops = CropDataset(
-        data.train, scan(data.train, 4).normalisation, Augmenter(AugmentationConfig(), 32, data.train.channels), 32, 5
+        data.train,
+        scan(data.train, data.scheme).normalisation,
+        Augmenter(AugmentationConfig(), 32, data.train.channels),
+        32,
+        5,
     )
     crop = Crop(2, 10, 20, 3, 4)
     for before, after in zip(crops[crop], pickle.loads(pickle.dumps(crops))[crop], strict=True):
@@ -278,3 +288,99 @@ def test_whole_tiles_cover_every_pixel_once_in_bounded_batches(make_dataset, mon
     total = sum(float(batch.image_NCHW.double().sum()) for batch in batches)
     expected = sum(float(data.val.read(n).bands_CHW.astype(np.float64).sum()) for n in range(4))
     assert total == pytest.approx(expected)
+
+
+def _rows_cols(tile, size_px=64):
+    """Row and column of a tile's first pixel on the grid of the small data set."""
+    row, col = tile.id.split("_")
+    return int(row) * size_px, int(col) * size_px
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("buffer_px", [None, 0, 10, 100])
+def test_pixels_near_held_out_tiles_are_seen_but_not_learnt(make_dataset, buffer_px, named):
+    root = make_dataset(grid=(2, 4))
+    wanted = {"val_tiles": ["00_01", "01_01"]} if named else {}
+    data = open_training_data(_config(root, buffer_px=buffer_px, val_fraction=0.25, **wanted))
+    plain = open_training_data(_config(root, val=root, buffer_px=buffer_px)).train
+    held_out = np.zeros((2 * 64, 4 * 64), bool)
+    for tile in data.val.tiles:
+        row, col = _rows_cols(tile)
+        held_out[row : row + 64, col : col + 64] = True
+    width = 16 if buffer_px is None else buffer_px  # a quarter of a tile
+    near = distance_transform_cdt(~held_out, metric="chessboard") <= width
+    taken = 0
+    for number, tile in enumerate(data.train.tiles):
+        row, col = _rows_cols(tile)
+        near_HW = near[row : row + 64, col : col + 64]
+        whole = plain.read([t.id for t in plain.tiles].index(tile.id))
+        pixels = data.train.read(number)
+        np.testing.assert_array_equal(pixels.bands_CHW, whole.bands_CHW)
+        expected = np.where(near_HW | ~whole.valid_HW, IGNORE_INDEX, whole.mask_HW)
+        np.testing.assert_array_equal(pixels.target(), expected)
+        taken += int((data.train.read_mask(number) == IGNORE_INDEX).sum())
+    left_out = {t.id for t in plain.tiles} - {t.id for t in (*data.train.tiles, *data.val.tiles)}
+    taken += 64 * 64 * len(left_out)
+    assert taken == int((near & ~held_out).sum())
+    assert all(near[r : r + 64, c : c + 64].all() for r, c in (_rows_cols(t) for t in plain.tiles if t.id in left_out))
+    said = [m for m in data.notes.messages if "buffer" in m]
+    assert len(said) == (0 if width == 0 else 1)
+    if said:
+        assert f"{taken:,} of {6 * 64 * 64:,}" in said[0]
+    reread = pickle.loads(pickle.dumps(data.train))
+    np.testing.assert_array_equal(reread.read(0).target(), data.train.read(0).target())
+
+
+def test_statistics_and_class_counts_leave_the_buffer_out(make_dataset):
+    data = open_training_data(_config(make_dataset(grid=(2, 4)), val_tiles=["00_01"], buffer_px=20))
+    seen = scan(data.train, data.scheme)
+    pixels = [data.train.read(number) for number in range(len(data.train))]
+    counted = [p.target() != IGNORE_INDEX for p in pixels]
+    values = np.concatenate([p.bands_CHW[:, c] for p, c in zip(pixels, counted, strict=True)], 1).astype(np.float64)
+    assert values.shape[1] < sum(p.valid_HW.sum() for p in pixels)
+    np.testing.assert_allclose(seen.normalisation.mean, values.mean(1), rtol=1e-9)
+    np.testing.assert_allclose(seen.normalisation.std, values.std(1), rtol=1e-9)
+    assert sum(int(index.pixels_K.sum()) for index in seen.index) == values.shape[1]
+
+
+def test_percentiles_are_those_of_the_pooled_pixels(make_dataset):
+    channels = ["B2", "B10", "valid", "NDSI"]
+    data = open_training_data(_config(make_dataset(grid=(2, 3)), channels=channels, normalize="percentile"))
+    seen = scan(data.train, data.scheme, "percentile")
+    planes = []
+    for number in range(len(data.train)):
+        pixels = data.train.read(number)
+        image_CHW = data.train.channels_of(pixels, Normalisation((0.0,) * 4, (1.0,) * 4))
+        planes.append(image_CHW[:, pixels.target() != IGNORE_INDEX].astype(np.float64))
+    low, high = np.quantile(np.concatenate(planes, 1), [0.02, 0.98], axis=1)
+    assert seen.normalisation.mean[:2] == tuple(low[:2])
+    assert seen.normalisation.std[:2] == tuple((high - low)[:2])
+    assert (seen.normalisation.mean[2], seen.normalisation.std[2]) == (0.0, 1.0)
+    assert seen.normalisation.mean[3] == pytest.approx(low[3], rel=1e-6)
+    assert seen.normalisation.std[3] == pytest.approx(high[3] - low[3], rel=1e-6)
+
+
+def test_a_buffer_that_takes_everything_is_refused(make_dataset):
+    with pytest.raises(ConfigError, match=r"lower|Lower data\.buffer_px"):
+        open_training_data(_config(make_dataset(), val_tiles=["00_00"], buffer_px=64))
+
+
+def test_given_validation_tiles_are_reported_and_not_buffered(make_dataset):
+    root = make_dataset(splits=("train", "val"))  # a tile's width apart
+    near = open_training_data(_config(root, buffer_px=65))
+    assert [leak.gap_px for leak in near.leakage.leaks] == [64.0] * 4  # 2 x 2 tiles face 2 x 2, and corners
+    assert {leak.distance_m for leak in near.leakage.leaks} == {64 * 30.0}
+    assert not any(leak.masked for leak in near.leakage.leaks)
+    assert any("nearer than 65 px" in warning for warning in near.notes.warnings)
+    assert all((near.train.read_mask(n) != IGNORE_INDEX).all() for n in range(4))
+    far = open_training_data(_config(root, buffer_px=64))
+    assert far.leakage.leaks == ()
+    assert not any("nearer" in warning for warning in far.notes.warnings)
+
+
+def test_tiles_without_a_reference_system_are_split_and_said(make_dataset):
+    data = open_training_data(_config(make_dataset(grid=(2, 4), georeferenced=False), val_fraction=0.25))
+    assert len(data.val) == 2
+    assert data.leakage.leaks == ()
+    assert len(data.leakage.unplaced) == 8
+    assert any("cannot be told" in message for message in data.notes.messages)

@@ -24,6 +24,7 @@ from training.reporting import Reporter, write_history
 from training.run import main
 from training.source import open_training_data
 from training.trainer import Trainer
+from training.update import Updater
 from training.validation import NonFiniteLossError, Validator
 
 # Columns that tell how long things took; all others must repeat exactly.
@@ -34,6 +35,21 @@ TINY = {
     "optim": {"lr": 2e-3, "warmup_steps": 2},
     "train": {"epochs": 3, "batch_size": 4, "amp": "off"},
 }
+
+
+# The second of two processes has room for one crop.
+SMALL_SECOND_DEVICE = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    from training.update import Updater
+    original = Updater._forward_backward
+    def small_device(self, image, target, share, epoch):
+        if len(image) > 1:
+            raise torch.OutOfMemoryError("too large")
+        return original(self, image, target, share, epoch)
+    Updater._forward_backward = small_device
+"""
 
 
 @pytest.fixture
@@ -263,11 +279,16 @@ def test_a_stop_is_clean(config_path, tmp_path, capsys, how):
     assert folder.state() == "done"
 
 
-def test_two_processes_train_one_model(config_path, tmp_path):
-    folder = _prepared_folder(config_path, tmp_path, "train.epochs=2")
-    process = _start("--config", folder.config_path, "--devices", "2")
-    out, err = process.communicate(timeout=200)
+def test_two_processes_train_one_model_and_begin_again_where_one_of_them_runs_out_of_memory(config_path, tmp_path):
+    folder = _prepared_folder(config_path, tmp_path, "train.epochs=2", "sampling.crops_per_epoch=8")
+    program = tmp_path / "sitecustomize.py"
+    program.write_text(SMALL_SECOND_DEVICE)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-P", "-m", "training.run", "--config", str(folder.config_path), "--devices", "2"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250, env=environment)
+    out, err = process.stdout, process.stderr
     assert process.returncode == 0, err
+    assert torch.load(folder.resume_path, weights_only=True)["micro_batch"] == 1
     assert out.splitlines()[-1] == str(folder.path)
     assert folder.events()[0]["processes"] == 2
     assert folder.state() == "done"
@@ -287,7 +308,7 @@ def _validator(config, tmp_path, normalisation, max_pixels=64 * 64) -> Validator
         data.val,
         scheme=data.scheme,
         normalisation=normalisation,
-        loss=build_loss(config.loss, data.scheme.num_classes),
+        loss=build_loss(config.loss, data.scheme),
         precision=Precision("off", device),
         team=Team(device),
         report=Reporter(RunFolder(tmp_path), active=True),
@@ -426,12 +447,12 @@ def test_a_prepared_folder_is_told_of_bad_input(config_path, tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tiles(config_path, capsys, monkeypatch):
-    original = Trainer._forward_backward
+    original = Updater._forward_backward
 
-    def poisoned(self, image, target, share):
-        return original(self, image * float("nan") if len(self.rows) == 1 else image, target, share)
+    def poisoned(self, image, target, share, epoch):
+        return original(self, image * float("nan") if epoch == 2 else image, target, share, epoch)
 
-    monkeypatch.setattr(Trainer, "_forward_backward", poisoned)
+    monkeypatch.setattr(Updater, "_forward_backward", poisoned)
     code, _, err = _run(capsys, "--config", config_path)
     folder = RunFolder(next((load_config(config_path).output).iterdir()))
     assert code == 1
@@ -464,21 +485,22 @@ def test_weights_that_diverge_at_the_end_of_an_epoch_stop_the_run(config_path, c
 
 
 def test_running_out_of_memory_halves_the_micro_batch_once_said(config_path, capsys, monkeypatch):
-    original = Trainer._forward_backward
+    original = Updater._forward_backward
     sizes = []
 
-    def small_device(self, image, target, share):
+    def small_device(self, image, target, share, epoch):
         if len(image) > 2:
             raise torch.OutOfMemoryError("too large")
         sizes.append(len(image))
-        return original(self, image, target, share)
+        return original(self, image, target, share, epoch)
 
-    monkeypatch.setattr(Trainer, "_forward_backward", small_device)
+    monkeypatch.setattr(Updater, "_forward_backward", small_device)
     folder = _train(capsys, "--config", config_path, "--epochs", "1")
     said = [e["message"] for e in folder.events() if e["event"] == "warning"]
     assert sizes == [2] * 8
-    assert len(said) == 1
-    assert "2 crops" in said[0]
+    assert sum("2 crops" in message for message in said) == 1
+    # The tiles of this test are quarters of each class, so crops of a whole tile cannot have another mix.
+    assert sum("cannot have the class mix" in message for message in said) == 1
 
 
 def test_accumulation_and_stopping_early(config_path, capsys):

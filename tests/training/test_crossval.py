@@ -1,0 +1,333 @@
+"""Folds and members on tiny tiles: what is held out, what is trained, what goes on, and what comes out of it."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.config import RunConfig, load_config, save_config
+from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.raster import read_mask_codes
+from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.nn.checkpoint import read_card
+from napari_glacier.nn.ensemble import resolve_models
+from napari_glacier.nn.postprocess import classify
+from training.children import Run, run_side_by_side
+from training.crossval import run_many
+from training.folds import read_folds, settle_folds, write_folds, write_leakage
+from training.source import open_labelled_tiles
+from training.thresholds import PixelSample, find_thresholds
+
+TINY = {
+    "model": {
+        "name": "unet",
+        "encoder": "tu-mobilenetv3_small_050",
+        "arguments": {"decoder_channels": [16] * 5},
+    },
+    "sampling": {"crop_px": 64, "crops_per_epoch": 8},
+    "optim": {"lr": 2e-3, "warmup_steps": 2},
+    "train": {"epochs": 1, "batch_size": 4, "amp": "off"},
+}
+# A training run in miniature: writes the events of one that ends as it is told.
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from napari_glacier.core.runfiles import RunFolder
+folder, end = RunFolder(Path(sys.argv[1])), sys.argv[2]
+if end == "die":
+    sys.exit("no such library")
+with folder.claim():
+    folder.append_event("start")
+    for epoch in (1, 2):
+        folder.append_event("epoch", epoch=epoch, val_mcc=0.5 - 0.1 * epoch)
+    deadline = time.monotonic() + (60 if end == "stopped" else 1.0)
+    while time.monotonic() < deadline and not (end == "stopped" and folder.stop_requested()):
+        time.sleep(0.02)
+    folder.best_path.write_bytes(b"")
+    folder.append_event(end, message="so it ended")
+"""
+
+
+def _config(root, **values) -> RunConfig:
+    return RunConfig.model_validate({**TINY, "data": {"train": str(root), "workers": 0}, **values})
+
+
+def _folder(tmp_path, config) -> RunFolder:
+    folder = RunFolder(tmp_path / "many")
+    folder.path.mkdir()
+    save_config(config, folder.config_path)
+    return folder
+
+
+def _carry_on(config, folder, should_stop=lambda: False) -> None:
+    with folder.claim():
+        run_many(config, folder, ["cpu"], should_stop)
+
+
+@pytest.mark.slow
+def test_folds_stop_go_on_and_are_scored_out_of_fold(make_dataset, tmp_path):
+    root = make_dataset(grid=(2, 3))
+    config = _config(root, folds=2, seed=4)
+    folder = _folder(tmp_path, config)
+    first = RunFolder(folder.path / "fold-1")
+    _carry_on(config, folder, lambda: first.state() == "done")
+    assert folder.state() == "stopped"
+    assert RunFolder(folder.path / "fold-2").state() == "new"
+    trained = first.best_path.stat().st_mtime_ns, first.events_path.read_bytes()
+
+    _carry_on(config, folder)
+    assert folder.state() == "done"
+    assert (first.best_path.stat().st_mtime_ns, first.events_path.read_bytes()) == trained
+    assert folder.events()[0]["event"] == "start"
+    assert (folder.path / "per_class.csv").is_file()
+    told = [(e["number"], e["state"]) for e in folder.events() if e["event"] == "fold"]
+    assert list(dict.fromkeys(told)) == [(1, "running"), (1, "done"), (2, "running"), (2, "done")]
+    assert all(e["val_mcc"] is not None for e in folder.events() if e["event"] == "fold" and e["state"] == "done")
+
+    folds = yaml.safe_load((folder.path / "folds.yaml").read_text())["folds"]
+    assert sorted(map(len, folds)) == [3, 3]
+    for number, fold in enumerate(folds, start=1):
+        own = load_config(folder.path / f"fold-{number}" / "run.yaml")
+        assert (own.folds, own.data.val_tiles, own.seed) == (None, fold, 4)
+        assert set(read_card(folder.path / f"fold-{number}" / "best.safetensors").val_tiles) == set(fold)
+    with (folder.path / "leakage.csv").open(newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert {pair["relation"] for pair in pairs} <= {"touch", "near"}
+    assert {pair["masked"] for pair in pairs} == {"true"}
+
+    _check_pooled_scores(root, folder, folds)
+    ensemble = resolve_models(folder.path)
+    assert len(ensemble.members) == 2
+    assert ensemble.name == "many"
+    assert ensemble.thresholds == json.loads(folder.metrics_path.read_text())["thresholds"]["values"]
+
+
+def _check_pooled_scores(root, folder, folds) -> None:
+    """Every score against scikit-learn's, from the masks that were written."""
+    metrics = json.loads(folder.metrics_path.read_text())
+    dataset, scheme = open_dataset(root), get_scheme("glacier4")
+    truth, predicted, valid = {}, {}, {}
+    for tile in dataset.tiles:
+        truth[tile.id] = dataset.read_mask(tile).ravel()
+        predicted[tile.id] = scheme.decode(read_mask_codes(folder.path / "oof" / tile.name)).ravel()
+        valid[tile.id] = dataset.read_valid(tile).ravel()
+
+    def score(ids, key):
+        keep = np.concatenate([valid[i] | (key == "all_pixels") for i in ids])
+        pair = [np.concatenate([of[i] for i in ids])[keep] for of in (truth, predicted)]
+        return matthews_corrcoef(*pair), f1_score(*pair, average=None, labels=range(4), zero_division=0)
+
+    assert not all(v.all() for v in valid.values())
+    for key in ("all_pixels", "valid_pixels"):
+        mcc, f1 = score(list(truth), key)
+        assert metrics[key]["mcc"] == pytest.approx(mcc, abs=1e-9)
+        assert [c["f1"] for c in metrics[key]["per_class"].values()] == pytest.approx(list(f1), abs=1e-9)
+        of_folds = [score(fold, key)[0] for fold in folds]
+        assert [f[key]["mcc"] for f in metrics["folds"]] == pytest.approx(of_folds, abs=1e-9)
+        assert metrics["mean"][key]["mcc"] == pytest.approx(np.mean(of_folds), abs=1e-9)
+        assert metrics["sd"][key]["mcc"] == pytest.approx(np.std(of_folds, ddof=1), abs=1e-9)
+    with (folder.path / "oof.csv").open(newline="") as file:
+        rows = {row["tile"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(truth)
+    for number, fold in enumerate(folds, start=1):
+        own = json.loads((folder.path / f"fold-{number}" / "metrics.json").read_text())
+        # The same pixels that the fold validated on, by another path through the program.
+        assert own["all_pixels"]["mcc"] == pytest.approx(metrics["folds"][number - 1]["all_pixels"]["mcc"], abs=2e-3)
+        for tile_id in fold:
+            assert rows[tile_id]["fold"] == str(number)
+            assert float(rows[tile_id]["mcc"]) == pytest.approx(score([tile_id], "all_pixels")[0], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_members_share_their_validation_tiles_and_become_an_ensemble(make_dataset, tmp_path):
+    config = _config(make_dataset(), members=2, seed=7)
+    config.train.max_ensemble_mb = 0.5
+    folder = _folder(tmp_path, config)
+    _carry_on(config, folder)
+    assert folder.state() == "done"
+    own = [load_config(folder.path / f"member-{n}" / "run.yaml") for n in (1, 2)]
+    assert [c.seed for c in own] == [8, 9]
+    assert [c.members for c in own] == [1, 1]
+    assert own[0].data.val_tiles == own[1].data.val_tiles
+    metrics = json.loads(folder.metrics_path.read_text())
+    assert [t["tile"] for t in metrics["tiles"]] == own[0].data.val_tiles
+    assert [m["member"] for m in metrics["members"]] == ["member-1", "member-2"]
+    assert metrics["members"][0]["all_pixels"]["mcc"] != metrics["members"][1]["all_pixels"]["mcc"]
+    assert resolve_models(folder.path).weights == [0.5, 0.5]
+    assert any("max_ensemble_mb" in e["message"] for e in folder.events() if e["event"] == "warning")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"folds": 5}, "4 tiles"),
+        ({"folds": 2, "data": {"val_tiles": ["00_00"]}}, "data.val_tiles"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_trained(make_dataset, tmp_path, values, said):
+    root = make_dataset()
+    values = {**values, "data": {"train": str(root), **values.get("data", {})}}
+    config = _config(root, **values)
+    folder = _folder(tmp_path, config)
+    with pytest.raises(ConfigError, match=said):
+        _carry_on(config, folder)
+    assert not list(folder.path.glob("fold-*/events.jsonl"))
+
+
+def _runs(tmp_path, ends, monkeypatch, root="unused") -> list[Run]:
+    runs = []
+    for number, _ in enumerate(ends, start=1):
+        folder = RunFolder(tmp_path / f"fold-{number}")
+        folder.path.mkdir()
+        save_config(_config(root), folder.config_path)
+        runs.append(Run(number, folder, _config(root)))
+    monkeypatch.setattr(
+        Run,
+        "command",
+        lambda run, device, workers: [sys.executable, "-c", SCRIPT, str(run.folder.path), ends[run.number - 1]],
+    )
+    return runs
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(tmp_path, monkeypatch):
+    runs = _runs(tmp_path, ["failed", "die", "done"], monkeypatch)
+    told = []
+    run_side_by_side(runs, ["cpu", "cpu"], lambda: False, lambda run: told.append((run.number, run.state, run.epoch)))
+    assert [run.state for run in runs] == ["failed", "failed", "done"]
+    assert runs[0].message == "so it ended"
+    assert "exit code 1" in runs[1].message
+    assert "no such library" in runs[1].message
+    assert (runs[2].epoch, runs[2].val_mcc) == (2, 0.4)
+    assert told[:2] == [(1, "running", 0), (2, "running", 0)]
+    # Two places: the third run waits for one of them.
+    assert told.index((3, "running", 0)) > min(told.index((1, "failed", 2)), told.index((2, "failed", 0))) - 1
+    assert told[-1][1] != "running"
+
+
+def test_a_stop_is_passed_on_and_waited_for(tmp_path, monkeypatch):
+    runs = _runs(tmp_path, ["stopped", "stopped"], monkeypatch)
+    run_side_by_side(runs, ["cpu"], lambda: bool(runs[0].folder.events()), lambda run: None)
+    assert [run.state for run in runs] == ["stopped", "waiting"]
+    assert runs[0].folder.state() == "stopped"
+    assert runs[1].folder.state() == "new"
+
+
+def test_a_run_that_outlived_its_parent_is_waited_for_and_not_trained_twice(tmp_path, monkeypatch):
+    runs = _runs(tmp_path, ["done"], monkeypatch)
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(runs[0].folder.path), "done"]) as alive:
+        deadline = time.monotonic() + 60
+        while not runs[0].folder.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        monkeypatch.setattr(Run, "command", lambda *_: pytest.fail("a second trainer was started"))
+        run_side_by_side(runs, ["cpu"], lambda: False, lambda run: None)
+        assert alive.wait(10) == 0
+    assert runs[0].state == "done"
+    assert [e["event"] for e in runs[0].folder.events()].count("start") == 1
+
+
+def test_a_run_refused_by_the_one_that_holds_the_folder_waits_for_it(tmp_path, monkeypatch):
+    runs = _runs(tmp_path, ["done"], monkeypatch)
+    folder = runs[0].folder
+    command = [sys.executable, "-c", SCRIPT, str(folder.path), "done"]
+
+    def begin_another_first(run, device, workers):
+        others.append(subprocess.Popen(command))
+        while not folder.is_alive():
+            time.sleep(0.02)
+        return command  # which finds the folder taken
+
+    others: list[subprocess.Popen] = []
+    monkeypatch.setattr(Run, "command", begin_another_first)
+    run_side_by_side(runs, ["cpu"], lambda: False, lambda run: None)
+    assert [other.wait(10) for other in others] == [0]
+    assert runs[0].state == "done"
+
+
+def test_more_epochs_open_a_finished_run_again(tmp_path):
+    folder = RunFolder(tmp_path / "fold-1")
+    folder.path.mkdir()
+    save_config(_config("data"), folder.config_path)
+    folder.append_event("done")
+    folder.best_path.write_bytes(b"")
+    assert Run(1, folder, _config("data")).is_done
+    longer = Run(1, folder, _config("data", train={**TINY["train"], "epochs": 9}))
+    assert not longer.is_done
+    assert longer.command("cuda:1", 2)[4:] == [
+        "--resume", str(folder.path), "--set", "device=cuda:1", "data.workers=2", "train.epochs=9",
+    ]  # fmt: skip
+
+
+def test_folds_are_read_back_as_a_person_changed_them(make_dataset, tmp_path):
+    labelled = open_labelled_tiles(_config(make_dataset(grid=(2, 3))).data)
+    path = tmp_path / "folds.yaml"
+    made = settle_folds(path, labelled, 3, seed=0)
+    assert read_folds(path, [t.id for t in labelled.tiles.tiles], 3) == made
+    path.write_text("folds:\n- [00_00, 01_02]\n- [00_01]\n- ['00_02', 01_00, 01_01]\n")  # 00_01 is no octal number
+    changed = settle_folds(path, labelled, 3, seed=0)
+    assert changed == [["00_00", "01_02"], ["00_01"], ["00_02", "01_00", "01_01"]]
+    found = write_leakage(tmp_path / "leakage.csv", labelled, changed, None)
+    rows = list(csv.DictReader((tmp_path / "leakage.csv").read_text().splitlines()))
+    assert len(rows) == sum(len(f.leaks) for f in found) > 0
+    # Tile 00_01 lies between 00_00 and 00_02 and above 01_00, 01_01 and 01_02: it touches all the others.
+    assert [row["train_tile"] for row in rows if row["fold"] == "2"] == ["00_00", "00_02", "01_00", "01_01", "01_02"]
+    assert {row["distance_m"] for row in rows if row["fold"] == "2"} == {"0.0"}
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [
+        ([["00_00"], ["00_01", "01_00"]], "leaves out labelled tiles: 01_01"),
+        ([["00_00", "01_01"], ["00_01", "01_00", "00_00"]], "names tiles twice: 00_00"),
+        ([["00_00", "01_01"], ["00_01", "01_00", "09_09"]], "unknown tiles: 09_09"),
+        ([["00_00"], ["00_01"], ["01_00", "01_01"]], "3 folds, and folds is 2"),
+        ([["00_00"], []], "must read as"),
+    ],
+)
+def test_folds_that_do_not_share_out_the_tiles_are_refused(make_dataset, tmp_path, folds, said):
+    write_folds(tmp_path / "folds.yaml", folds)
+    with pytest.raises(ConfigError, match=said):
+        settle_folds(tmp_path / "folds.yaml", open_labelled_tiles(_config(make_dataset()).data), 2, seed=0)
+
+
+def _sample(truth, probabilities_KN, valid=None) -> PixelSample:
+    sample = PixelSample(len(probabilities_KN), truth.size)
+    sample.add(probabilities_KN[:, None], truth[None], np.ones((1, truth.size), bool) if valid is None else valid[None])
+    return sample
+
+
+def test_a_class_that_is_shy_gets_a_threshold_that_raises_the_score():
+    rng = np.random.default_rng(0)
+    truth = rng.choice(4, 4000, p=[0.5, 0.3, 0.1, 0.1]).astype(np.uint8)
+    probabilities_KN = np.full((4, 4000), 0.02) + 0.7 * (truth == np.arange(4)[:, None])
+    lake = truth == 3
+    probabilities_KN[:, lake] = np.array([[0.5], [0.1], [0.1], [0.3]])  # a lake is never the most probable class
+    probabilities_KN = (probabilities_KN / probabilities_KN.sum(0)).astype(np.float32)
+    found = find_thresholds(_sample(truth, probabilities_KN), get_scheme("glacier4"))
+    assert set(found.values) == {"lake"}
+    predicted = classify(probabilities_KN[:, None], {3: found.values["lake"]})[0]
+    assert found.mcc == pytest.approx(matthews_corrcoef(truth, predicted), abs=1e-9) == pytest.approx(1.0)
+    plain = matthews_corrcoef(truth, probabilities_KN.argmax(0))
+    assert found.mcc_without == pytest.approx(plain, abs=1e-9)
+    assert found.mcc > plain + 0.05
+
+
+def test_no_threshold_is_kept_where_none_helps_and_nodata_counts_as_background():
+    rng = np.random.default_rng(1)
+    truth = rng.choice(4, 3000).astype(np.uint8)
+    probabilities_KN = (0.1 + 0.6 * (truth == np.arange(4)[:, None])).astype(np.float32)
+    probabilities_KN[:, :100] = probabilities_KN[:, 100:200]  # some mistakes that no threshold mends
+    valid = rng.random(3000) > 0.2
+    found = find_thresholds(_sample(truth, probabilities_KN, valid), get_scheme("glacier4"))
+    assert found.values == {}
+    predicted = np.where(valid, probabilities_KN.argmax(0), 0)
+    assert found.mcc == found.mcc_without == pytest.approx(matthews_corrcoef(truth, predicted), abs=1e-9)
+    assert found.pixels == valid.sum()

@@ -1,0 +1,244 @@
+"""Several models from one configuration: the folds of a cross-validation, or members with seeds of their own.
+
+Each is a run folder inside the run's folder (`fold-1` …, `member-1` …), trained by a process of its own; what is done
+is not done again when the run goes on. In the end the folder holds `ensemble.yaml`, so that it can be used as a
+model, and metrics: of folds those out of fold, each tile predicted by the model that has not seen it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_glacier.core.config import RunConfig, load_config, save_config
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.leakage import Leakage
+from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.nn.checkpoint import LoadedModel
+from napari_glacier.nn.ensemble import ENSEMBLE_FILE
+from training.children import Run, run_side_by_side
+from training.folds import FOLDS_FILE, LEAKAGE_FILE, Folds, settle_folds, write_leakage
+from training.outoffold import Scoring, score_folds, score_members, write_ensemble
+from training.reporting import Reporter, logger, write_per_class
+from training.source import LabelledTiles, Notes, open_labelled_tiles, open_training_data
+from training.start import load_start, prepare
+
+
+def run_many(config: RunConfig, folder: RunFolder, devices: Sequence[str], should_stop: Callable[[], bool]) -> None:
+    """Train the folds or members of a configuration, and bring them together.
+
+    The caller holds the folder (`RunFolder.claim`) and has written the configuration into it. The last event is done,
+    stopped, or failed (where a model could not be trained; the others are trained all the same); only what is raised
+    is left for the caller to tell.
+
+    Parameters
+    ----------
+    config : RunConfig
+        With `folds`, or `members` above 1.
+    folder : RunFolder
+        A `folds.yaml` in it is used; else one is written.
+    devices : sequence of str
+        ``cuda:0``, …, ``cpu``: one process on each at a time. The first one also predicts in the end.
+    should_stop : callable
+        Asked a few times a second; a stop is passed on to the processes, and waited for.
+
+    Raises
+    ------
+    GlacierError
+        Before anything is trained, with one sentence on what does not fit.
+    """
+    assert config.folds is not None or config.members > 1
+    assert devices
+    report = Reporter(folder, True)
+    notes = Notes()
+    runs, labelled, folds = _fold_runs(config, folder, notes) if config.folds else _member_runs(config, folder)
+    # Finds what does not fit before several processes stumble over it.
+    prepare(runs[0].config, resuming=runs[0].folder.resume_path.is_file())
+    _announce(config, runs, devices, report)
+    said = {event.get("message") for event in folder.events()}
+    for kind, texts in (("log", notes.messages), ("warning", notes.warnings)):
+        for text in dict.fromkeys(texts):
+            if text not in said:
+                report.message(text, kind)
+
+    def tell(run: Run) -> None:
+        fields: dict[str, Any] = {"message": run.message} if run.state == "failed" else {}
+        report.event(
+            "fold",
+            number=run.number,
+            name=run.name,
+            state=run.state,
+            epoch=run.epoch,
+            epochs=run.epochs,
+            val_mcc=run.val_mcc,
+            **fields,
+        )
+        if run.state == "failed":
+            report.message(f"{run.name} failed: {run.message}", "warning")
+
+    run_side_by_side(runs, devices, should_stop, tell)
+    failed = [run for run in runs if run.state == "failed"]
+    if failed:
+        reasons = "; ".join(f"{run.name}: {run.message}" for run in failed)
+        _finish(folder, "failed", f"{len(failed)} of {len(runs)} models could not be trained ({reasons}).")
+        return
+    left = [run.name for run in runs if run.state != "done"]
+    if left or not _bring_together(
+        config, folder, runs, labelled=labelled, folds=folds, device=devices[0], should_stop=should_stop, report=report
+    ):
+        waiting = ", ".join(left) or "the predictions"
+        _finish(folder, "stopped", f"Stopped. Resuming goes on with {waiting}.")
+
+
+def _finish(folder: RunFolder, kind: str, message: str, **fields: Any) -> None:
+    logger.info(message)
+    folder.append_event(kind, message=message, **fields)
+
+
+def _fold_runs(config: RunConfig, folder: RunFolder, notes: Notes) -> tuple[list[Run], LabelledTiles, Folds]:
+    for key in ("val", "val_tiles", "val_masks"):
+        if getattr(config.data, key) is not None:
+            raise ConfigError(
+                f"folds is {config.folds}, and data.{key} is given: in a cross-validation every training tile "
+                f"validates once. Leave data.{key} out."
+            )
+    assert config.folds is not None
+    labelled = open_labelled_tiles(config.data)
+    folds = settle_folds(folder.path / FOLDS_FILE, labelled, config.folds, config.seed)
+    leakage = write_leakage(folder.path / LEAKAGE_FILE, labelled, folds, config.data.buffer_px)
+    runs = []
+    for number, fold in enumerate(folds, start=1):
+        own = _own_config(config, folder, val_tiles=fold)
+        runs.append(_prepared(number, f"fold-{number}", own, folder))
+        if runs[-1].folder.events() and sorted(runs[-1].config.data.val_tiles or ()) != sorted(fold):
+            raise ConfigError(
+                f"fold-{number} has begun with other tiles than {FOLDS_FILE} names now. Put the file back as it was, "
+                "or start a new run with it."
+            )
+    notes.messages += [*_leakage_sentences(leakage), *labelled.notes.messages]
+    notes.warnings += labelled.notes.warnings
+    return runs, labelled, folds
+
+
+def _leakage_sentences(leakage: Sequence[Leakage]) -> list[str]:
+    """What a person should know of contact across the folds, in a sentence or two."""
+    count = sum(len(found.leaks) for found in leakage)
+    sentences = [Leakage(leakage[0].buffer_px, (), leakage[0].unplaced).summary()] if leakage[0].unplaced else []
+    if count:
+        sentences.append(
+            f"{count} pair(s) of tiles across the folds' splits are nearer than {leakage[0].buffer_px} px; the "
+            f"training pixels there do not count ({LEAKAGE_FILE})."
+        )
+    return sentences
+
+
+def _member_runs(config: RunConfig, folder: RunFolder) -> tuple[list[Run], LabelledTiles | None, Folds]:
+    # Held out once: drawn by each member's own seed, the tiles would differ.
+    held_out = config.data.val_tiles
+    first = RunFolder(folder.path / "member-1")
+    if first.config_path.is_file():
+        held_out = load_config(first.config_path).data.val_tiles
+    elif config.data.val is None and held_out is None:
+        held_out = list(open_training_data(config, _unseen(config)).held_out) or None
+    runs = []
+    for number in range(1, config.members + 1):
+        own = _own_config(config, folder, val_tiles=held_out, seed=config.seed + number)
+        runs.append(_prepared(number, f"member-{number}", own, folder))
+    return runs, None, []
+
+
+def _unseen(config: RunConfig) -> Sequence[str]:
+    """Tiles that the model to start from has not learnt from, which should be the ones that validate."""
+    source = load_start(config.model.init_from) if config.model.init_from is not None else None
+    return source.card.val_tiles if isinstance(source, LoadedModel) else ()
+
+
+def _own_config(
+    config: RunConfig, folder: RunFolder, val_tiles: Sequence[str] | None, seed: int | None = None
+) -> RunConfig:
+    """Configuration of one fold or member; paths hold wherever it is resumed from."""
+    data = config.data.model_copy(deep=True)
+    for key in ("train", "val", "train_masks", "val_masks"):
+        path = getattr(data, key)
+        if path is not None:
+            setattr(data, key, path.expanduser().absolute())
+    data = data.model_copy(update={"val_tiles": list(val_tiles) if val_tiles is not None else None})
+    model = config.model.model_copy(deep=True)
+    for key in ("init_from", "encoder_weights"):
+        value = getattr(model, key)
+        if value is not None and Path(value).expanduser().exists():
+            setattr(model, key, str(Path(value).expanduser().absolute()))
+    changes: dict[str, Any] = {"folds": None, "members": 1, "output": folder.path.absolute(), "data": data}
+    changes |= {"model": model, "seed": config.seed if seed is None else seed}
+    return config.model_copy(update=changes)
+
+
+def _prepared(number: int, name: str, config: RunConfig, folder: RunFolder) -> Run:
+    """The run of one fold or member; its folder is made where it is not there, or has not begun."""
+    own = RunFolder(folder.path / name)
+    own.path.mkdir(exist_ok=True)
+    if not own.events() and not own.is_alive():
+        save_config(config, own.config_path)
+        return Run(number, own, config)
+    kept = load_config(own.config_path)
+    # Of a run that has begun only these may change.
+    train = kept.train.model_copy(update={"epochs": config.train.epochs, "patience": config.train.patience})
+    return Run(number, own, kept.model_copy(update={"train": train}))
+
+
+def _announce(config: RunConfig, runs: Sequence[Run], devices: Sequence[str], report: Reporter) -> None:
+    report.event(
+        "start",
+        config=config.model_dump(mode="json"),
+        runs=[run.name for run in runs],
+        device=", ".join(devices),
+        epochs=config.train.epochs,
+    )
+    what = f"{len(runs)} folds" if config.folds else f"{len(runs)} members"
+    report.message(f"{what} on {', '.join(devices)}, {min(len(devices), len(runs))} at a time.")
+
+
+def _bring_together(
+    config: RunConfig,
+    folder: RunFolder,
+    runs: Sequence[Run],
+    *,
+    labelled: LabelledTiles | None,
+    folds: Folds,
+    device: str,
+    should_stop: Callable[[], bool],
+    report: Reporter,
+) -> bool:
+    """Write the ensemble and its metrics; False where a stop was asked for before they were whole."""
+    checkpoints = [run.folder.best_path for run in runs]
+    size_mb = sum(path.stat().st_size for path in checkpoints) / 1e6
+    if size_mb > config.train.max_ensemble_mb:
+        report.message(
+            f"The {len(runs)} checkpoints take {size_mb:.0f} MB; train.max_ensemble_mb is "
+            f"{config.train.max_ensemble_mb:g} MB.",
+            "warning",
+        )
+    how = Scoring(device, "fp32" if config.train.amp == "off" else "auto", should_stop)
+    if labelled is not None:
+        metrics = score_folds(folder.path, labelled, folds, checkpoints, how)
+    else:
+        data = open_training_data(runs[0].config)
+        metrics = score_members(data.val, data.scheme, [run.folder for run in runs], how)
+    if metrics is None:
+        return False
+    thresholds = metrics.get("thresholds", {}).get("values", {})
+    write_ensemble(folder.path, checkpoints, thresholds)
+    metrics = {"checkpoints_mb": round(size_mb, 2), **metrics}
+    write_text_atomically(folder.metrics_path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_per_class(folder.per_class_path, metrics)
+    every, valid = metrics["all_pixels"]["mcc"], metrics["valid_pixels"]["mcc"]
+    if labelled is not None:
+        mean, sd = metrics["mean"]["all_pixels"]["mcc"], metrics["sd"]["all_pixels"]["mcc"]
+        spread = f"; mean of the folds {mean:.4f} ± {sd:.4f}"
+        pooled = f"MCC {every:.4f} over all pixels, {valid:.4f} over valid ones"
+        message = f"Done. Out of fold, pooled over all tiles: {pooled}{spread}."
+    else:
+        message = f"Done. The ensemble's validation MCC is {every:.4f} over all pixels, {valid:.4f} over valid ones."
+    _finish(folder, "done", message, best_val_mcc=every, best_val_mcc_valid=valid, checkpoint=ENSEMBLE_FILE)
+    return True
