@@ -199,7 +199,9 @@ def scan(tiles: TileSet, scheme: ClassScheme, normalize: Literal["zscore", "perc
         for name, value, same, k in zip(tiles.channels, pooled.mean, statistics.is_constant, keep, strict=True)
         if same and not k
     ]
-    return Scan(tuple(index), Normalisation(tuple(means), tuple(scales)), digest.hexdigest(), tuple(constant))
+    return Scan(
+        tuple(index), Normalisation(tuple(means), tuple(scales), normalize), digest.hexdigest(), tuple(constant)
+    )
 
 
 class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):

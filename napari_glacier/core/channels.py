@@ -9,7 +9,7 @@ bands, these two are the seven-channel form. Textures near the border of what is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ _INDICES = {"NDSI": ("B3", "B6"), "NDWI": ("B2", "B6")}
 _TEXTURES = ("contrast", "energy")
 _TEXTURE_BAND = "B6"
 _MADE_OF = _INDICES | dict.fromkeys(_TEXTURES, (_TEXTURE_BAND,))
+# Standard deviations between the 2nd and the 98th percentile of a normal distribution.
+_SPAN_2_98 = 4.1075
 KNOWN_CHANNELS = (*CANONICAL_BANDS, "valid", *_INDICES, *_TEXTURES, *TERRAIN_BANDS, *PICTURE_BANDS)
 
 
@@ -87,10 +89,25 @@ def assemble_channels(
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """Mean and standard deviation of each channel over valid training pixels, in the data's own units."""
+    """Shift and scale of each channel over valid training pixels, in the data's own units.
+
+    Attributes
+    ----------
+    mean, std : tuple of float
+        Of method percentile the 2nd percentile, and how far the 98th is above it.
+    method : {"zscore", "percentile"}
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    method: Literal["zscore", "percentile"] = "zscore"
+
+    def spread(self, channel: int) -> tuple[float, float]:
+        """About which mean and standard deviation a channel's training pixels had."""
+        shift, scale = self.mean[channel], self.std[channel]
+        if self.method == "percentile":
+            return shift + scale / 2, scale / _SPAN_2_98
+        return shift, scale
 
     def apply(self, image_CHW: FloatArray, valid_HW: BoolArray) -> FloatArray:
         """Return ``(image - mean) / std`` with nodata pixels at 0, as float32 of the same shape.
@@ -106,9 +123,12 @@ class Normalisation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint's metadata."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+        return {"mean": list(self.mean), "std": list(self.std), "method": self.method}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Normalisation":
         """Inverse of `as_dict`."""
-        return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])))
+        method = values.get("method", "zscore")
+        if method not in ("zscore", "percentile"):
+            raise ValueError(f"the normalisation {method!r} is neither zscore nor percentile")
+        return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])), method)

@@ -11,9 +11,10 @@ from napari_glacier.core.bands import exact_identity, number_identity, plain_ide
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
-from napari_glacier.core.layouts import rasters_in
+from napari_glacier.core.layouts import pictures_in, rasters_in
 from napari_glacier.core.metrics import ConfusionMatrix
 from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.png import is_png
 from napari_glacier.core.raster import read_mask_codes
 
 
@@ -29,7 +30,7 @@ def evaluate_folders(
     Parameters
     ----------
     predicted, truth : Path
-        Folders of mask TIFFs, paired by the identity in their names.
+        Folders of mask TIFFs (or PNGs where there is no TIFF), paired by the identity in their names.
     data : Path, optional
         The data set they belong to; it tells which pixels are valid.
     scheme : str, optional
@@ -84,11 +85,14 @@ def evaluate_folders(
 def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
     for folder in (predicted, truth):
         if not folder.is_dir():
-            raise DataError(f"{folder} is not a folder. Give a folder of mask TIFFs.")
-    files = {name: rasters_in(folder) for name, folder in (("prediction", predicted), ("truth", truth))}
+            raise DataError(f"{folder} is not a folder. Give a folder of masks.")
+    files = {
+        name: rasters_in(folder) or pictures_in(folder)
+        for name, folder in (("prediction", predicted), ("truth", truth))
+    }
     for name, folder in (("prediction", predicted), ("truth", truth)):
         if not files[name]:
-            raise DataError(f"{folder} holds no TIFF. Give the folder of the {name} masks.")
+            raise DataError(f"{folder} holds no TIFF and no PNG. Give the folder of the {name} masks.")
     tiles, _ = pair_files(files)
     alone = [key for key, found in tiles.items() if len(found) < 2]
     if alone:
@@ -102,6 +106,9 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
 def _schemes(pairs: Mapping[str, tuple[Path, Path]], name: str | None) -> tuple[ClassScheme, ClassScheme]:
     if name is not None:
         return get_scheme(name), get_scheme(name)
+    if any(is_png(truth) for _, truth in pairs.values()):
+        # As for a data set: masks that are pictures are salt data.
+        return get_scheme("salt2"), get_scheme("salt2")
     values: tuple[set[float], set[float]] = (set(), set())
     for paths in pairs.values():
         for seen, path in zip(values, paths, strict=True):

@@ -165,7 +165,7 @@ def write_raster(
     SaveError
         If the folder or disk refuses, or the name is that of a PNG; what was there before is whole.
     """
-    _refuse_png(path)
+    check_writable(path)
     tags = georef.extra_tags() if georef else []
     if nodata is not None:
         tags.append((_GDAL_NODATA, "s", 0, f"{nodata:.17g}"))
@@ -193,7 +193,7 @@ def write_mask(
     SaveError
         If the folder or disk refuses, or the name is that of a PNG; what was there before is whole.
     """
-    _refuse_png(path)
+    check_writable(path)
     colormap = np.zeros((3, 256), np.uint16)
     for code, color in zip(scheme.codes, scheme.colors, strict=True):
         rgb = [0, 0, 0] if code == 0 else [int(color[i : i + 2], 16) for i in (1, 3, 5)]
@@ -215,6 +215,15 @@ def write_mask(
         raise SaveError(f"The class names beside {path} could not be written ({error.strerror}).") from error
 
 
+def check_writable(path: Path) -> None:
+    """Refuse to write over a file of a kind that is only read, with `SaveError`."""
+    if is_png(Path(path)):
+        raise SaveError(
+            f"{path} is a PNG, and only TIFFs are written; nothing was changed. "
+            "Convert it to a TIFF of the same name and take the PNG away, then try again."
+        )
+
+
 def rewrite_mask(
     path: Path, index_HW: npt.NDArray[np.uint8], changed_HW: npt.NDArray[np.bool_], scheme: ClassScheme
 ) -> None:
@@ -231,7 +240,7 @@ def rewrite_mask(
         If the old file cannot be read.
     """
     path = Path(path)
-    _refuse_png(path)
+    check_writable(path)
     with _opened(path) as tif:
         _info(path, tif)
         page: Any = tif.pages[0]
@@ -260,14 +269,6 @@ def rewrite_mask(
         }
     pixels[changed_HW] = scheme.encode_like(index_HW, pixels)[changed_HW]
     _write(path, pixels, tags, layout)
-
-
-def _refuse_png(path: Path) -> None:
-    if is_png(Path(path)):
-        raise SaveError(
-            f"{path} is a PNG, and only TIFFs are written; nothing was changed. "
-            "Convert it to a TIFF of the same name and take the PNG away, then try again."
-        )
 
 
 def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from napari_glacier.core.errors import DataError, GlacierError, SaveError
 from napari_glacier.core.files import replacing
 from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Mosaic
-from napari_glacier.core.raster import rewrite_mask, write_mask
+from napari_glacier.core.raster import check_writable, rewrite_mask, write_mask
 from napari_glacier.core.strokes import ABSENT, MaskArray, fingerprint
 from napari_glacier.core.tiles import Tile
 
@@ -193,6 +193,8 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
     present = ABSENT if present_HW is None else fingerprint(present_HW)
     if base is not None and base != present:
         raise SaveError(_outside_change(tile, base, present))
+    if path is not None:
+        check_writable(path)
     if dataset.scheme is None:
         raise SaveError(f"{dataset.root} has no class scheme to write masks with. Choose one, then save again.")
     before_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW

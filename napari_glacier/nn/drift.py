@@ -69,7 +69,8 @@ def drift_warnings(statistics: Mapping[str, PooledStatistics], card: ModelCard) 
         if channel not in statistics or not statistics[channel].count:
             continue
         mean, std = float(statistics[channel].mean[0]), float(statistics[channel].std[0])
-        seen_mean, seen_std = card.normalisation.mean[k], max(card.normalisation.std[k], 1e-12)
+        seen_mean, seen_std = card.normalisation.spread(k)
+        seen_std = max(seen_std, 1e-12)
         shift, ratio = abs(mean - seen_mean) / seen_std, std / seen_std
         if shift > MAX_SHIFT_STD or not 1 / MAX_SPREAD_RATIO <= ratio <= MAX_SPREAD_RATIO:
             odd.append(

@@ -5,6 +5,7 @@ import pytest
 import rasterio
 from matplotlib.image import imread
 from PIL import Image
+from sklearn.metrics import matthews_corrcoef
 
 from napari_glacier.controllers.layers import KEY, scene_layers
 from napari_glacier.core.channels import assemble_channels, check_channels, required_bands
@@ -13,10 +14,11 @@ from napari_glacier.core.dataset import is_dataset, open_dataset, write_scheme
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, PairingError, RasterError, SaveError, SchemeError
+from napari_glacier.core.evaluation import evaluate_folders
 from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info, read_mask_codes, read_raster, rewrite_mask, write_mask, write_raster
-from napari_glacier.core.saving import save_tiles
+from napari_glacier.core.saving import ORIGINALS_FOLDER, save_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SALT = get_scheme("salt2")
@@ -221,6 +223,7 @@ def test_corrections_of_a_png_mask_are_refused_and_new_masks_become_tiffs(make_s
     report = save_tiles(dataset, None, journal)
     assert "is a PNG" in report.failed["train/04234be388"]
     assert known.read_bytes() == before
+    assert not (root / ORIGINALS_FOLDER).exists()
     assert report.saved == ("test/026f97575b",)
     assert report.created == (root / "test" / "masks" / "026f97575b.tif",)
     assert list(journal.unsaved_tiles()) == ["train/04234be388"]
@@ -229,6 +232,17 @@ def test_corrections_of_a_png_mask_are_refused_and_new_masks_become_tiffs(make_s
     expected_HW[:5, :6] = 1
     np.testing.assert_array_equal(again.read_mask(again.tile("test/026f97575b")), expected_HW)
     journal.close()
+
+
+def test_masks_of_pictures_are_evaluated(make_salt, tmp_path):
+    root, masks = make_salt(splits=("train",))
+    rng = np.random.default_rng(4)
+    predicted = {name: mask_HW ^ (rng.random(mask_HW.shape) > 0.9) for name, mask_HW in masks.items()}
+    for name, mask_HW in predicted.items():
+        write_mask(_folder(tmp_path / "out") / f"{name}.tif", mask_HW.astype("u1"), SALT)
+    result = evaluate_folders(tmp_path / "out", root / "train" / "masks")
+    true_N, predicted_N = (np.concatenate([m[name].ravel() for name in masks]) for m in (masks, predicted))
+    assert result["all_pixels"]["mcc"] == pytest.approx(matthews_corrcoef(true_N, predicted_N), abs=1e-9)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
