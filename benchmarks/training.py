@@ -302,7 +302,7 @@ def _be_trainer(options: argparse.Namespace) -> None:
     """Train for real, stopping at a gate after each turn's last update."""
     from contextlib import redirect_stdout
 
-    from napari_glacier.core.config import load_config
+    from napari_glacier.core.config_files import load_config
     from napari_glacier.core.runfiles import RunFolder
     from training.distributed import join_team
     from training.start import prepare

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from napari_glacier.core.config import RunConfig, load_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
 _SECONDS_BETWEEN_LOOKS = 0.3

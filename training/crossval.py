@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_glacier.core.config import RunConfig, load_config, save_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config, save_config
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.leakage import Leakage
@@ -21,7 +22,7 @@ from training.children import Run, run_side_by_side
 from training.folds import FOLDS_FILE, LEAKAGE_FILE, Folds, settle_folds, write_leakage
 from training.outoffold import Scoring, score_folds, score_members, write_ensemble
 from training.reporting import Reporter, logger, write_per_class
-from training.source import LabelledTiles, Notes, open_labelled_tiles, open_training_data
+from training.source import LabelledTiles, Notes, known_tiles, open_labelled_tiles, open_training_data
 from training.start import load_start, prepare
 
 
@@ -118,6 +119,12 @@ def _fold_runs(config: RunConfig, folder: RunFolder, notes: Notes) -> tuple[list
             )
     notes.messages += [*_leakage_sentences(leakage), *labelled.notes.messages]
     notes.warnings += labelled.notes.warnings
+    begun = runs[0].folder.resume_path.is_file()
+    if not begun and (learnt := known_tiles(labelled.tiles, _seen(config))):
+        notes.warnings.append(
+            f"The model to start from has learnt from {len(learnt)} of the {len(labelled.tiles)} tiles: out-of-fold "
+            "scores and thresholds flatter the new ones. Start from a model of other tiles."
+        )
     return runs, labelled, folds
 
 
@@ -140,7 +147,7 @@ def _member_runs(config: RunConfig, folder: RunFolder) -> tuple[list[Run], Label
     if first.config_path.is_file():
         held_out = load_config(first.config_path).data.val_tiles
     elif config.data.val is None and held_out is None:
-        held_out = list(open_training_data(config, _unseen(config)).held_out) or None
+        held_out = list(open_training_data(config, _seen(config)).held_out) or None
     runs = []
     for number in range(1, config.members + 1):
         own = _own_config(config, folder, val_tiles=held_out, seed=config.seed + number)
@@ -148,10 +155,10 @@ def _member_runs(config: RunConfig, folder: RunFolder) -> tuple[list[Run], Label
     return runs, None, []
 
 
-def _unseen(config: RunConfig) -> Sequence[str]:
-    """Tiles that the model to start from has not learnt from, which should be the ones that validate."""
+def _seen(config: RunConfig) -> Sequence[str]:
+    """Fingerprints of the tiles that the model to start from has learnt from."""
     source = load_start(config.model.init_from) if config.model.init_from is not None else None
-    return source.card.val_tiles if isinstance(source, LoadedModel) else ()
+    return source.card.seen_tiles if isinstance(source, LoadedModel) else ()
 
 
 def _own_config(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_glacier.core.channels import Normalisation, assemble_channels, required_bands
+from napari_glacier.core.channels import Normalisation, assemble_channels, blank_missing, required_bands
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme
 from napari_glacier.core.dataset import Dataset, Tile
 from napari_glacier.core.errors import DataError
@@ -34,12 +34,13 @@ _MAX_EVAL_PX = 1024
 class Pixels(NamedTuple):
     """A tile as read: its bands in the data's own units, where they carry data, and its classes.
 
-    The classes are `IGNORE_INDEX` where the tile is not to be learnt from.
+    The classes are `IGNORE_INDEX` where the tile is not to be learnt from; `missing` are bands that it does not have.
     """
 
     bands_CHW: npt.NDArray[np.float32]
     valid_HW: npt.NDArray[np.bool_]
     mask_HW: npt.NDArray[np.uint8]
+    missing: frozenset[str] = frozenset()
 
     def target(self) -> npt.NDArray[np.uint8]:
         """Classes with `IGNORE_INDEX` on nodata, shape (H, W)."""
@@ -95,7 +96,8 @@ class TileSet:
         if number not in self._kept:
             tile = self.tiles[number]
             bands_CHW, valid_HW = self.dataset.read(tile, self._bands)
-            self._kept[number] = Pixels(bands_CHW, valid_HW, self.read_mask(number))
+            missing = frozenset(self._bands) - frozenset(tile.bands)
+            self._kept[number] = Pixels(bands_CHW, valid_HW, self.read_mask(number), missing)
             while sum(p.bands_CHW.nbytes for p in self._kept.values()) > _CACHE_BYTES and len(self._kept) > 1:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
@@ -123,21 +125,28 @@ class TileSet:
         bands_CHW[:, *outer] = tile.bands_CHW[:, *inner]
         valid_HW[outer] = tile.valid_HW[inner]
         mask_HW[outer] = tile.mask_HW[inner]
-        return Pixels(bands_CHW, valid_HW, mask_HW)
+        return Pixels(bands_CHW, valid_HW, mask_HW, tile.missing)
 
     def channels_of(self, pixels: Pixels, normalisation: Normalisation) -> npt.NDArray[np.float32]:
-        """The model's input: assembled and normalised channels, 0 on nodata."""
+        """The model's input: assembled and normalised channels, 0 on nodata and in channels of missing bands."""
         raw_CHW = assemble_channels(pixels.bands_CHW, self._bands, pixels.valid_HW, self.channels)
-        return normalisation.apply(raw_CHW, pixels.valid_HW)
+        input_CHW = normalisation.apply(raw_CHW, pixels.valid_HW)
+        blank_missing(input_CHW, self.channels, pixels.missing)
+        return input_CHW
+
+    def fingerprint(self, number: int) -> str:
+        """Digest of a tile's first band that the model sees, by which a model knows what it has learnt from."""
+        return hashlib.blake2b(self.read(number).bands_CHW[:1].tobytes(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one pass over the training tiles gives: where the classes are, statistics, and a fingerprint."""
+    """What one pass over the training tiles gives: where the classes are, statistics, and fingerprints."""
 
     index: tuple[TileIndex, ...]
     normalisation: Normalisation
     fingerprint: str
+    seen_tiles: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -164,9 +173,10 @@ def scan(tiles: TileSet, scheme: ClassScheme, normalize: Literal["zscore", "perc
     statistics = PooledStatistics(len(tiles.channels))
     quantiles = [Quantiles() for _ in tiles.channels]
     digest = hashlib.blake2b(digest_size=16)
-    index = []
+    index, fingerprints = [], []
     for number, tile in enumerate(tiles.tiles):
         pixels = tiles.read(number)
+        fingerprints.append(tiles.fingerprint(number))
         target_HW = pixels.target()
         counted_HW = target_HW != IGNORE_INDEX
         raw_CHW = assemble_channels(pixels.bands_CHW, required_bands(tiles.channels), pixels.valid_HW, tiles.channels)
@@ -199,9 +209,8 @@ def scan(tiles: TileSet, scheme: ClassScheme, normalize: Literal["zscore", "perc
         for name, value, same, k in zip(tiles.channels, pooled.mean, statistics.is_constant, keep, strict=True)
         if same and not k
     ]
-    return Scan(
-        tuple(index), Normalisation(tuple(means), tuple(scales), normalize), digest.hexdigest(), tuple(constant)
-    )
+    normalisation = Normalisation(tuple(means), tuple(scales), normalize)
+    return Scan(tuple(index), normalisation, digest.hexdigest(), tuple(fingerprints), tuple(constant))
 
 
 class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):

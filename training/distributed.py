@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,10 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from napari_glacier.core.errors import DeviceError
 from napari_glacier.nn.device import pick_device
 from training.batch_norm import synchronise_batch_norm
 
 T = TypeVar("T")
+# While the first process reads thousands of tiles for their statistics the others wait. torchrun itself notices
+# processes that have died.
+_TIMEOUT = timedelta(hours=3)
 # The argument's name changed in torch 2.15.
 _PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
 _SEND_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
@@ -125,18 +130,44 @@ def join_team(device: str) -> Iterator[Team]:
     ----------
     device : str
         As in the configuration; with several processes each takes the accelerator of its local rank.
+
+    Raises
+    ------
+    DeviceError
+        If the device is not there, or the GPUs of this host are fewer than its processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Team(pick_device(device))
+        place = pick_device(device)
+        if place.type == "cuda":
+            # Else the loader's pinned memory would belong to the first GPU.
+            torch.cuda.set_device(place)
+        yield Team(place)
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    on_cuda = device != "cpu" and torch.cuda.device_count() > local_rank
-    place = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
-    if on_cuda:
+    place = _place_of(device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if on_cuda else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Team(place, rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def _place_of(device: str, local_rank: int, on_this_host: int) -> torch.device:
+    """Device of one of several processes; all decide alike, as they could not talk to each other otherwise."""
+    if device not in {"auto", "cpu", "cuda"}:
+        raise DeviceError(
+            f"device is {device}, and {on_this_host} processes of this host are to train together. Use auto, cuda (one "
+            "GPU each) or cpu, or train with --devices 1."
+        )
+    num_gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" or num_gpus:
+        if num_gpus < on_this_host:
+            raise DeviceError(
+                f"{on_this_host} processes were started on this host, which has {num_gpus} GPUs. Start as many as "
+                "there are GPUs, or set device=cpu."
+            )
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")

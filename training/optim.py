@@ -45,7 +45,25 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device)
     if not groups:
         raise ConfigError("Every part of the network is frozen. Lower model.frozen_stages.")
     fused = device.type in {"cpu", "cuda", "mps"}
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+    _allocate_moments(optimizer)
+    return optimizer
+
+
+def _allocate_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Make the moments before the first step: there, memory is at its peak, and running out could not be mended."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    # Nothing moves at this rate, and the moments of no gradient are 0.
+    set_learning_rate(optimizer, 0.0)
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        state["step"].zero_()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

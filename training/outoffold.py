@@ -28,6 +28,7 @@ from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.core.tiles import Tile
 from napari_glacier.nn.checkpoint import load_checkpoint
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE, Ensemble
+from napari_glacier.nn.outputs import raster_name
 from napari_glacier.nn.prediction import Prediction
 from napari_glacier.nn.predictor import Predictor
 from training.data import TileSet
@@ -90,7 +91,7 @@ def score_folds(
     Parameters
     ----------
     path : Path
-        The run folder; masks go to ``oof/`` under the names of the first band, the table to ``oof.csv``.
+        The run folder; masks go to ``oof/`` under the names that predictions have, the table to ``oof.csv``.
     labelled : LabelledTiles
     folds : sequence of sequence of str
         Ids of the tiles that each model has not learnt from.
@@ -117,7 +118,7 @@ def score_folds(
             if how.should_stop():
                 return None
             truth_HW = labelled.tiles.read_mask(number_of[tile.id])
-            write_mask(path / OOF_FOLDER / tile.name, prediction.index_HW, scheme, tile.georef)
+            write_mask(path / OOF_FOLDER / raster_name(tile.name), prediction.index_HW, scheme, tile.georef)
             sample.add(prediction.probabilities_KHW, truth_HW, prediction.valid_HW)
             of_tile = _Counts(scheme.num_classes)
             of_tile.add(prediction, truth_HW)

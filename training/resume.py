@@ -1,6 +1,7 @@
 """The file from which a run goes on, and what a killed process leaves beside it."""
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,23 @@ def remove_leftovers(folder: RunFolder) -> None:
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a resume file; the old one stays until the new one is whole."""
-    with replacing(path) as temporary:
-        torch.save({"version": 1, **state}, temporary)
+    """Write a resume file; the old one stays until the new one is whole.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save({"version": 1, **state}, temporary)
+    except RuntimeError as error:
+        # torch's writer does not say why.
+        free_mb = shutil.disk_usage(path.parent).free / 1e6
+        raise OSError(
+            f"{path} could not be written: is the disk full ({free_mb:.0f} MB free), or a quota reached? Free space; "
+            f"--resume {path.parent} then goes on after the last finished epoch."
+        ) from error
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python -m training.run --config bundled --train_data sample_data/region       one recipe, one process
     python -m training.run --config my.yaml --set train.epochs=20 seed=3           any key of the configuration
     python -m training.run --config my.yaml --devices 4                            four GPUs (or CPU processes)
-    torchrun --nnodes 2 --nproc-per-node 4 -m training.run --config my.yaml        several hosts
+    torchrun --nnodes 2 --nproc-per-node 4 --max-restarts 3 -m training.run --config my.yaml      several hosts
     python -m training.run --config my.yaml --set folds=5                          cross-validation
     python -m training.run --resume runs/20260101-120000-bundled                   go on after the last epoch
     python -m training.run --config my.yaml --check                                look at everything, then stop
@@ -21,14 +21,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import psutil
 
-from napari_glacier.core.config import RunConfig, load_config, save_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config, save_config
 from napari_glacier.core.errors import ConfigError, DeviceError, GlacierError
 from napari_glacier.core.runfiles import RunFolder
 
@@ -113,8 +114,14 @@ def _failures_recorded(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except GlacierError as error:
-        folder.append_event("failed", message=str(error), final=True)
+        _record_failure(folder, str(error), final=True)
         raise
+
+
+def _record_failure(folder: RunFolder, message: str, final: bool = False) -> None:
+    """Tell whoever follows the run; a final failure is one that the next attempt would meet again."""
+    with suppress(OSError):  # where the disk is full, standard error has to do
+        folder.append_event("failed", message=message, final=final)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -144,14 +151,20 @@ def _run(options: argparse.Namespace) -> int:
         from training.start import prepare
 
         if config.folds is not None or config.members > 1:
+            if "WORLD_SIZE" in os.environ and _STARTED_BY_US not in os.environ:
+                raise ConfigError(
+                    "folds and members are trained one on each GPU, each by a process of its own. Start this without "
+                    "torchrun; --devices says on how many."
+                )
             if folder is None:
                 prepare(config)  # before a folder is made for nothing
             return _train_many(config, folder, options.devices, held)
-        num_processes, config = _choose_processes(options.devices, config)
-        start = prepare(config, resuming=resuming)
+        num_processes, chosen = _choose_processes(options.devices, config)
+        start = prepare(chosen, resuming=resuming)
         if num_processes > 1 and "WORLD_SIZE" not in os.environ:
             return _launch(start.config, folder, num_processes, held)
-        return _train(start, folder, held)
+        # A run that goes on with --devices cpu does so this time.
+        return _train(start, folder, held, config.device if resuming else chosen.device)
 
 
 def _folder_of_last_attempt(config: RunConfig) -> RunFolder | None:
@@ -168,7 +181,7 @@ def _has_given_up(folder: RunFolder) -> bool:
     return bool(events) and events[-1]["event"] == "failed" and bool(events[-1].get("final"))
 
 
-def _train(start: "Start", given: RunFolder | None, held: ExitStack) -> int:
+def _train(start: "Start", given: RunFolder | None, held: ExitStack, kept_device: str) -> int:
     from training import elastic
     from training.distributed import join_team
     from training.export import export_weights
@@ -179,7 +192,8 @@ def _train(start: "Start", given: RunFolder | None, held: ExitStack) -> int:
     config = start.config
     with join_team(config.device) as team:
         _check_batch(config, team.size)
-        folder = RunFolder(team.from_first(lambda: _open_folder(config, given, held).path))
+        kept = config.model_copy(update={"device": kept_device})
+        folder = RunFolder(team.from_first(lambda: _open_folder(kept, given, held).path))
         if team.is_first:
             elastic.remember(folder)
         log_path = folder.log_path if team.is_first else None
@@ -188,18 +202,20 @@ def _train(start: "Start", given: RunFolder | None, held: ExitStack) -> int:
                 Trainer(start, folder, team, should_stop).fit()
                 if team.is_first:
                     folder.clear_stop()  # it has been heard
-                    elastic.forget(folder)
+                    if folder.state() == "done":
+                        elastic.forget(folder)
                 if team.is_first and config.save_path is not None:
                     export_weights(folder, config.save_path)
                 team.wait()
             except GlacierError:
+                elastic.forget(folder)
                 raise
             except Exception as error:  # noqa: BLE001 - told to whoever follows, then an exit code
                 logger.exception("Training failed.")
                 if team.is_first:
                     # Of several processes one may have died, and this one only lost touch with it.
                     final = team.size == 1 or isinstance(error, NonFiniteLossError)
-                    folder.append_event("failed", message=f"{type(error).__name__}: {error}", final=final)
+                    _record_failure(folder, f"{type(error).__name__}: {error}", final)
                 sys.stderr.write(f"{error}\n")
                 return EXIT_ERROR
     if team.is_first:
@@ -222,7 +238,7 @@ def _train_many(config: RunConfig, given: RunFolder | None, devices: str, held: 
             raise
         except Exception as error:  # noqa: BLE001 - told to whoever follows, then an exit code
             logger.exception("Training failed.")
-            folder.append_event("failed", message=f"{type(error).__name__}: {error}")
+            _record_failure(folder, f"{type(error).__name__}: {error}")
             sys.stderr.write(f"{error}\n")
             return EXIT_ERROR
     if folder.state() == "failed":
@@ -272,7 +288,7 @@ def _launch(config: RunConfig, given: RunFolder | None, num_processes: int, held
                     folder.request_stop()
     if code != 0:
         if folder.state() != "failed":
-            folder.append_event("failed", message=f"The training processes ended with exit code {code}.")
+            _record_failure(folder, f"The training processes ended with exit code {code}.")
         return EXIT_ERROR
     sys.stdout.write(f"{folder.path}\n")
     return EXIT_DONE
@@ -346,6 +362,11 @@ def _choose_processes(devices: str, config: RunConfig) -> tuple[int, RunConfig]:
     number = _count_of(devices)
     if num_gpus and number > num_gpus:
         raise DeviceError(f"--devices {number} was asked for; there are {num_gpus} GPUs. Ask for at most that many.")
+    if number > 1 and config.device not in {"auto", "cpu", "cuda"}:
+        raise DeviceError(
+            f"device is {config.device}, and --devices {number} asks for {number} processes. Set device=auto, or leave "
+            "--devices out."
+        )
     _check_batch(config, number)
     return number, config
 

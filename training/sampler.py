@@ -11,6 +11,7 @@ index of a country's tiles small.
 Shapes: H rows, W columns; T tiles, M places, K classes; R, C rows and columns of cells.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,10 +82,6 @@ class TileIndex:
     def pixels_K(self) -> IntArray:  # noqa: N802 - shape suffix
         """Counted pixels of each class in the whole tile."""
         return self._sums_RCK[-1, -1, : self.num_classes].astype(np.int64)
-
-    def composition(self, row: int, col: int, crop_px: int) -> IntArray:
-        """Pixels of each class in a crop, to the nearest cell; shape (num_classes,)."""
-        return self.compositions(np.array([row]), np.array([col]), crop_px)[0, : self.num_classes]
 
     def compositions(self, row_M: IntArray, col_M: IntArray, crop_px: int) -> IntArray:
         """Pixels of each class, and then of the border, in many crops; shape (M, num_classes + 1)."""
@@ -157,7 +154,7 @@ class CropSampler:
             raise ConfigError("No training pixel is valid: all tiles are nodata. Check data.train.")
         self.natural_mix: FloatArray = pixels_K / pixels_K.sum()
         self.target_mix = _target_mix(config.target_mix, pixels_K)
-        wanted = config.crops_per_epoch or -(-int(pixels_K.sum()) // self._crop_px**2)
+        wanted = config.crops_per_epoch or math.ceil(sum(map(self._crops_to_cover, self._index)))
         self.num_crops = -(-wanted // multiple_of) * multiple_of
 
         self._step, places_M3 = self._all_places()
@@ -191,6 +188,12 @@ class CropSampler:
         """Share of each class among the counted pixels of these crops, before augmentation."""
         places_M3 = np.array(sorted(crop[:3] for crop in crops), np.int64).reshape(-1, 3)
         return _shares(self._per_tile(places_M3, TileIndex.compositions)[:, :-1].sum(0))
+
+    def _crops_to_cover(self, tile: TileIndex) -> float:
+        """Crops that hold as many pixels as count in a tile; at least one where any does."""
+        # A crop that is larger than the tile holds no more than the tile.
+        area = min(self._crop_px, tile.height) * min(self._crop_px, tile.width)
+        return max(tile.pixels_K.sum() / area, 1.0) if tile.pixels_K.any() else 0.0
 
     def _weights(self, config: SamplingConfig, pixels_TK: IntArray, counts_MK: IntArray) -> FloatArray:
         tile_M = self._places_M3[:, 0]

@@ -1,6 +1,6 @@
 """Which tiles train and which validate: what the `data` section of a configuration stands for."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.classes import SCHEMES, ClassScheme
 from napari_glacier.core.config import DataConfig, RunConfig
@@ -94,14 +94,24 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
     if not tiles:
         raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")
     train = _labelled(_chosen(tiles, data.tiles, "data.tiles"), f"train ({data.train})", notes)
-    notes.warnings += missing_band_warnings(train, [b for b in required_bands(data.channels) if b in TERRAIN_BANDS])
+    needed = required_bands(data.channels)
+    _check_bands(train, needed)
+    # Of the five of the satellite opening the data set has told.
+    notes.warnings += missing_band_warnings(train, [band for band in needed if band not in CANONICAL_BANDS])
     labelled = TileSet(dataset, train, data.channels)
     named = tuple(tile for tile in tiles if tile.mask_path is not None)
     # Finds a value outside the scheme before anything starts.
     return LabelledTiles(labelled, named, _count_classes(labelled, dataset.scheme), dataset.scheme, notes)
 
 
-def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> TrainingData:
+def known_tiles(tiles: TileSet, seen: Collection[str]) -> tuple[str, ...]:
+    """Ids of the tiles that a model has learnt from, by the fingerprints that its card lists."""
+    if not seen:
+        return ()
+    return tuple(tile.id for number, tile in enumerate(tiles.tiles) if tiles.fingerprint(number) in seen)
+
+
+def open_training_data(config: RunConfig, seen: Collection[str] = ()) -> TrainingData:
     """Find and check the tiles of a run; touches no device and reads every mask.
 
     Validation tiles are those that `data.val_tiles` names, else those of `data.val`, else the data set's own
@@ -110,9 +120,9 @@ def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> Trainin
     Parameters
     ----------
     config : RunConfig
-    unseen : sequence of str
-        Ids of tiles that the model to start from has not learnt from. Where tiles are held out it is among these,
-        as scores on tiles that the model knows by heart would flatter it.
+    seen : collection of str
+        Fingerprints of the tiles that the model to start from has learnt from. Where tiles are held out it is among
+        the others, as scores on tiles that the model knows by heart would flatter it.
 
     Raises
     ------
@@ -128,7 +138,8 @@ def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> Trainin
         if data.val_tiles is not None:
             val = _chosen(labelled.named, data.val_tiles, "data.val_tiles")
         else:
-            candidates = [number for number, tile in enumerate(train) if tile.id in set(unseen)]
+            known = set(known_tiles(labelled.tiles, seen))
+            candidates = [number for number, tile in enumerate(train) if known and tile.id not in known]
             chosen = hold_out(
                 labelled.pixels_TK, data.val_fraction, config.seed, candidates or None, centres_m(labelled.tiles.tiles)
             )
@@ -137,18 +148,28 @@ def open_training_data(config: RunConfig, unseen: Sequence[str] = ()) -> Trainin
         train = [tile for tile in train if tile.id not in held_out]
         if not train:
             raise ConfigError("data.val_tiles holds out every labelled tile. Leave at least one to learn from.")
-        known = " (the model to start from has not seen them)" if set(held_out) <= set(unseen) else ""
-        notes.messages.append(f"Held out for validation{known}: {', '.join(held_out)}.")
-    buffer_px = buffer_for(data.buffer_px, [*train, *val])
-    leakage = find_leaks(train, val, buffer_px, masked=bool(held_out))
+    val_set = TileSet(val_dataset, val, data.channels)
+    learnt = known_tiles(val_set, seen)
     if held_out:
+        told = " (the model to start from has not seen them)" if seen and not learnt else ""
+        notes.messages.append(f"Held out for validation{told}: {', '.join(held_out)}.")
+    buffer_px = buffer_for(data.buffer_px, [*train, *val])
+    # Validation data that are given are masked against only where a buffer is asked for.
+    masked = bool(held_out) or data.buffer_px is not None
+    leakage = find_leaks(train, val, buffer_px, masked)
+    if masked:
         train_set = _buffered(TileSet(dataset, train, data.channels), val, buffer_px, scheme, notes)
     else:
         train_set = TileSet(dataset, train, data.channels)
-    val_set = TileSet(val_dataset, val, data.channels)
     _count_classes(val_set, scheme)
     notes.warnings += _shared_tiles(train_set, val_set)
-    if leakage.leaks and not held_out:
+    if learnt:
+        notes.warnings.append(
+            f"The model to start from has learnt from {len(learnt)} of the {len(val_set)} validation tiles "
+            f"({', '.join(learnt[:8])}{', …' if len(learnt) > 8 else ''}): the scores flatter the new one. Validate on "
+            "other tiles, or start from another model."
+        )
+    if leakage.leaks and not masked:
         notes.warnings.append(f"{leakage.summary()} The scores may flatter the model.")
     elif leakage.unplaced:
         notes.messages.append(leakage.summary())
@@ -270,6 +291,16 @@ def _labelled(tiles: Sequence[Tile], split: str, notes: Notes) -> list[Tile]:
         listed = ", ".join(without[:8])
         notes.messages.append(f"{len(without)} tile(s) of the split {split} have no mask and are left out: {listed}.")
     return with_mask
+
+
+def _check_bands(tiles: Sequence[Tile], needed: Sequence[str]) -> None:
+    """Refuse data of another kind than the channels: pictures for a model of bands, and the other way round."""
+    there = dict.fromkeys(band for tile in tiles for band in tile.bands)
+    if needed and set(needed).isdisjoint(there):
+        raise ConfigError(
+            f"data.channels needs {', '.join(needed)}; no training tile has any of them, they have {', '.join(there)}. "
+            f"Set data.channels to these, as in data.channels=[{', '.join(there)}], or name other tiles."
+        )
 
 
 def _count_classes(tiles: TileSet, scheme: ClassScheme) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from napari_glacier.nn.checkpoint import LoadedModel, is_foreign, load_foreign_s
 from napari_glacier.nn.device import pick_device
 from napari_glacier.nn.ensemble import Ensemble, resolve_models
 from napari_glacier.nn.weights import load_matching
-from napari_glacier.nn.zoo import build_model, takes_encoder
+from napari_glacier.nn.zoo import build_model, default_encoder
 from napari_glacier.nn.zoo.stages import freeze_stages
 from training.distill import load_teachers
 from training.export import check_save_path
@@ -29,7 +29,6 @@ from training.source import Notes, TrainingData, open_training_data
 
 _FOREIGN_SUFFIXES = {".pth", ".pt", ".h5"}
 _OUR_SUFFIXES = {".safetensors", ".yaml", ".yml"}
-DEFAULT_ENCODER = "resnet34"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,10 @@ class Start:
     weights : state dict or None
     teachers : Ensemble or None
         To distil from.
+    seen_tiles : tuple of str
+        Fingerprints of the tiles that the weights have been trained on before.
+    resuming : bool
+        The weights come from the run folder.
     notes : Notes
     """
 
@@ -54,6 +57,8 @@ class Start:
     normalisation: Normalisation | None
     weights: Mapping[str, torch.Tensor] | None
     teachers: Ensemble | None
+    seen_tiles: tuple[str, ...]
+    resuming: bool
     notes: Notes
 
     def build_model(self) -> nn.Module:
@@ -63,11 +68,15 @@ class Start:
     def build_and_compare(self) -> tuple[nn.Module, tuple[str, ...]]:
         """As `build_model`; and the names of the tensors that the starting weights lack."""
         torch.manual_seed(self.config.seed)
+        arguments = model_arguments(self.config)
+        if self.resuming or self.weights is not None:
+            # All weights come from elsewhere; the file may be gone, or a download away.
+            arguments.pop("encoder_weights", None)
         model = build_model(
             self.config.model.name,
             channels=self.config.data.channels,
             num_classes=self.data.scheme.num_classes,
-            **model_arguments(self.config),
+            **arguments,
         )
         left_out = load_matching(model, self.weights) if self.weights is not None else ()
         freeze_stages(model, self.config.model.frozen_stages)
@@ -84,9 +93,8 @@ def model_arguments(config: RunConfig) -> dict[str, object]:
 
 def _with_default_encoder(config: RunConfig) -> RunConfig:
     """Write the encoder down where the architecture takes one: a default may be another one some day."""
-    if config.model.encoder is not None or not takes_encoder(config.model.name):
-        return config
-    return config.model_copy(update={"model": config.model.model_copy(update={"encoder": DEFAULT_ENCODER})})
+    encoder = config.model.encoder or default_encoder(config.model.name)
+    return config.model_copy(update={"model": config.model.model_copy(update={"encoder": encoder})})
 
 
 def prepare(config: RunConfig, resuming: bool = False) -> Start:
@@ -108,7 +116,8 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
     if config.save_path is not None:
         check_save_path(config.save_path)
     source = load_start(config.model.init_from) if config.model.init_from is not None and not resuming else None
-    data = open_training_data(config, source.card.val_tiles if isinstance(source, LoadedModel) else ())
+    seen = source.card.seen_tiles if isinstance(source, LoadedModel) else ()
+    data = open_training_data(config, seen)
     num_classes = data.scheme.num_classes
     build_loss(config.loss, data.scheme)
     teachers = None
@@ -118,6 +127,7 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
     normalisation, weights = None, None if isinstance(source, LoadedModel) else source
     if isinstance(source, LoadedModel):
         _check_fit(config, data.scheme, source)
+        data.notes.messages += _overruled(config, source)
         config = _with_architecture(config, source)
         normalisation, weights = source.card.normalisation, source.model.state_dict()
         data.notes.messages.append(f"Starts from {source.card.name}; its statistics are kept.")
@@ -127,16 +137,18 @@ def prepare(config: RunConfig, resuming: bool = False) -> Start:
         # Written into the run's configuration: drawn again, the choice would follow the masks as they are corrected.
         config = config.model_copy(update={"data": config.data.model_copy(update={"val_tiles": list(data.held_out)})})
     config = _with_default_encoder(config)
-    start = Start(config, data, normalisation, weights, teachers, data.notes)
+    start = Start(config, data, normalisation, weights, teachers, seen, resuming, data.notes)
     _check_network(start)
     return start
 
 
 def _check_network(start: Start) -> None:
     """Build the network once, which is cheap: finds a wrong encoder or argument, and weights that fit in part."""
-    # Fetching pretrained weights can wait; they change no name or shape.
-    bare = start.config.model.model_copy(update={"encoder_weights": None})
-    model, left_out = replace(start, config=start.config.model_copy(update={"model": bare})).build_and_compare()
+    model_config = start.config.model
+    if model_config.encoder_weights == "imagenet":
+        # Fetching pretrained weights can wait; they change no name or shape.
+        model_config = model_config.model_copy(update={"encoder_weights": None})
+    model, left_out = replace(start, config=start.config.model_copy(update={"model": model_config})).build_and_compare()
     if left_out:
         total = sum(not key.endswith("num_batches_tracked") for key in model.state_dict())
         listed = ", ".join(left_out[:6]) + (", …" if len(left_out) > 6 else "")
@@ -169,6 +181,15 @@ def _check_fit(config: RunConfig, scheme: ClassScheme, source: LoadedModel) -> N
             f"{where} takes the channels {', '.join(card.channels)}, in this order; data.channels is "
             f"{', '.join(config.data.channels)}. Set data.channels to those of the checkpoint."
         )
+
+
+def _overruled(config: RunConfig, source: LoadedModel) -> list[str]:
+    """Say what the configuration asks of the network and the checkpoint decides otherwise."""
+    card, model = source.card, config.model
+    asked = {key: getattr(model, key) for key in ("name", "encoder") if key in model.model_fields_set} | model.arguments
+    decided = {"name": card.architecture, **card.arguments}
+    other = [f"{key} {decided.get(key)} and not {value}" for key, value in asked.items() if value != decided.get(key)]
+    return [f"The network is that of {card.name}: {', '.join(other)}."] if other else []
 
 
 def _with_architecture(config: RunConfig, source: LoadedModel) -> RunConfig:

@@ -26,7 +26,7 @@ from training.data import BatchPlan, CropDataset, Scan, close_loader, make_loade
 from training.distill import Teachers
 from training.distributed import Team
 from training.loggers import make_loggers
-from training.losses import build_loss
+from training.losses import build_loss, column_of
 from training.optim import Direction, LearningRate, Progress, build_optimizer, set_learning_rate
 from training.precision import Precision
 from training.reporting import Reporter, Row
@@ -91,6 +91,7 @@ class Trainer:
             micro_batch=config.train.batch_size // team.size,
             note_path=folder.path,
         )
+        self._seen_tiles = tuple(sorted({*start.seen_tiles, *self.scan.seen_tiles}))
         self.rows: list[Row] = []
         self._warnings = [*start.notes.warnings, *self.scan.warnings]
         if folder.resume_path.is_file():
@@ -130,6 +131,7 @@ class Trainer:
 
     def _fit(self) -> None:
         self._announce()
+        self.update.heed_note()
         if not self.rows:
             # A run stopped in its first epoch can be resumed, too.
             self._write_state()
@@ -194,14 +196,15 @@ class Trainer:
         table = matrix.summary(names)
         row = {"train_loss": torch.stack([s.loss for s in steps]).mean().item()}
         for name in steps[0].components:
-            row[f"train_{name}"] = torch.stack([s.components[name] for s in steps]).mean().item()
+            row[f"train_{column_of(name)}"] = torch.stack([s.components[name] for s in steps]).mean().item()
         row |= {f"train_{key}": table[key] for key in ("mcc", "iou", "f1")}
         # The mix that was learnt from: counted after augmentation, without what became nodata.
         seen_K = matrix.counts.sum(1) / max(int(matrix.counts.sum()), 1)
         return row | {f"mix_{name}": round(float(share), 5) for name, share in zip(names, seen_K, strict=True)}
 
     def _asked_to_stop(self, step: int) -> bool:
-        if self.team.size > 1 and step % _STEPS_BETWEEN_STOP_CHECKS and step + 1 < self.steps:
+        # After the last step the epoch is worth its validation.
+        if step + 1 == self.steps or (self.team.size > 1 and step % _STEPS_BETWEEN_STOP_CHECKS):
             return False
         return self.team.any(self._should_stop())
 
@@ -288,6 +291,7 @@ class Trainer:
             epoch=row["epoch"],
             synthetic=self.data.synthetic,
             val_tiles=tuple(tile.id for tile in self.data.val.tiles),
+            seen_tiles=self._seen_tiles,
         )
 
     def _save(self, tables: dict[str, Any]) -> None:
@@ -318,9 +322,11 @@ class Trainer:
             "learning_rate": self.learning_rate.state(),
             "progress": self.progress.state(),
             "micro_batch": self.update.micro_batch,
+            "processes": self.team.size,
             "rows": self.rows,
             "normalisation": self.normalisation.as_dict(),
             "fingerprint": self.scan.fingerprint,
+            "seen_tiles": self._seen_tiles,
         }
         write_state(self.folder.resume_path, state)
 
@@ -339,9 +345,11 @@ class Trainer:
                 f"{self.folder.resume_path} does not fit the model that {self.folder.config_path.name} describes. "
                 f"Start a new run with model.init_from={self.folder.path}."
             ) from error
-        self.update.micro_batch = min(state["micro_batch"], self.update.micro_batch)
+        if state["processes"] == self.team.size:
+            self.update.micro_batch = min(state["micro_batch"], self.update.micro_batch)
         self.rows = state["rows"]
         self.normalisation = Normalisation.from_dict(state["normalisation"])
+        self._seen_tiles = tuple(sorted({*state["seen_tiles"], *self.scan.seen_tiles}))
         if state["fingerprint"] != self.scan.fingerprint:
             self._warnings.append("The training tiles or masks have changed since this run was started.")
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.errors import DeviceError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.nn.memory import is_out_of_memory
@@ -22,7 +23,7 @@ from training.precision import Precision
 from training.reporting import Reporter
 from training.validation import count_confusion
 
-# Written where one of several processes ran out of memory, for when all begin again.
+# Written where one of several processes ran out of memory, for when all begin again: crops, and of how many processes.
 _MICRO_BATCH_FILE = "micro_batch.txt"
 
 Batch = tuple[Tensor, Tensor]
@@ -82,22 +83,39 @@ class Updater:
         self._note_path = note_path / _MICRO_BATCH_FILE
         self.micro_batch = micro_batch
         self.teachers: Teachers | None = None
-        if self._note_path.is_file():
-            self._use_micro_batch(min(micro_batch, int(self._note_path.read_text(encoding="utf-8"))))
 
     def __call__(self, batches: Sequence[Batch], epoch: int) -> Step:
         """Make one optimiser step of some batches of image (N, C, H, W) and target (N, H, W).
 
-        Where memory runs out the micro-batch is halved and the step made again.
+        Each piece of a batch weighs as much as it has counted pixels, over all processes: of losses that are means
+        over pixels that is the mean over the whole step. Losses of whole classes (overlap, MCC, Lovász) are taken
+        within each piece. Where memory runs out the micro-batch is halved and the gradients are made again.
 
         Raises
         ------
         DeviceError
             If not even a single crop fits.
         """
+        results = self._gradients(batches, epoch)
+        self._precision.step(self._optimizer, self._network, self._clip_norm)
+        if self._average is not None:
+            self._average.update()
+        return Step(
+            torch.stack([r.loss for r in results]).sum(),
+            {name: torch.stack([r.components[name] for r in results]).sum() for name in results[0].components},
+            torch.stack([r.confusion_KK for r in results]).sum(0),
+        )
+
+    def heed_note(self) -> None:
+        """Take the smaller micro-batch that an earlier attempt of the same number of processes left word of."""
+        noted = self._noted()
+        if noted is not None and noted < self.micro_batch:
+            self._use_micro_batch(noted)
+
+    def _gradients(self, batches: Sequence[Batch], epoch: int) -> list[Step]:
         while True:
             try:
-                return self._update(batches, epoch)
+                return self._forward_backward(batches, epoch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -108,8 +126,10 @@ class Updater:
                         "sampling.crop_px, or choose a smaller model."
                     ) from error
                 if self._team.size > 1:
-                    # The others are in the middle of the step: all begin again together, from the last epoch.
-                    write_text_atomically(self._note_path, f"{self.micro_batch // 2}\n")
+                    # The others are in the middle of the step: all begin again together, from the last epoch. Each
+                    # attempt costs one of a few restarts, so the second one goes further down.
+                    smaller = max(self.micro_batch // (2 if self._noted() is None else 4), 1)
+                    write_text_atomically(self._note_path, f"{smaller} {self._team.size}\n")
                     raise
             torch.cuda.empty_cache()
             self._use_micro_batch(self.micro_batch // 2)
@@ -117,34 +137,34 @@ class Updater:
     def _use_micro_batch(self, micro_batch: int) -> None:
         self.micro_batch = micro_batch
         self._report.message(
-            f"The device ran out of memory: {micro_batch} crops at a time from now on, with more accumulation, so "
-            "the effective batch stays the same.",
+            f"The device ran out of memory: {micro_batch} crops at a time from now on, with more accumulation; the "
+            "effective batch stays the same.",
             "warning",
         )
 
-    def _update(self, batches: Sequence[Batch], epoch: int) -> Step:
+    def _noted(self) -> int | None:
+        if not self._note_path.is_file():
+            return None
+        micro_batch, size = map(int, self._note_path.read_text(encoding="utf-8").split())
+        return micro_batch if size == self._team.size else None
+
+    def _forward_backward(self, batches: Sequence[Batch], epoch: int) -> list[Step]:
         self._optimizer.zero_grad(set_to_none=True)
         pieces = [
             (image[i : i + self.micro_batch], target[i : i + self.micro_batch])
             for image, target in batches
             for i in range(0, len(image), self.micro_batch)
         ]
-        num_crops = sum(len(image) for image, _ in pieces)
+        counted = self._team.total(torch.stack([(target != IGNORE_INDEX).sum() for _, target in pieces]).double())
+        shares = (counted / counted.sum().clamp_min(1.0)).tolist()
         results = []
-        for number, (image, target) in enumerate(pieces, start=1):
+        for number, ((image, target), share) in enumerate(zip(pieces, shares, strict=True), start=1):
             last = number == len(pieces)
             with nullcontext() if last or self._team.size == 1 else self._model.no_sync():  # type: ignore[operator]
-                results.append(self._forward_backward(image, target, len(image) / num_crops, epoch))
-        self._precision.step(self._optimizer, self._network, self._clip_norm)
-        if self._average is not None:
-            self._average.update()
-        return Step(
-            torch.stack([r.loss for r in results]).sum(),
-            {name: torch.stack([r.components[name] for r in results]).sum() for name in results[0].components},
-            torch.stack([r.confusion_KK for r in results]).sum(0),
-        )
+                results.append(self._piece(image, target, share, epoch))
+        return results
 
-    def _forward_backward(self, image: Tensor, target: Tensor, share: float, epoch: int) -> Step:
+    def _piece(self, image: Tensor, target: Tensor, share: float, epoch: int) -> Step:
         image = image.to(self._team.device, memory_format=torch.channels_last, non_blocking=True)
         target = target.to(self._team.device, non_blocking=True)
         with self._precision.autocast():

@@ -16,7 +16,7 @@ from napari_glacier.core.metrics import ConfusionMatrix
 from napari_glacier.nn.memory import is_out_of_memory
 from training.data import TileBatch, TileSet, whole_tiles
 from training.distributed import Team
-from training.losses.combined import CombinedLoss
+from training.losses import CombinedLoss, column_of
 from training.precision import Precision
 from training.reporting import Reporter, Row
 
@@ -90,7 +90,7 @@ class Validator:
         names = self._scheme.class_names
         every, valid_only = (matrix_of(c).summary(names) for c in counts)
         components.pop("kl", None)  # teachers are asked in training only
-        row = {"val_loss": loss.item()} | {f"val_{name}": value.item() for name, value in components.items()}
+        row = {"val_loss": loss.item()} | {f"val_{column_of(name)}": value.item() for name, value in components.items()}
         row |= {f"val_{key}": every[key] for key in ("mcc", "iou", "f1")} | {"val_mcc_valid": valid_only["mcc"]}
         return row, {"all_pixels": every, "valid_pixels": valid_only}
 

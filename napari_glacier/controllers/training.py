@@ -13,7 +13,8 @@ from psygnal import Signal
 
 from napari_glacier.controllers.models import known_models
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.config import RunConfig, load_config, recipe_names, recipe_path, save_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.runfiles import EventReader, RunFolder
 

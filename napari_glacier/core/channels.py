@@ -7,7 +7,7 @@ index of Xu 2006), and the textures ``contrast`` and ``energy`` of SWIR-1 (see `
 bands, these two are the seven-channel form. Textures near the border of what is passed in see fewer pixels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,6 +85,28 @@ def assemble_channels(
         else:
             out_CHW[k] = texture[name] if name in texture else plane[name]
     return out_CHW
+
+
+def blank_missing(
+    input_CHW: FloatArray, channels: Sequence[str], missing: Collection[str], where: tuple[slice, ...] = ()
+) -> None:
+    """Set channels made of bands that are not there to 0 of a normalised input, in place.
+
+    A band that is not there says nothing: the training mean, not a pitch-black surface, nor an index that calls it
+    snow.
+
+    Parameters
+    ----------
+    input_CHW : float32 array, shape (len(channels), H, W)
+    channels : sequence of str
+    missing : collection of str
+        Bands.
+    where : slices of rows and columns, optional
+        The part without these bands; else the whole.
+    """
+    for k, channel in enumerate(channels):
+        if not set(missing).isdisjoint(required_bands([channel])):
+            input_CHW[k][where] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,24 @@
 """The configuration of a training run: one tree for the YAML file, the command line and the widget's form.
 
 `version` is the schema's version. A file given by hand, a recipe and the copy kept in a run folder
-are the same schema.
+are the same schema; `config_files` finds, reads and writes them.
 """
 
-from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import check_channels
 from napari_glacier.core.classes import SCHEMES
-from napari_glacier.core.errors import ConfigError
-from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.plain_yaml import read_yaml
+
+# The loss looks at the weights of all its terms together, and says in one sentence what is wrong with them.
+_Weight = Annotated[float, Field(allow_inf_nan=True)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -57,7 +54,7 @@ class DataConfig(_Section):
         "0 to 1.",
     )
     mean: list[float] | None = Field(None, description="Mean of each channel; none: pooled over valid training pixels.")
-    std: list[float] | None = Field(
+    std: list[Annotated[float, Field(gt=0.0)]] | None = Field(
         None, description="Standard deviation of each channel; none: pooled over valid training pixels."
     )
     workers: int = Field(4, ge=0, description="Loader processes; never more than the cores left over.")
@@ -115,8 +112,8 @@ class ModelConfig(_Section):
 class Ramp(_Section):
     """A loss weight that changes evenly from the first epoch on, and then stays."""
 
-    start: float = Field(ge=0.0, description="Weight in the first epoch.")
-    end: float = Field(ge=0.0, description="Weight from the last epoch of the ramp on.")
+    start: _Weight = Field(ge=0.0, description="Weight in the first epoch.")
+    end: _Weight = Field(ge=0.0, description="Weight from the last epoch of the ramp on.")
     epochs: int = Field(ge=2, description="Epochs that the ramp takes.")
 
     def at(self, epoch: int) -> float:
@@ -133,7 +130,7 @@ class Ramp(_Section):
 class Steps(_Section):
     """A loss weight that changes at given epochs."""
 
-    steps: dict[int, float] = Field(description="Weight from each of these epochs on; the first is epoch 1.")
+    steps: dict[int, _Weight] = Field(description="Weight from each of these epochs on; the first is epoch 1.")
 
     @field_validator("steps")
     @classmethod
@@ -155,7 +152,7 @@ class Steps(_Section):
 class LossConfig(_Section):
     """A weighted sum of masked losses."""
 
-    terms: dict[str, float | Ramp | Steps] = Field(
+    terms: dict[str, _Weight | Ramp | Steps] = Field(
         {"focal": 0.6, "dice": 0.4},
         description="Weight of each loss: a number, {start, end, epochs} (a ramp), or {steps: {1: a, 20: b}}.",
     )
@@ -178,6 +175,13 @@ class LossConfig(_Section):
     focal_iou_alpha: float = Field(1.0, gt=0.0, description="Factor of the focal IoU loss.")
     focal_iou_gamma: float = Field(2.0, ge=0.0, description="Exponent of the focal IoU loss.")
 
+    @field_validator("focal_alpha")
+    @classmethod
+    def _some_class_counts(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and max(value, default=0.0) <= 0:
+            raise ValueError("one of the weights must be above 0")
+        return value
+
 
 class DistillConfig(_Section):
     """Learning from the soft answers of trained models; the loss term is called kl."""
@@ -199,7 +203,7 @@ class SamplingConfig(_Section):
     crops_per_epoch: int | None = Field(
         None, ge=1, description="Crops an epoch; none: as many as cover the training tiles once."
     )
-    target_mix: list[float] | None = Field(
+    target_mix: list[Annotated[float, Field(ge=0.0)]] | None = Field(
         None, description="Wanted share of each class; none: 10/35/40/15 %, two classes 50/50."
     )
     max_repeats: float = Field(
@@ -208,6 +212,13 @@ class SamplingConfig(_Section):
     interface_boost: float = Field(
         3.0, ge=1.0, description="How much oftener crops are drawn in which debris meets ice (balanced sampling)."
     )
+
+    @field_validator("target_mix")
+    @classmethod
+    def _something_wanted(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and max(value, default=0.0) <= 0:
+            raise ValueError("one of the shares must be above 0")
+        return value
 
 
 class AugmentationConfig(_Section):
@@ -229,6 +240,9 @@ class AugmentationConfig(_Section):
     blur: float = Field(0.1, ge=0.0, le=1.0, description="Probability of a Gaussian blur.")
 
 
+_Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
 class OptimConfig(_Section):
     """AdamW with warm-up and a schedule."""
 
@@ -238,7 +252,7 @@ class OptimConfig(_Section):
         "plateau", description="Lower the rate where progress ends, or along a cosine to min_lr over all epochs."
     )
     weight_decay: float = Field(1e-4, ge=0.0, description="Decoupled weight decay.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's momentum terms.")
+    betas: tuple[_Momentum, _Momentum] = Field((0.9, 0.999), description="AdamW's momentum terms.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
     clip_norm: float = Field(1.0, ge=0.0, description="Largest gradient norm; 0 turns clipping off.")
     plateau_factor: float = Field(0.5, gt=0.0, lt=1.0, description="Factor on the learning rate at a plateau.")
@@ -310,106 +324,3 @@ class RunConfig(_Section):
         if self.save_path is not None and (self.folds is not None or self.members > 1):
             raise ValueError("save_path names one file, and several models are asked for: leave it out")
         return self
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the trainer."""
-    folder = _recipe_folder()
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def recipe_path(name: str) -> Path:
-    """Path of a shipped recipe; `ConfigError` lists the known ones."""
-    if name not in recipe_names():
-        raise ConfigError(f"There is no recipe {name!r}. Give a YAML file or one of: {', '.join(recipe_names())}.")
-    return Path(str(_recipe_folder() / f"{name}.yaml"))
-
-
-def load_config(path_or_recipe: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and validate a configuration.
-
-    Parameters
-    ----------
-    path_or_recipe : str or Path
-        A YAML file, or the name of a shipped recipe.
-    overrides : sequence of str
-        ``key.sub=value`` with the value read as YAML, applied over the file.
-
-    Raises
-    ------
-    ConfigError
-        One sentence for every key or value that is wrong.
-    """
-    path = Path(path_or_recipe)
-    if path.is_dir() and (path / "run.yaml").is_file():
-        path = path / "run.yaml"
-    if not path.is_file():
-        if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-            raise ConfigError(f"The configuration {path} does not exist. Give a YAML file or a recipe's name.")
-        path = recipe_path(str(path_or_recipe))
-    try:
-        tree = read_yaml(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as YAML: {str(error).splitlines()[0]}. Correct the file.") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}; a configuration is a mapping of keys to values.")
-    for override in overrides:
-        _apply_override(tree, override)
-    return parse_config(tree, source=str(path))
-
-
-def parse_config(tree: dict[str, Any], source: str = "the configuration") -> RunConfig:
-    """Validate a tree of plain values; `ConfigError` has one sentence a problem."""
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write a configuration as YAML, atomically; it loads back to an equal one."""
-    write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _recipe_folder() -> Any:
-    return resources.files("training.recipes")
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"--set {override!r} is not of the form key.sub=value.")
-    *parents, leaf = key.strip().split(".")
-    node = tree
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a section.")
-        node = child
-    try:
-        node[leaf] = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not readable as YAML.") from error
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "the configuration"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key {key}; {_nearest_key(problem['loc'])}")
-        elif problem["type"] == "missing":
-            lines.append(f"{key} is missing")
-        else:
-            lines.append(f"{key} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
-    return f"{source}: " + "; ".join(lines) + "."
-
-
-def _nearest_key(location: tuple[int | str, ...]) -> str:
-    model: Any = RunConfig
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            break
-        model = field.annotation
-    return f"known here are {', '.join(model.model_fields)}"

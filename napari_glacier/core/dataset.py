@@ -98,9 +98,9 @@ class Dataset:
         `zero_is_nodata`) 0. Validity looks at every one of them, so it does not depend on the bands asked for;
         terrain has no say in it. Nodata pixels are 0 in every band.
 
-        A gap in the terrain (nodata, NaN, elevation below -1000 or slope below 0) is given the mean of the tile's
-        valid pixels outside the gap, as 0 would be sea level; 0 where there is none. Bands that the tile does
-        not have are 0.
+        A gap in one band where others carry data (nodata, NaN; in the terrain also elevation below -1000 or slope
+        below 0) is given the mean of the tile's valid pixels outside the gap, as 0 would be pitch-black, or sea
+        level; 0 where there is none. Bands that the tile does not have are 0.
 
         Raises
         ------
@@ -111,20 +111,16 @@ class Dataset:
         planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding])
         image_CHW = np.zeros((len(bands), tile.height, tile.width), np.float32)
         valid_HW = np.zeros((tile.height, tile.width), bool)
-        # The spectral bands come first, so that validity is known by the time that terrain is filled.
+        gone: dict[str, npt.NDArray[np.bool_]] = {}
         for band, plane in planes.items():
-            gone_HW = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
-            fill = 0.0
+            gone[band] = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
             if band in TERRAIN_BANDS:
-                gone_HW |= plane < _LEAST[band]
-                known = plane[valid_HW & ~gone_HW]
-                fill = float(known.mean(dtype=np.float64)) if known.size else 0.0
-            elif self.zero_is_nodata:
-                valid_HW |= ~gone_HW & (plane != 0)
+                gone[band] |= plane < _LEAST[band]
             else:
-                valid_HW |= ~gone_HW
-            if band in bands:
-                image_CHW[list(bands).index(band)] = np.where(gone_HW, fill, plane)
+                valid_HW |= ~gone[band] & (plane != 0) if self.zero_is_nodata else ~gone[band]
+        for k, band in enumerate(bands):
+            if band in planes:
+                image_CHW[k] = _without_gaps(planes[band], gone[band], valid_HW)
         image_CHW *= valid_HW
         return image_CHW, valid_HW
 
@@ -163,6 +159,15 @@ class Dataset:
                 raise BandError(band_size_message(tile.id, band, plane.shape, (tile.height, tile.width)))
             planes[band] = plane
         return planes
+
+
+def _without_gaps(
+    plane_HW: npt.NDArray[Any], gone_HW: npt.NDArray[np.bool_], valid_HW: npt.NDArray[np.bool_]
+) -> npt.NDArray[Any]:
+    if not (gone_HW & valid_HW).any():
+        return np.where(gone_HW, 0, plane_HW)
+    known = plane_HW[valid_HW & ~gone_HW]
+    return np.where(gone_HW, known.mean(dtype=np.float64) if known.size else 0.0, plane_HW)
 
 
 def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | None = None) -> Dataset:

@@ -30,11 +30,12 @@ def evaluate_folders(
     Parameters
     ----------
     predicted, truth : Path
-        Folders of mask TIFFs (or PNGs where there is no TIFF), paired by the identity in their names.
+        Folders of masks, TIFFs or PNGs, paired by the identity in their names. Of a TIFF and a PNG of one name
+        the TIFF counts: beside it the PNG is a quick look, or what was corrected.
     data : Path, optional
         The data set they belong to; it tells which pixels are valid.
     scheme : str, optional
-        Of both folders; else decided over the masks of each.
+        Of both folders; else the data set's where the true masks are its own, or decided over the masks of each.
     glacier_classes : sequence of str, optional
         With a four-class prediction and two-class truth: the classes that count as glacier.
 
@@ -51,7 +52,7 @@ def evaluate_folders(
     """
     pairs = _pairs(Path(predicted), Path(truth))
     dataset = open_dataset(data) if data is not None else None
-    predicted_scheme, truth_scheme = _schemes(pairs, scheme)
+    predicted_scheme, truth_scheme = _schemes(pairs, dataset, scheme)
     recode = _recode(predicted_scheme, truth_scheme, glacier_classes)
     names = truth_scheme.class_names
     total_all, total_valid = ConfusionMatrix(len(names)), ConfusionMatrix(len(names))
@@ -86,10 +87,7 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
     for folder in (predicted, truth):
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder. Give a folder of masks.")
-    files = {
-        name: rasters_in(folder) or pictures_in(folder)
-        for name, folder in (("prediction", predicted), ("truth", truth))
-    }
+    files = {"prediction": _masks_in(predicted, truth), "truth": _masks_in(truth, predicted)}
     for name, folder in (("prediction", predicted), ("truth", truth)):
         if not files[name]:
             raise DataError(f"{folder} holds no TIFF and no PNG. Give the folder of the {name} masks.")
@@ -103,21 +101,44 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
     return {key: (found["prediction"], found["truth"]) for key, found in tiles.items()}
 
 
-def _schemes(pairs: Mapping[str, tuple[Path, Path]], name: str | None) -> tuple[ClassScheme, ClassScheme]:
+def _masks_in(folder: Path, other: Path) -> list[Path]:
+    """Masks of a folder: TIFFs, and PNGs. Beside TIFFs a PNG may be a quick look, unless the other folder knows it."""
+    rasters, pictures = rasters_in(folder), pictures_in(folder)
+    if rasters:
+        wanted = {path.stem for path in (*rasters_in(other), *pictures_in(other))} - {path.stem for path in rasters}
+        pictures = [path for path in pictures if path.stem in wanted]
+    return rasters + pictures
+
+
+def _schemes(
+    pairs: Mapping[str, tuple[Path, Path]], dataset: Dataset | None, name: str | None
+) -> tuple[ClassScheme, ClassScheme]:
     if name is not None:
         return get_scheme(name), get_scheme(name)
-    if any(is_png(truth) for _, truth in pairs.values()):
+    own = _own_scheme(pairs, dataset)
+    if own is not None and own.any_nonzero:
+        return own, own
+    if own is None and any(is_png(truth) for _, truth in pairs.values()):
         # As for a data set: masks that are pictures are salt data.
         return get_scheme("salt2"), get_scheme("salt2")
     values: tuple[set[float], set[float]] = (set(), set())
     for paths in pairs.values():
         for seen, path in zip(values, paths, strict=True):
             seen.update(float(value) for value in np.unique(read_mask_codes(path)))
-    predicted_scheme, truth_scheme = infer_scheme(values[0]), infer_scheme(values[1])
+    predicted_scheme, truth_scheme = infer_scheme(values[0]), own or infer_scheme(values[1])
     # A prediction that happens to hold background and lake alone reads as two classes; the truth knows better.
     if values[0] <= {float(code) for code in truth_scheme.codes}:
         predicted_scheme = truth_scheme
     return predicted_scheme, truth_scheme
+
+
+def _own_scheme(pairs: Mapping[str, tuple[Path, Path]], dataset: Dataset | None) -> ClassScheme | None:
+    """The data set's scheme where it reads the truth; masks from elsewhere may have classes of their own."""
+    if dataset is None or dataset.scheme is None:
+        return None
+    masks = {tile.mask_path.resolve() for tile in dataset.tiles if tile.mask_path is not None}
+    is_own = all(truth.resolve() in masks for _, truth in pairs.values())
+    return dataset.scheme if is_own or dataset.scheme.any_nonzero else None
 
 
 def _recode(predicted: ClassScheme, truth: ClassScheme, glacier_classes: Sequence[str] | None) -> npt.NDArray[np.uint8]:

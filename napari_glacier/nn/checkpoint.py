@@ -66,7 +66,10 @@ class ModelCard:
     synthetic : bool
         The model was trained on synthetic scenes and is for demonstration.
     val_tiles : tuple of str
-        Ids of the tiles that validated, which the model has not learnt from; empty where that is not known.
+        Ids of the tiles that validated.
+    seen_tiles : tuple of str
+        Fingerprints of the tiles that the model has learnt from, also before it was trained on; empty where that is
+        not known.
     version : int
         Of the file's format.
     """
@@ -85,6 +88,7 @@ class ModelCard:
     created: str = ""
     synthetic: bool = False
     val_tiles: tuple[str, ...] = ()
+    seen_tiles: tuple[str, ...] = ()
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -117,6 +121,7 @@ class ModelCard:
             "created": self.created,
             "synthetic": self.synthetic,
             "val_tiles": list(self.val_tiles),
+            "seen_tiles": list(self.seen_tiles),
         }
 
     @classmethod
@@ -154,6 +159,7 @@ class ModelCard:
                 created=str(values.get("created", "")),
                 synthetic=bool(values.get("synthetic", False)),
                 val_tiles=tuple(map(str, values.get("val_tiles") or ())),
+                seen_tiles=tuple(map(str, values.get("seen_tiles") or ())),
                 version=int(values["version"]),
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:

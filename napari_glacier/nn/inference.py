@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_glacier.core.channels import assemble_channels, required_bands
+from napari_glacier.core.channels import assemble_channels, blank_missing, required_bands
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.augment_tta import View
 from napari_glacier.nn.checkpoint import LoadedModel
@@ -139,13 +139,8 @@ class EnsembleRunner:
         input_CHW = card.normalisation.apply(raw_CHW, piece.valid_HW)
         for gap in piece.gaps:
             where = gap.within(piece.window)
-            if where is None:
-                continue
-            for k, channel in enumerate(card.channels):
-                if not gap.bands.isdisjoint(required_bands([channel])):
-                    # A band that is not there says nothing: the training mean, not a pitch-black surface,
-                    # nor an index that calls it snow.
-                    input_CHW[k, *where] = 0
+            if where is not None:
+                blank_missing(input_CHW, card.channels, gap.bands, where)
         return input_CHW
 
 

@@ -11,7 +11,7 @@ from napari_glacier.nn.device import describe_device, inference_dtype
 logger = logging.getLogger(__name__)
 
 MIN_WINDOW_PX = 128
-_OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
 _CPU_BATCH, _GPU_BATCH = 4, 16
 
 

@@ -86,6 +86,12 @@ def write_predictions(
     return written
 
 
+def raster_name(tile_name: str) -> str:
+    """Name of the raster that is written for a tile: the tile's own, with the ending of a TIFF under pictures."""
+    path = Path(tile_name)
+    return tile_name if path.suffix.lower() in RASTER_SUFFIXES else f"{path.stem}.tif"
+
+
 def refuse_source_folder(dataset: Dataset, out_dir: Path) -> None:
     """Raise `SaveError` where masks of the data set's tiles in `out_dir` would replace what a person made.
 
@@ -108,7 +114,7 @@ class _Sources:
 
     def relative_path(self, tile: Tile) -> Path:
         """Where a tile's mask goes; names that occur twice in the data set go by split."""
-        name = _raster_name(tile.name)
+        name = raster_name(tile.name)
         return Path(tile.split, name) if self.name_counts[name] > 1 else Path(name)
 
 
@@ -124,7 +130,7 @@ def _sources_of(dataset: Dataset) -> _Sources:
         found = _Sources(
             label_folders=frozenset(folder.resolve() for folder in {path.parent for path in masks}),
             image_folders=frozenset(folder.resolve() for folder in {path.parent for path in images}),
-            name_counts=Counter(_raster_name(tile.name) for tile in dataset.tiles),
+            name_counts=Counter(raster_name(tile.name) for tile in dataset.tiles),
         )
         _known_sources[id(dataset)] = found
         weakref.finalize(dataset, _known_sources.pop, id(dataset), None)
@@ -171,11 +177,6 @@ def _scheme_on_disk(scheme: ClassScheme, dataset: Dataset) -> ClassScheme:
     """Codes are a matter of the data set, where it has the same classes."""
     own = dataset.scheme
     return own if own is not None and own.class_names == scheme.class_names else scheme
-
-
-def _raster_name(tile_name: str) -> str:
-    path = Path(tile_name)
-    return tile_name if path.suffix.lower() in RASTER_SUFFIXES else f"{path.stem}.tif"
 
 
 def _cut(values: npt.NDArray[Any], place: Placement) -> npt.NDArray[Any]:

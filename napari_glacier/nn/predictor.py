@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 
 from napari_glacier import __version__
+from napari_glacier.core.bands import ALL_BANDS
 from napari_glacier.core.channels import required_bands
-from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.tiling import Window, blend_weights, windows
 from napari_glacier.nn.accumulate import SceneMaps
 from napari_glacier.nn.augment_tta import TtaMode, views
@@ -112,11 +113,14 @@ class Predictor:
 
         Raises
         ------
+        DataError
+            If the scene has none of the bands that a member looks at.
         DeviceError
             If memory runs out even on the CPU with small windows.
         """
         started = time.perf_counter()
         yield Progress(0, 1, f"{scene.name}: reading")
+        self._check_bands(scene)
         gaps = band_gaps(scene, self._bands)
         warnings = self._warnings(scene, gaps)
         settings = replace(self._settings, steps=[])
@@ -196,6 +200,22 @@ class Predictor:
             if len(group) >= settings.batch_size or k + 1 == len(plan) or num_read >= 64:
                 yield group, plan[k + 1].row if k + 1 < len(plan) else height, num_read
                 group, num_read = [], 0
+
+    def _check_bands(self, scene: Scene) -> None:
+        tiles = [place.tile for place in getattr(scene, "placements", ())]
+        if not tiles:
+            return
+        there = {band for tile in tiles for band in tile.bands}
+        for member in self.ensemble.members:
+            needed = required_bands(member.card.channels)
+            if needed and there.isdisjoint(needed):
+                # All its channels would be training means, and its map one class.
+                distinct = {band for tile in tiles for band in tile.distinct_bands}
+                raise DataError(
+                    f"{scene.name} has the bands {', '.join(band for band in ALL_BANDS if band in distinct)}; "
+                    f"the model {member.card.name} looks at {', '.join(needed)} and would see nothing. "
+                    "Choose a model that was trained on such data (--model), or add the bands."
+                )
 
     def _warnings(self, scene: Scene, gaps: Sequence[BandGap]) -> list[str]:
         warnings = gaps_warning(scene, self._bands, gaps)

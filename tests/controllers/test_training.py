@@ -4,7 +4,7 @@ import time
 import pytest
 
 from napari_glacier.controllers.training import Curves, Plan, TrainingController, duration
-from napari_glacier.core.config import load_config
+from napari_glacier.core.config_files import load_config
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.runfiles import RunFolder
 

@@ -1,6 +1,9 @@
+import math
+
 import pytest
 
-from napari_glacier.core.config import RunConfig, load_config, recipe_names, recipe_path, save_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config, parse_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.errors import ConfigError
 
 
@@ -51,6 +54,38 @@ def test_values_are_read_as_people_write_them(tmp_path):
 def test_every_mistake_is_a_sentence(tmp_path, text, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(_write(tmp_path / "a.yaml", text), overrides)
+
+
+ONES = [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("data", {"mean": ONES, "std": [1, 1, 1, 1, -10]}, r"data\.std\.4 is -10: .* greater than 0"),
+        ("data", {"mean": ONES, "std": [1, 0, 1, 1, 1]}, r"data\.std\.1 is 0: .* greater than 0"),
+        ("data", {"mean": ONES, "std": [1, 1, 1, 1, math.nan]}, r"data\.std\.4 is nan: .* finite"),
+        ("data", {"mean": ONES, "std": [1, 1, 1, 1, math.inf]}, r"data\.std\.4 is inf: .* finite"),
+        ("data", {"mean": [math.nan, 1, 1, 1, 1], "std": ONES}, r"data\.mean\.0 is nan: .* finite"),
+        ("optim", {"lr": math.inf}, r"optim\.lr is inf: .* finite"),
+        ("optim", {"lr": "inf"}, r"optim\.lr is 'inf': .* finite"),
+        ("optim", {"betas": [0.9, 5]}, r"optim\.betas\.1 is 5: .* less than 1"),
+        ("optim", {"betas": [-0.1, 0.9]}, r"optim\.betas\.0 is -0\.1: .* or equal to 0"),
+        ("loss", {"focal_gamma": math.inf}, r"loss\.focal_gamma is inf: .* finite"),
+        ("loss", {"focal_alpha": [1, 1, 1, math.nan]}, r"loss\.focal_alpha\.3 is nan: .* finite"),
+        ("loss", {"focal_alpha": [0, 0, 0, 0]}, r"loss\.focal_alpha is \[0, 0, 0, 0\]: .* above 0"),
+        ("loss", {"tversky": [math.inf, 1]}, r"loss\.tversky\.0 is inf: .* finite"),
+        ("train", {"min_delta": math.inf}, r"train\.min_delta is inf: .* finite"),
+        ("sampling", {"target_mix": [math.nan, 1, 1, 1]}, r"sampling\.target_mix\.0 is nan: .* finite"),
+        ("sampling", {"target_mix": [1, 1, 1, -0.5]}, r"sampling\.target_mix\.3 is -0\.5: .* or equal to 0"),
+        ("sampling", {"target_mix": [0, 0, 0, 0]}, r"sampling\.target_mix is \[0, 0, 0, 0\]: .* above 0"),
+    ],
+)
+def test_impossible_numbers_are_one_sentence_each(section, values, message):
+    tree = {"data": {"train": "a"}}
+    tree[section] = {**tree.get(section, {}), **values}
+    with pytest.raises(ConfigError, match=rf"^the configuration: {message}[^;]*\.$"):
+        parse_config(tree)
 
 
 def test_a_recipe_that_is_not_there_lists_those_that_are():

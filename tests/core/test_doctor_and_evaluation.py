@@ -6,7 +6,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.dataset import open_dataset, write_scheme
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
 from napari_glacier.core.evaluation import evaluate_folders
@@ -95,6 +95,23 @@ def test_four_classes_against_two_is_an_explicit_choice(make_dataset, tmp_path):
     expected = matthews_corrcoef(np.isin(truth, [1, 2]).ravel(), np.isin(predicted, [1, 2]).ravel())
     assert result["all_pixels"]["mcc"] == pytest.approx(expected, abs=1e-9)
     assert result["valid_pixels"] is None
+
+
+def test_the_data_sets_own_masks_have_its_classes(make_dataset, tmp_path):
+    """Background and lake alone read as two classes, unless the data set knows better; masks from elsewhere may be."""
+    root = make_dataset()
+    scheme = get_scheme("glacier4")
+    truth, predicted, _ = _predict_badly(root, tmp_path / "out")
+    truth = np.where(truth == 3, 3, 0).astype(np.uint8)
+    for tile, mask_HW in zip(open_dataset(root).tiles, truth, strict=True):
+        write_mask(tile.mask_path, mask_HW, scheme, tile.georef)
+        write_mask(tmp_path / "binary" / tile.name, (mask_HW > 0).astype(np.uint8), get_scheme("glacier2"))
+    write_scheme(root, scheme)
+    result = evaluate_folders(tmp_path / "out", root / "label", data=root)
+    assert result["scheme"] == "glacier4"
+    assert result["all_pixels"]["mcc"] == pytest.approx(matthews_corrcoef(truth.ravel(), predicted.ravel()), abs=1e-9)
+    with pytest.raises(SchemeError, match="--glacier-classes"):
+        evaluate_folders(tmp_path / "out", tmp_path / "binary", data=root)
 
 
 def test_masks_without_a_partner_are_named(make_dataset, tmp_path):

@@ -245,6 +245,40 @@ def test_masks_of_pictures_are_evaluated(make_salt, tmp_path):
     assert result["all_pixels"]["mcc"] == pytest.approx(matthews_corrcoef(true_N, predicted_N), abs=1e-9)
 
 
+def test_masks_of_both_kinds_are_evaluated_together(make_salt, tmp_path):
+    """A mask drawn here is a TIFF beside the PNGs; it counts with them, and before a PNG of its own name."""
+    root, masks = make_salt(splits=("train",))
+    folder = root / "train" / "masks"
+    first, second, third = masks
+    (folder / f"{first}.png").unlink()
+    write_mask(folder / f"{first}.tif", masks[first].astype("u1"), SALT)
+    corrected_HW = ~masks[second]
+    write_mask(folder / f"{second}.tif", corrected_HW.astype("u1"), SALT)
+    for name, mask_HW in masks.items():
+        write_mask(_folder(tmp_path / "out") / f"{name}.tif", mask_HW.astype("u1"), SALT)
+    Image.fromarray(np.ones((5, 5), "u1")).save(tmp_path / "out" / f"{third}.png")  # a quick look
+    result = evaluate_folders(tmp_path / "out", folder)
+    predicted_N = np.concatenate([mask_HW.ravel() for mask_HW in masks.values()])
+    true_N = np.concatenate([m.ravel() for m in (masks[first], corrected_HW, masks[third])])
+    assert len(result["tiles"]) == 3
+    assert result["all_pixels"]["mcc"] == pytest.approx(matthews_corrcoef(true_N, predicted_N), abs=1e-9)
+
+
+def test_the_data_set_says_which_classes_its_masks_have(make_salt, tmp_path):
+    root, masks = make_salt(splits=("train",))
+    folder = root / "train" / "masks"
+    for name, mask_HW in masks.items():
+        (folder / f"{name}.png").unlink()
+        write_raster(folder / f"{name}.tif", np.where(mask_HW, 65535, 0).astype("u2"))
+        write_mask(_folder(tmp_path / "out") / f"{name}.tif", mask_HW.astype("u1"), SALT)
+    result = evaluate_folders(tmp_path / "out", folder, data=root)
+    assert result["scheme"] == "salt2"
+    assert result["all_pixels"]["mcc"] == pytest.approx(1)
+    # What was corrected is kept elsewhere: still masks of salt.
+    folder.rename(tmp_path / "kept")
+    assert evaluate_folders(tmp_path / "out", tmp_path / "kept", data=root)["valid_pixels"]["mcc"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_pictures_have_layers(make_salt, mode):
     root, _ = make_salt(mode, splits=("train",))
@@ -276,3 +310,11 @@ def test_the_real_salt_data_open_as_they_are(real_data):
     diagnosis = examine(folder)
     assert diagnosis.summary["with_mask"] == 60
     assert not [finding for finding in diagnosis.findings if finding.severity == "error"]
+
+
+def test_a_quick_look_beside_masks_is_not_one_of_them(make_salt, tmp_path):
+    root, masks = make_salt(splits=("train",))
+    for name, mask_HW in masks.items():
+        write_mask(_folder(tmp_path / "out") / f"{name}.tif", mask_HW.astype("u1"), SALT)
+    Image.fromarray(np.zeros((9, 9), "u1")).save(tmp_path / "out" / "overview.png")
+    assert evaluate_folders(tmp_path / "out", root / "train" / "masks")["all_pixels"]["mcc"] == 1

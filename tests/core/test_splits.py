@@ -98,6 +98,68 @@ def test_many_tiles_are_shared_out_evenly_in_seconds():
     assert _spread(folds, centres) < 0.5 * _spread(np.array_split(rng.permutation(701), 5), centres)
 
 
+def _lakes_in_a_corner(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles of a square grid; only those of a corner hold lakes, every other one of them."""
+    centres = np.array([(col * 1000.0, row * 1000.0) for row in range(side) for col in range(side)])
+    pixels = np.full((side**2, 3), 100)
+    pixels[:, 2] = np.where((centres.sum(1) < 400.0 * side) & (np.arange(side**2) % 2 == 0), 20, 0)
+    return pixels, centres
+
+
+def test_a_clustered_class_reaches_every_fold_at_little_cost():
+    pixels, centres = _lakes_in_a_corner(20)
+    folds = make_folds(pixels, 5, 0, centres)
+    assert all((pixels[fold, 2] > 0).any() for fold in folds)
+    # Up to four tiles of eighty each lie apart for that.
+    bare = make_folds(pixels[:, :2], 5, 0, centres)
+    assert _spread(folds, centres) < 1.25 * _spread(bare, centres)
+
+
+def test_no_swap_would_make_the_folds_better():
+    """Each swap of two tiles is tried and scored as the docstring of make_folds says."""
+    rng = np.random.default_rng(11)
+    for trial in range(3):
+        centres = rng.uniform(0, 1e4, (30, 2))
+        pixels = np.full((30, 3), 10)
+        pixels[:, 1] = rng.integers(0, 2, 30)
+        pixels[:, 2] = np.where(centres.sum(1) < np.quantile(centres.sum(1), 0.2), 5, 0)
+        total = _spread([list(range(30))], centres)
+
+        def score(fold_of, pixels=pixels, centres=centres, total=total):
+            folds = [np.flatnonzero(fold_of == f) for f in range(3)]
+            holding = np.array([(pixels[fold] > 0).any(0) for fold in folds]).sum(0)
+            could = np.minimum((pixels > 0).sum(0), 3)
+            lost = ((holding == 1) & ((pixels > 0).sum(0) > 1)).sum()
+            return _spread(folds, centres) / total + 1000 * lost + 0.1 * (could - holding).sum(), holding < could
+
+        fold_of = np.empty(30, int)
+        for f, fold in enumerate(make_folds(pixels, 3, trial, centres)):
+            fold_of[fold] = f
+        best, lacking = score(fold_of)
+        for i, j in combinations(range(30), 2):
+            swapped = fold_of.copy()
+            swapped[[i, j]] = fold_of[[j, i]]
+            # Swaps are made for the sake of classes, not to refine the clusters.
+            if (lacking & ((pixels[i] > 0) != (pixels[j] > 0))).any():
+                assert score(swapped)[0] >= best - 1e-9
+
+
+def test_ten_thousand_tiles_are_split_well():
+    pixels, centres = _lakes_in_a_corner(100)
+    folds = make_folds(pixels, 5, 0, centres)
+    held_out = hold_out(pixels, 0.15, 0, centres_T2=centres)
+    drawn = [make_folds(pixels, 5, 0), hold_out(pixels, 0.15, 0)]
+    # Looking at every swap and at every tile around every tile would take until the time limit of a test.
+    assert sorted(t for fold in folds for t in fold) == list(range(10_000))
+    assert all(len(fold) == 2000 and (pixels[fold, 2] > 0).any() for fold in folds)
+    assert len(held_out) == len(drawn[1]) == 1500
+    # Shares of tiles with lakes agree; a square of so many tiles is the most compact of all clusters but the disc.
+    assert (pixels[held_out, 2] > 0).mean() == pytest.approx((pixels[:, 2] > 0).mean(), rel=0.3)
+    square = _spread([list(range(1521))], np.stack(np.divmod(np.arange(1521), 39), 1) * 1000.0)
+    assert _spread([held_out], centres) < 1.1 * square
+    assert _spread(folds, centres) < 0.5 * _spread([list(range(10_000))], centres)
+
+
 @pytest.mark.parametrize("num_folds", [1, 5])
 def test_more_folds_than_tiles_are_refused(num_folds):
     with pytest.raises(ConfigError, match="4 tiles"):
@@ -124,6 +186,33 @@ def test_the_only_tile_of_a_class_is_not_held_out_though_it_is_near():
     pixels[6, 2] = 30
     for seed in range(4):
         assert 6 not in hold_out(pixels, 0.3, seed, centres_T2=GRID)
+
+
+def test_tiles_without_which_a_class_is_lost_are_passed_over():
+    """Against a plain walk from the nearest tile outwards, one cluster for each eligible tile."""
+
+    def clusters(pixels, centres, eligible, size):
+        for middle in eligible:
+            chosen, passed = [], []
+            for t in sorted(eligible, key=lambda t: ((centres[t] - centres[middle]) ** 2).sum()):
+                left = [u for u in range(len(pixels)) if u not in [*chosen, t]]
+                loses = ((pixels[t] > 0) & ~(pixels[left] > 0).any(0)).any()
+                (passed if loses or len(chosen) == size else chosen).append(t)
+            yield frozenset(chosen + passed[: size - len(chosen)])
+
+    rng = np.random.default_rng(3)
+    for trial in range(20):
+        centres = rng.uniform(0, 1e4, (14, 2))
+        pixels = np.full((14, 4), 10)
+        for k in (1, 2, 3):
+            pixels[:, k] = 0
+            pixels[rng.choice(14, int(rng.integers(1, 4)), replace=False), k] = 10
+        eligible = sorted(rng.choice(14, int(rng.integers(4, 15)), replace=False).tolist())
+        found = hold_out(pixels, 0.5, trial, eligible, centres)
+        expected = set(clusters(pixels, centres, eligible, min(7, len(eligible))))
+        assert frozenset(found) in expected
+        lost = [(pixels[sorted(set(range(14)) - set(c))] == 0).all(0).sum() for c in expected]
+        assert (pixels[sorted(set(range(14)) - set(found))] == 0).all(0).sum() == min(lost)
 
 
 def test_excluded_pixels_are_those_within_the_buffer():

@@ -110,8 +110,8 @@ def test_a_stack_is_written_in_time_linear_in_its_tiles(make_dataset, tmp_path, 
     scenes = plan_scenes(dataset)
     assert len(scenes) == 12
     names, resolved = [], []
-    name, resolve = outputs._raster_name, Path.resolve
-    monkeypatch.setattr(outputs, "_raster_name", lambda tile_name: names.append(tile_name) or name(tile_name))
+    name, resolve = outputs.raster_name, Path.resolve
+    monkeypatch.setattr(outputs, "raster_name", lambda tile_name: names.append(tile_name) or name(tile_name))
     monkeypatch.setattr(Path, "resolve", lambda path, *args: resolved.append(path) or resolve(path, *args))
     length = []
     for scene in scenes:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from torch import nn
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.errors import ConfigError, DeviceError
+from napari_glacier.core.errors import ConfigError, DataError, DeviceError
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn import memory
@@ -321,6 +322,30 @@ def test_a_missing_band_gets_its_training_mean(make_member, make_dataset) -> Non
     with torch.no_grad():
         expected = torch.softmax(member.model(inputs[None])[0], 0).numpy() * valid
     np.testing.assert_allclose(ours.probabilities_KHW, expected, atol=1e-5)
+
+
+def test_a_scene_without_any_band_of_a_member_is_refused(make_member, make_dataset, tmp_path) -> None:
+    picture_HW = np.random.default_rng(0).integers(0, 256, (40, 50)).astype("u1")
+    for name, mode in (("a1", "L"), ("b2", "RGB")):
+        folder = tmp_path / name / "images"
+        folder.mkdir(parents=True)
+        Image.fromarray(picture_HW).convert(mode).save(folder / f"{name}.png")
+    (grey,), (colours,) = (plan_scenes(open_dataset(tmp_path / name)) for name in ("a1", "b2"))
+    (satellite,) = plan_scenes(open_dataset(make_dataset(grid=(1, 1))))
+    glacier = make_member(name="ice")
+    salt = make_member(channels=("grey",), name="salt")
+    index = make_member(channels=("NDSI", "valid"), name="index")
+    for member, scene, said in (
+        (glacier, grey, r"a1 has the bands grey; the model ice looks at B2, B3, B4, B6, B10 .*\(--model\)"),
+        (glacier, colours, "b2 has the bands grey, red, green, blue; the model ice looks at B2"),
+        (index, grey, "the model index looks at B3, B6"),
+        (salt, satellite, "has the bands B2, B3, B4, B6, B10; the model salt looks at grey"),
+    ):
+        for members in ([member], [make_member(channels=("valid",)), member]):
+            with pytest.raises(DataError, match=said):
+                _predict(members, scene)
+    # One band is enough to go on.
+    assert "has no B2" in _predict([make_member(channels=("grey", "B2"))], grey).provenance["warnings"][0]
 
 
 @pytest.fixture

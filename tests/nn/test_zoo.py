@@ -298,3 +298,13 @@ def test_weights_of_another_encoder_are_refused(tmp_path) -> None:
 def test_wrong_arguments_say_what_is_wrong(arguments: dict, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         build_model(**({"name": "ba_unet", "channels": 5, "num_classes": 4} | arguments))
+
+
+def test_the_table_of_the_guide_is_true() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    table = guide.partition("architectures: begin -->")[2].partition("<!-- architectures: end")[0]
+    rows = [[cell.strip(" `[]") for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()[2:]]
+    assert [name for name, *_ in rows] == list(model_names())
+    for name, millions, encoder, extra in rows:
+        assert (encoder != "its own", extra or None) == (takes_encoder(name), optional_extra(name))
+        assert f"{_count(_build(name, CANONICAL_BANDS, 4)) / 1e6:.1f}" == millions

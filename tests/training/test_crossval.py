@@ -8,21 +8,27 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.config import RunConfig, load_config, save_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config, save_config
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.raster import read_mask_codes
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.nn.checkpoint import read_card
+from napari_glacier.nn.checkpoint import ModelCard, read_card, save_checkpoint
 from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.postprocess import classify
+from napari_glacier.nn.zoo import build_model
 from training.children import Run, run_side_by_side
 from training.crossval import run_many
 from training.folds import read_folds, settle_folds, write_folds, write_leakage
+from training.outoffold import Scoring, score_folds
 from training.source import open_labelled_tiles
 from training.thresholds import PixelSample, find_thresholds
 
@@ -302,6 +308,40 @@ def _sample(truth, probabilities_KN, valid=None) -> PixelSample:
     sample = PixelSample(len(probabilities_KN), truth.size)
     sample.add(probabilities_KN[:, None], truth[None], np.ones((1, truth.size), bool) if valid is None else valid[None])
     return sample
+
+
+def test_masks_out_of_fold_are_tiffs_where_the_tiles_are_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "salt" / folder).mkdir(parents=True)
+    names = ["a1", "b2", "c3", "d4"]
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (40, 50)).astype("u1")).save(tmp_path / "salt/images" / f"{name}.png")
+        Image.fromarray((rng.random((40, 50)) > 0.5) * np.uint8(255)).save(tmp_path / "salt/masks" / f"{name}.png")
+    labelled = open_labelled_tiles(_config("", data={"train": tmp_path / "salt", "channels": ["grey"]}).data)
+    arguments = {"encoder": "tu-mobilenetv3_small_050", **TINY["model"]["arguments"]}
+    torch.manual_seed(0)
+    card = ModelCard(
+        name="tiny",
+        architecture="unet",
+        arguments=arguments,
+        channels=("grey",),
+        normalisation=Normalisation((128.0,), (70.0,)),
+        scheme=labelled.scheme,
+    )
+    checkpoint = tmp_path / "tiny.safetensors"
+    save_checkpoint(checkpoint, build_model("unet", channels=("grey",), num_classes=2, **arguments), card)
+    folds = [[t.id for t in labelled.tiles.tiles[part]] for part in (slice(2), slice(2, 4))]
+    run = tmp_path / "run"
+    scores = score_folds(run, labelled, folds, [checkpoint] * 2, Scoring("cpu", "fp32", lambda: False))
+    assert scores is not None
+    assert sorted(path.name for path in (run / "oof").iterdir() if path.suffix != ".xml") == [
+        f"{name}.tif" for name in names
+    ]
+    true_N = np.concatenate([np.asarray(Image.open(tmp_path / "salt/masks" / f"{n}.png")).ravel() > 0 for n in names])
+    written_N = np.concatenate([read_mask_codes(run / "oof" / f"{name}.tif").ravel() for name in names])
+    assert set(np.unique(written_N)) == {0, 255}
+    assert scores["all_pixels"]["mcc"] == pytest.approx(matthews_corrcoef(true_N, written_N > 0), abs=1e-9)
 
 
 def test_a_class_that_is_shy_gets_a_threshold_that_raises_the_score():

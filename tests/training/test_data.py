@@ -15,7 +15,7 @@ from napari_glacier.core.splits import hold_out
 from training.augment import Augmenter
 from training.data import BatchPlan, CropDataset, make_loader, scan, whole_tiles
 from training.sampler import Crop
-from training.source import open_training_data
+from training.source import open_labelled_tiles, open_training_data
 
 OFF = AugmentationConfig(flips=0, rot90=0, affine=0, brightness_contrast=0, noise=0, blur=0)
 
@@ -90,14 +90,50 @@ def test_validation_tiles_may_lie_outside_the_chosen_ones_and_must_exist(make_da
         _config(root, val=root, val_tiles=["00_00"])
 
 
+def _prints(tiles, *ids):
+    return [tiles.fingerprint(n) for n, tile in enumerate(tiles.tiles) if tile.id in ids or not ids]
+
+
 def test_tiles_that_the_starting_model_has_not_seen_are_held_out(make_dataset):
     root = make_dataset(grid=(2, 4))
+    labelled = open_labelled_tiles(_config(root).data).tiles
     drawn = open_training_data(_config(root)).held_out
-    other = next(t.id for t in open_training_data(_config(root)).train.tiles if t.id not in drawn)
-    data = open_training_data(_config(root), unseen=[other, "elsewhere"])
+    other = next(tile.id for tile in labelled.tiles if tile.id not in drawn)
+    seen = _prints(labelled, *(tile.id for tile in labelled.tiles if tile.id != other))
+    data = open_training_data(_config(root), seen)
     assert data.held_out == (other,)
-    assert any("has not seen" in message for message in data.notes.messages)
-    assert open_training_data(_config(root), unseen=["elsewhere"]).held_out == drawn
+    assert not any("has learnt from" in warning for warning in data.notes.warnings)
+    # Prints of another data set, whose tiles may well have the same names.
+    assert open_training_data(_config(root), ["0123456789ab"]).held_out == drawn
+
+
+def test_validating_on_tiles_that_the_starting_model_knows_is_said(make_dataset):
+    root = make_dataset(grid=(2, 4), splits=("train", "val"))
+    ours = open_training_data(_config(root))
+    seen = _prints(ours.train) + _prints(ours.val)[:3]
+    (warning,) = (w for w in open_training_data(_config(root), seen).notes.warnings if "has learnt from" in w)
+    assert "3 of the 8 validation tiles" in warning
+    for tile in ours.val.tiles[:3]:
+        assert tile.id in warning
+    everything = open_training_data(_config(root, val_tiles=[ours.train.tiles[0].id]), seen)
+    assert any("1 of the 1 validation tiles" in warning for warning in everything.notes.warnings)
+
+
+def test_a_missing_band_is_seen_as_the_predictor_sees_it(make_dataset):
+    root = make_dataset(grid=(1, 2))
+    (root / "Band5").joinpath(sorted(p.name for p in (root / "Band5").iterdir())[1]).unlink()
+    tiles = open_labelled_tiles(_config(root).data).tiles
+    normalisation = Normalisation((100.0,) * 5, (10.0,) * 5)
+    with_band, without = (tiles.channels_of(tiles.read(n), normalisation) for n in (0, 1))
+    assert with_band[4].any()
+    assert not without[4].any()
+    assert without[:4].any((1, 2)).all()
+    np.testing.assert_array_equal(tiles.channels_of(tiles.cut(1, 4, 4, 16, 16), normalisation)[4], 0)
+
+
+def test_data_without_any_of_the_bands_are_refused(make_dataset):
+    with pytest.raises(ConfigError, match=r"needs grey; .* they have B2, .*Set data.channels"):
+        open_training_data(_config(make_dataset(), channels=["grey"]))
 
 
 def test_a_val_split_without_masks_is_replaced_by_a_hold_out_or_refused_by_name(make_dataset):
@@ -302,7 +338,7 @@ def test_pixels_near_held_out_tiles_are_seen_but_not_learnt(make_dataset, buffer
     root = make_dataset(grid=(2, 4))
     wanted = {"val_tiles": ["00_01", "01_01"]} if named else {}
     data = open_training_data(_config(root, buffer_px=buffer_px, val_fraction=0.25, **wanted))
-    plain = open_training_data(_config(root, val=root, buffer_px=buffer_px)).train
+    plain = open_training_data(_config(root, val=root)).train
     held_out = np.zeros((2 * 64, 4 * 64), bool)
     for tile in data.val.tiles:
         row, col = _rows_cols(tile)
@@ -365,15 +401,21 @@ def test_a_buffer_that_takes_everything_is_refused(make_dataset):
         open_training_data(_config(make_dataset(), val_tiles=["00_00"], buffer_px=64))
 
 
-def test_given_validation_tiles_are_reported_and_not_buffered(make_dataset):
+def test_given_validation_tiles_are_reported_and_buffered_only_where_asked(make_dataset, monkeypatch):
     root = make_dataset(splits=("train", "val"))  # a tile's width apart
-    near = open_training_data(_config(root, buffer_px=65))
+    asked = open_training_data(_config(root, buffer_px=70))
+    assert all(leak.masked for leak in asked.leakage.leaks)
+    assert any((asked.train.read_mask(n) == IGNORE_INDEX).any() for n in range(len(asked.train)))
+    monkeypatch.setattr("training.source.buffer_for", lambda asked, tiles: 65)
+    near = open_training_data(_config(root))
     assert [leak.gap_px for leak in near.leakage.leaks] == [64.0] * 4  # 2 x 2 tiles face 2 x 2, and corners
     assert {leak.distance_m for leak in near.leakage.leaks} == {64 * 30.0}
     assert not any(leak.masked for leak in near.leakage.leaks)
     assert any("nearer than 65 px" in warning for warning in near.notes.warnings)
     assert all((near.train.read_mask(n) != IGNORE_INDEX).all() for n in range(4))
+    monkeypatch.undo()
     far = open_training_data(_config(root, buffer_px=64))
+    assert all((far.train.read_mask(n) != IGNORE_INDEX).all() for n in range(4))
     assert far.leakage.leaks == ()
     assert not any("nearer" in warning for warning in far.notes.warnings)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_glacier.core.config import load_config
+from napari_glacier.core.config_files import load_config
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.runfiles import RunFolder
 from training import loggers as module
@@ -20,7 +20,7 @@ from training.loggers import Guarded, check_loggers, make_loggers, wandb_mode
 LOG = """
 import sys
 from pathlib import Path
-from napari_glacier.core.config import load_config
+from napari_glacier.core.config_files import load_config
 from napari_glacier.core.runfiles import RunFolder
 from training.loggers import make_loggers
 

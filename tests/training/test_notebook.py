@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_glacier.core.config import load_config, recipe_names
+from napari_glacier.core.config_files import load_config, recipe_names
 from napari_glacier.core.raster import read_raster
 from napari_glacier.nn.checkpoint import read_card
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.config import Ramp, Steps, load_config, recipe_names, recipe_path
+from napari_glacier.core.config import Ramp, Steps
+from napari_glacier.core.config_files import load_config, recipe_names, recipe_path
 from napari_glacier.core.errors import CheckpointError
 from napari_glacier.nn.zoo import build_model, model_names
 from training.losses import build_loss
@@ -17,6 +18,7 @@ PLAN = {
     "finetune": (150, 32, 2, 1e-4, 8, 20),
     "transfer": (150, 8, 4, 5e-5, 8, 20),
     "distill": (80, 16, 1, 1e-4, 8, 20),
+    "sam2": (10, 8, 1, 1e-4, 10, 10),
     "salt": (50, 8, 1, 5e-4, 10, 10),
 }
 PHASE_A = {"focal": 0.6, "dice": 0.4}
@@ -28,6 +30,7 @@ TERMS = {
     "transfer": PHASE_B,
     "distill": {"kl": 0.5, "ce": 0.5},
     "glavitu": {"focal": 1.0},
+    "sam2": {"ce": 1.0, "dice": 1.0},
     "salt": {
         "ce": Steps(steps={1: 0.3, 20: 0.2}),
         "dice": Steps(steps={1: 2.0, 20: 1.5}),
@@ -169,6 +172,9 @@ def test_every_recipe_builds_its_network_and_its_loss(name):
     arguments = model_arguments(config)
     if arguments.get("encoder"):
         arguments["encoder"] = SMALL
+    if name == "sam2":
+        pytest.importorskip("transformers")
+        arguments["image_px"] = 64
     for scheme in ("salt2",) if name == "salt" else ("glacier2", "glacier4", "glacier4-index"):
         num_classes = get_scheme(scheme).num_classes
         network = build_model(

@@ -9,20 +9,24 @@ import sys
 import time
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from napari_glacier.core.config import RunConfig, load_config, recipe_names, save_config
+from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config_files import load_config, recipe_names, save_config
+from napari_glacier.core.errors import DeviceError
 from napari_glacier.core.raster import read_raster, write_raster
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import load_checkpoint, read_card
-from training.distributed import Team
+from training.distributed import Team, _place_of
 from training.losses import build_loss
 from training.precision import Precision
 from training.reporting import Reporter, write_history
 from training.run import main
 from training.source import open_training_data
+from training.start import prepare
 from training.trainer import Trainer
 from training.update import Updater
 from training.validation import NonFiniteLossError, Validator
@@ -43,12 +47,12 @@ import os
 if os.environ.get("RANK") == "1":
     import torch
     from training.update import Updater
-    original = Updater._forward_backward
+    original = Updater._piece
     def small_device(self, image, target, share, epoch):
         if len(image) > 1:
             raise torch.OutOfMemoryError("too large")
         return original(self, image, target, share, epoch)
-    Updater._forward_backward = small_device
+    Updater._piece = small_device
 """
 
 
@@ -279,6 +283,107 @@ def test_a_stop_is_clean(config_path, tmp_path, capsys, how):
     assert folder.state() == "done"
 
 
+def test_a_stop_in_the_last_step_of_an_epoch_keeps_the_epoch(config_path, tmp_path, monkeypatch, capsys):
+    folder = _prepared_folder(config_path, tmp_path, "train.epochs=3")
+    original = Updater.__call__
+    steps = []
+
+    def stopping(self, batches, epoch):
+        steps.append(epoch)
+        if len(steps) == 4:  # 16 crops are four steps
+            folder.request_stop()
+        return original(self, batches, epoch)
+
+    monkeypatch.setattr(Updater, "__call__", stopping)
+    _train(capsys, "--config", folder.config_path)
+    assert folder.state() == "stopped"
+    assert len(_history(folder)) == 1
+
+
+def test_a_job_told_to_make_room_goes_on_when_it_is_requeued(config_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "4242")
+    original = Updater.__call__
+
+    def told(self, batches, epoch):
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batches, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updater, "__call__", told)
+        first = _train(capsys, "--config", config_path)
+    assert first.state() == "stopped"
+    assert len(_history(first)) == 1
+    again = _train(capsys, "--config", config_path)
+    assert again.path == first.path
+    assert again.state() == "done"
+    # Done is done: the same name then begins a new run.
+    assert _train(capsys, "--config", config_path, "--epochs", "1").path != first.path
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert len({_train(capsys, "--config", config_path, "--epochs", "1").path for _ in range(2)}) == 2
+
+
+def test_folds_are_not_started_through_torchrun(config_path, tmp_path, monkeypatch, capsys):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = _run(capsys, "--config", config_path, "--set", "folds=2")
+    assert (code, "without torchrun" in err) == (2, True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_resume_needs_no_pretrained_weights_and_keeps_its_device(config_path, tmp_path, capsys, monkeypatch):
+    model = smp.encoders.get_encoder("tu-mobilenetv3_small_050", in_channels=3, depth=5, weights=None)
+    save_file(model.state_dict(), tmp_path / "encoder.safetensors")
+    weights = f"model.encoder_weights={tmp_path / 'encoder.safetensors'}"
+    folder = _train(capsys, "--config", config_path, "--epochs", "1", "--set", weights)
+    (tmp_path / "encoder.safetensors").unlink()
+    _train(capsys, "--resume", folder.path, "--set", "train.epochs=2", "--devices", "cpu")
+    assert len(_history(folder)) == 2
+    assert load_config(folder.config_path).device == "auto"
+    code, _, err = _run(capsys, "--config", config_path, "--set", weights, f"output={tmp_path / 'other'}")
+    assert (code, "encoder.safetensors" in err) == (2, True)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "processes", "place"),
+    [
+        ("auto", 0, 2, "cpu"),
+        ("cpu", 4, 2, "cpu"),
+        ("auto", 2, 2, "cuda:1"),
+        ("auto", 4, 2, "cuda:1"),
+        ("auto", 1, 2, None),
+        ("cuda", 0, 2, None),
+        ("cuda:0", 4, 2, None),
+        ("mps", 0, 2, None),
+    ],
+)
+def test_processes_of_a_host_agree_on_their_devices(monkeypatch, device, num_gpus, processes, place):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    if place is not None:
+        assert str(_place_of(device, processes - 1, processes)) == place
+        return
+    # Each of them says so, and none waits for the others.
+    for rank in range(processes):
+        with pytest.raises(DeviceError, match="processes"):
+            _place_of(device, rank, processes)
+
+
+def test_micro_batches_are_those_of_as_many_processes(config_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1")
+    state = torch.load(folder.resume_path, weights_only=True)
+    # As two processes of two crops each leave it; and then as one process that ran out of memory.
+    for processes, expected in ((2, 4), (1, 2)):
+        torch.save({**state, "processes": processes, "micro_batch": 2}, folder.resume_path)
+        trainer = Trainer(_resumed(folder), folder, Team(torch.device("cpu")), lambda: False)
+        assert trainer.update.micro_batch == expected
+        trainer.report.close()
+
+
+def _resumed(folder):
+    return prepare(load_config(folder.config_path), resuming=True)
+
+
 def test_two_processes_train_one_model_and_begin_again_where_one_of_them_runs_out_of_memory(config_path, tmp_path):
     folder = _prepared_folder(config_path, tmp_path, "train.epochs=2", "sampling.crops_per_epoch=8")
     program = tmp_path / "sitecustomize.py"
@@ -447,12 +552,12 @@ def test_a_prepared_folder_is_told_of_bad_input(config_path, tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_tiles(config_path, capsys, monkeypatch):
-    original = Updater._forward_backward
+    original = Updater._piece
 
     def poisoned(self, image, target, share, epoch):
         return original(self, image * float("nan") if epoch == 2 else image, target, share, epoch)
 
-    monkeypatch.setattr(Updater, "_forward_backward", poisoned)
+    monkeypatch.setattr(Updater, "_piece", poisoned)
     code, _, err = _run(capsys, "--config", config_path)
     folder = RunFolder(next((load_config(config_path).output).iterdir()))
     assert code == 1
@@ -485,7 +590,7 @@ def test_weights_that_diverge_at_the_end_of_an_epoch_stop_the_run(config_path, c
 
 
 def test_running_out_of_memory_halves_the_micro_batch_once_said(config_path, capsys, monkeypatch):
-    original = Updater._forward_backward
+    original = Updater._piece
     sizes = []
 
     def small_device(self, image, target, share, epoch):
@@ -494,7 +599,7 @@ def test_running_out_of_memory_halves_the_micro_batch_once_said(config_path, cap
         sizes.append(len(image))
         return original(self, image, target, share, epoch)
 
-    monkeypatch.setattr(Updater, "_forward_backward", small_device)
+    monkeypatch.setattr(Updater, "_piece", small_device)
     folder = _train(capsys, "--config", config_path, "--epochs", "1")
     said = [e["message"] for e in folder.events() if e["event"] == "warning"]
     assert sizes == [2] * 8

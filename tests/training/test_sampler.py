@@ -45,11 +45,15 @@ def index(tiles):
     return [TileIndex(tile, 4) for tile in tiles]
 
 
+def _composition(tile, row, col, crop_px):
+    return tile.compositions(np.array([row]), np.array([col]), crop_px)[0, : tile.num_classes]
+
+
 def test_composition_equals_counting(tiles, index):
     for row, col in ((0, 0), (64, 128), (200, 240), (-32, -8)):
         cut = tiles[1][max(row, 0) : row + 64, max(col, 0) : col + 64]
         expected = np.bincount(cut[cut != IGNORE_INDEX], minlength=4)[:4]
-        np.testing.assert_array_equal(index[1].composition(row, col, 64), expected)
+        np.testing.assert_array_equal(_composition(index[1], row, col, 64), expected)
 
 
 def test_balanced_crops_reach_the_target(tiles, index):
@@ -71,7 +75,7 @@ def test_a_rare_class_is_not_repeated_beyond_the_cap():
     def crops_on_lake(max_repeats):
         config = SamplingConfig(crop_px=32, crops_per_epoch=200, max_repeats=max_repeats)
         crops = CropSampler(index, config, seed=0, multiple_of=1).plan(1)
-        return sum(index[0].composition(c.row, c.col, 32)[3] > 0 for c in crops)
+        return sum(_composition(index[0], c.row, c.col, 32)[3] > 0 for c in crops)
 
     assert crops_on_lake(1000.0) > 40
     assert crops_on_lake(5.0) < 20
@@ -90,6 +94,13 @@ def test_plans_differ_by_epoch_and_seed_and_repeat_themselves(index):
 def test_an_epoch_covers_the_valid_area_once_in_full_batches(index):
     sampler = CropSampler(index, SamplingConfig(crop_px=64), seed=0, multiple_of=8)
     assert sampler.num_crops == 64  # 4 x 256 x 240 valid pixels are 60 crops; the next multiple of 8
+
+
+def test_an_epoch_of_images_smaller_than_a_crop_has_every_image():
+    images = [TileIndex(_patchwork(seed=seed)[:101, :101], 4) for seed in range(40)]
+    sampler = CropSampler(images, SamplingConfig(kind="uniform", crop_px=128), seed=0, multiple_of=8)
+    assert sampler.num_crops == 40
+    assert {crop.tile for crop in sampler.plan(1)} == set(range(40))
 
 
 def test_crops_stay_inside_and_small_tiles_are_centred(index):

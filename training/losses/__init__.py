@@ -1,7 +1,7 @@
 """Masked losses that are functions of additive sums, so that batches and processes pool exactly."""
 
 from training.losses.boundary import Boundary
-from training.losses.combined import LOSS_NAMES, CombinedLoss, build_loss, weight_at
+from training.losses.combined import LOSS_NAMES, CombinedLoss, build_loss, column_of, weight_at
 from training.losses.entropy import BinaryCrossEntropy, CrossEntropy, Distillation
 from training.losses.focal import Focal
 from training.losses.lovasz import LovaszSoftmax
@@ -26,5 +26,6 @@ __all__ = [
     "SoftMCC",
     "Tversky",
     "build_loss",
+    "column_of",
     "weight_at",
 ]

@@ -18,7 +18,7 @@ from training.losses.overlap import FocalIoU, SoftDice, SoftIoU, Tversky
 from training.losses.terms import LossTerm, Pixels
 
 # A run's table has scores by these names.
-_COMPONENT_NAMES = {"mcc": "mcc_loss", "iou": "iou_loss"}
+_COLUMNS = {"mcc": "mcc_loss", "iou": "iou_loss"}
 
 Weight = float | Ramp | Steps
 """Weight of a term: the same in all epochs, or a schedule."""
@@ -70,8 +70,13 @@ class CombinedLoss:
         for (name, (weight, term)), part in zip(self.terms.items(), torch.split(sums, sizes), strict=True):
             value = term.value(part)
             total = total + weight_at(weight, epoch) * value
-            components[_COMPONENT_NAMES.get(name, name)] = value.detach()
+            components[name] = value.detach()
         return total, components
+
+
+def column_of(component: str) -> str:
+    """Name of a component in a run's table, after ``train_`` or ``val_``."""
+    return _COLUMNS.get(component, component)
 
 
 def weight_at(weight: Weight, epoch: int | None) -> float:

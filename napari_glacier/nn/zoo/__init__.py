@@ -52,9 +52,15 @@ def model_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
+def default_encoder(name: str) -> str | None:
+    """Encoder that an architecture is built on where none is named; None for one with an encoder of its own."""
+    parameter = inspect.signature(_builder(name)).parameters.get("encoder")
+    return None if parameter is None else str(parameter.default)
+
+
 def takes_encoder(name: str) -> bool:
     """Whether an architecture can be built on different encoders, named by its argument ``encoder``."""
-    return "encoder" in inspect.signature(_builder(name)).parameters
+    return default_encoder(name) is not None
 
 
 def optional_extra(name: str) -> str | None:
@@ -102,9 +108,9 @@ def build_model(name: str, *, channels: Sequence[str] | int, num_classes: int, *
         network = build(len(channel_names), num_classes, channel_names=channel_names, **arguments)
     except GlacierError:
         raise
-    except (TypeError, KeyError, RuntimeError, ValueError, NotImplementedError) as error:
+    except (TypeError, LookupError, RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
         # Encoder names and arguments are checked by the libraries, each with its own exception.
-        reason = str(error.args[0] if error.args else error).splitlines()[0]
+        reason = next(iter(str(error.args[0] if error.args else error).splitlines()), type(error).__name__)
         if len(reason) > 300:  # smp lists all its hundreds of encoders
             reason = reason[:300] + " …"
         raise ConfigError(

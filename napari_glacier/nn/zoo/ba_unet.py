@@ -11,7 +11,7 @@ import segmentation_models_pytorch as smp
 from torch import nn
 
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.nn.zoo.encoders import load_encoder_weights
+from napari_glacier.nn.zoo.encoders import load_encoder_weights, size_arguments
 from napari_glacier.nn.zoo.network import SegmentationNetwork
 from napari_glacier.nn.zoo.stages import settle_idle
 
@@ -56,6 +56,7 @@ def ba_unet(
         decoder_attention_type="scse",
         in_channels=in_channels,
         classes=num_classes,
+        **size_arguments(encoder),
     )
     # The last decoder block has no skip connection, and the library then passes its first attention by:
     # parameters without a gradient, over which distributed training stumbles.

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.nn.weights import load_foreign_state_dict
+from napari_glacier.nn.weights import load_foreign_state_dict, looks_like_pickle
 
 StateDict = dict[str, torch.Tensor]
 
@@ -19,36 +20,56 @@ _NO_LIGHT = ("valid", "ndsi", "ndwi", "glcm", "texture", "contrast", "energy", "
 _PREFIXES = ("", "encoder.", "backbone.", "model.", "model.encoder.", "net.encoder.")
 
 
-def adapt_first_convolution(weight: torch.Tensor, channel_names: Sequence[str]) -> torch.Tensor:
-    """Turn RGB weights of a first convolution into weights for named channels.
+def size_arguments(encoder_name: str) -> dict[str, bool]:
+    """Arguments by which timm lets a Swin transformer, made for one size of images, take any; others need none."""
+    name = encoder_name.removeprefix("tu-")
+    if name == encoder_name or not timm.is_model(name):
+        return {}
+    made_in: str = timm.model_entrypoint(name).__module__
+    return {"strict_img_size": False} if made_in.startswith("timm.models.swin_transformer") else {}
 
-    Red, green and blue go to the bands of that light (B4, B3 and B2), and every other band starts from their
-    mean; these are scaled by 3 / (number of bands), so that the sum over channels keeps its size. Channels that
-    measure no light (validity, indices, textures, elevation, slope) start at zero: a photograph's filters would see
-    edges in them that mean something else, and from zero the network begins as the pretrained one and learns what
-    they are for.
+
+def adapt_first_convolution(
+    weight: torch.Tensor, channel_names: Sequence[str], given_names: Sequence[str] | None = None
+) -> torch.Tensor:
+    """Turn weights of a first convolution for RGB, or for other named channels, into weights for named channels.
+
+    Channels that both know keep their planes, where red, green and blue are the bands of that light (B4, B3 and B2).
+    Every other band starts from the mean of the given bands. Bands are scaled by number given / number wanted, so
+    that the sum over them keeps its size. Channels that measure no light (validity, indices, textures, elevation,
+    slope) and were not given start at zero: a band's filters would see edges in them that mean something else, and
+    from zero the network begins as the pretrained one and learns what they are for.
 
     Parameters
     ----------
-    weight : tensor, shape (out, 3, k, k)
+    weight : tensor, shape (out, C_given, k, k)
     channel_names : sequence of str
-        The C channels of the new input.
+        The C channels of the new input; empty names where they are not known.
+    given_names : sequence of str, optional
+        The channels of the weights; three planes are red, green and blue by default.
 
     Returns
     -------
     tensor, shape (out, C, k, k)
     """
-    if len(channel_names) == 3 and not any(name in RGB_PLANE or _without_light(name) for name in channel_names):
-        return weight  # an RGB picture without band names
+    named = channel_names if given_names else [n for n in channel_names if n in RGB_PLANE or _without_light(n)]
+    if len(channel_names) == weight.shape[1] and not any(named):
+        return weight  # channels without names, or an RGB picture: by position
+    given = dict(zip(given_names or ("red", "green", "blue"), weight.unbind(1), strict=True))
+    light = [plane for name, plane in given.items() if not _without_light(name)] or list(given.values())
+    of_colour = {RGB_PLANE[name]: plane for name, plane in given.items() if name in RGB_PLANE}
+    known = [given.get(name, of_colour.get(RGB_PLANE.get(name, -1))) for name in channel_names]
     num_bands = sum(not _without_light(name) for name in channel_names)
-    if not num_bands:  # nothing but terrain or textures: the mean serves all
-        return weight.mean(dim=1, keepdim=True).expand(-1, len(channel_names), -1, -1) * (3 / len(channel_names))
-    mean, zero = weight.mean(dim=1), torch.zeros_like(weight[:, 0])
-    planes = [
-        zero if _without_light(name) else weight[:, RGB_PLANE[name]] if name in RGB_PLANE else mean
-        for name in channel_names
-    ]
-    return torch.stack(planes, dim=1) * (3 / num_bands)
+    if not num_bands and all(plane is None for plane in known):  # nothing but terrain or textures: the mean serves all
+        return weight.mean(dim=1, keepdim=True).expand(-1, len(channel_names), -1, -1) * (len(given) / len(known))
+    mean, zero = torch.stack(light).mean(dim=0), torch.zeros_like(weight[:, 0])
+    planes = []
+    for name, plane in zip(channel_names, known, strict=True):
+        if _without_light(name):
+            planes.append(zero if plane is None else plane)
+        else:
+            planes.append((mean if plane is None else plane) * (len(light) / num_bands))
+    return torch.stack(planes, dim=1)
 
 
 def _without_light(channel: str) -> bool:
@@ -67,7 +88,8 @@ def load_encoder_weights(
     encoder_name : str
     source : str or Path
         ``"imagenet"`` (downloaded by the library), or a local ``.safetensors`` or ``.pth`` file with the
-        state dict of this encoder, alone or within a whole network.
+        state dict of this encoder, alone or within a whole network. A checkpoint of this program says which
+        channels its first convolution reads; three planes of any other file are red, green and blue.
     channel_names : sequence of str
 
     Raises
@@ -75,13 +97,18 @@ def load_encoder_weights(
     ConfigError
         If the weights cannot be had or do not belong to this encoder.
     CheckpointError
-        If the file is not a plain state dict.
+        If the file is not a plain state dict, or what it says about its channels cannot be read.
     """
-    given = _download(encoder_name) if str(source) == "imagenet" else load_foreign_state_dict(source)
+    downloaded = str(source) == "imagenet"
+    given = _download(encoder_name) if downloaded else load_foreign_state_dict(source)
+    given_names = None if downloaded else _channels_of(Path(source))
     wanted = encoder.state_dict()
     state = _select(given, wanted)
     first = next(f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
-    if first in state and state[first].shape[1] == 3:
+    num_planes = state[first].shape[1] if first in state else 0
+    if given_names is not None and len(given_names) == num_planes:
+        state[first] = adapt_first_convolution(state[first].float(), channel_names, given_names)
+    elif num_planes == 3:
         state[first] = adapt_first_convolution(state[first], channel_names)
     # Counters of seen batches are absent from older files and matter to nobody.
     bad = [
@@ -96,6 +123,15 @@ def load_encoder_weights(
             "Give weights of this encoder, or set encoder_weights to none."
         )
     encoder.load_state_dict({key: state.get(key, value) for key, value in wanted.items()})
+
+
+def _channels_of(path: Path) -> tuple[str, ...] | None:
+    """Channels that a checkpoint of this program names; None for any other file of weights."""
+    from napari_glacier.nn.checkpoint import is_foreign, read_card  # which imports the zoo
+
+    if path.suffix != ".safetensors" or looks_like_pickle(path) or is_foreign(path):
+        return None
+    return read_card(path).channels
 
 
 def _select(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> StateDict:

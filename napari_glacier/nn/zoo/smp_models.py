@@ -9,7 +9,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 from torch import nn
 
-from napari_glacier.nn.zoo.encoders import load_encoder_weights
+from napari_glacier.nn.zoo.encoders import load_encoder_weights, size_arguments
 from napari_glacier.nn.zoo.network import SegmentationNetwork
 from napari_glacier.nn.zoo.stages import settle_idle
 
@@ -74,6 +74,7 @@ def _builder(model: _Model) -> Callable[..., nn.Module]:
         depth = int(arguments.get("encoder_depth", model.depth))
         if model.follows_depth:
             arguments = {"upsampling": 2**depth, **arguments}
+        arguments = {**size_arguments(encoder), **arguments}
         built = model.build(encoder, encoder_weights=None, in_channels=in_channels, classes=num_classes, **arguments)
         settle_idle(built.encoder, remove=depth < _FULL_DEPTH)
         if encoder_weights is not None:

@@ -119,8 +119,17 @@ def settle_idle(encoder: nn.Module, *, remove: bool) -> None:
     remove : bool
         Exchange parts that are idle as a whole for identities, since they are dead weight in every checkpoint. False:
         freeze them, and the state dict stays as it is.
+
+    Raises
+    ------
+    ConfigError
+        If the encoder takes images of one size only.
     """
-    stand_ins, maps = _differentiable_maps(encoder)
+    try:
+        stand_ins, maps = _differentiable_maps(encoder)
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        # Every family of encoders finds a wrong size in a place of its own.
+        raise ConfigError(_of_one_size(encoder, error)) from error
     used = _reached(torch.stack([value.sum() for value in maps]).sum(), stand_ins)
 
     def visit(module: nn.Module, prefix: str) -> None:
@@ -153,6 +162,18 @@ def _differentiable_maps(encoder: nn.Module) -> tuple[dict[str, torch.Tensor], l
         for module, mode in modes:
             module.training = mode
     return stand_ins, maps
+
+
+def _of_one_size(encoder: nn.Module, error: Exception) -> str:
+    name = getattr(encoder, "name", type(encoder).__name__)
+    made_for = (getattr(getattr(encoder, "model", None), "pretrained_cfg", None) or {}).get("input_size")
+    size = f"images of {made_for[1]} x {made_for[2]} px" if made_for else "images of one size"
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return (
+        f"The encoder {name} is made for {size} and does not take {_PROBE_PX} x {_PROBE_PX} px ({reason}); models "
+        "here need one that takes any multiple of its stride. Set model.encoder to one without a fixed size, such as "
+        "resnet34, tu-convnext_tiny or tu-swin_tiny_patch4_window7_224."
+    )
 
 
 def _reached(value: torch.Tensor, stand_ins: Mapping[str, torch.Tensor]) -> frozenset[str]:
