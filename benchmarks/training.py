@@ -12,22 +12,26 @@
 
 Further rows take the usual step to the bare one setting by setting, to say where the factor comes from.
 
-Every contestant is a process of its own, because memory settings must be made before torch is loaded. They take
-turns, a few updates each, so that whatever else the machine does meets all of them; ratios are medians over
-the rounds. Before its turn the trainer's loader may have two batches ready, a sixth of those it then uses.
+Every contestant is a process of its own that makes a few updates a turn; ratios are medians over the rounds. Before
+its turn the trainer's loader may have two batches ready, a sixth of those it then uses.
 """
 
 import argparse
 import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# The script's own folder is not searched, and must not be later on: this file is called as the package is.
+sys.path.append(str(Path(__file__).parent))
+import contest
+
+sys.path.pop()
 
 UPDATES_A_TURN = 12
 _WARM_UP = 3
@@ -62,44 +66,15 @@ def main() -> None:
         _compete(options)
         return
     names = [*STEPS, USUAL, TRAINER]
-    rounds = 2 if options.quick else options.rounds
-    figures = _measure(names, options, rounds)
-    _report(figures, options)
-
-
-def _measure(names: list[str], options: argparse.Namespace, rounds: int) -> dict[str, list[float]]:
-    """Crops per second of each contestant in each round."""
     command = [sys.executable, "-P", str(Path(__file__).resolve()), *(["--quick"] if options.quick else [])]
     command += ["--data", str(options.data)] if options.data is not None else []
-    processes = {}
-    for name in names:
-        processes[name] = subprocess.Popen(
-            [*command, "--as", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        _answer(processes[name], name)  # it is ready and warm before the next one starts
-    paces: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, process in processes.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            paces[name].append(float(_answer(process, name)))
-    for process in processes.values():
-        process.stdin.close()
-    for process in processes.values():
-        process.wait(timeout=120)
-    return paces
-
-
-def _answer(process: "subprocess.Popen[str]", name: str) -> str:
-    for line in process.stdout:
-        if line.startswith("@"):
-            return line[1:].strip()
-    raise SystemExit(f"The contestant '{name}' ended early; its message is above.")
+    answers = contest.hold(command, names, 2 if options.quick else options.rounds)
+    _report({name: [pace for (pace,) in turns] for name, turns in answers.items()}, options)
 
 
 def _report(paces: dict[str, list[float]], options: argparse.Namespace) -> None:
     def ratio(a: str, b: str) -> float:
-        return statistics.median(x / y for x, y in zip(paces[a], paces[b], strict=True))
+        return contest.ratio(paces[a], paces[b])
 
     print(f"{'':<34}{'crops/s':>9}{'over usual step':>17}")
     for name, values in paces.items():
@@ -166,9 +141,7 @@ def _compete(options: argparse.Namespace) -> None:
     for _ in range(_WARM_UP):
         update()
     _wait_for_device()
-    print("@ready", flush=True)
-    for _ in sys.stdin:
-        print(f"@{turn()}", flush=True)
+    contest.compete(lambda: [turn()])
 
 
 def _wait_for_device() -> None:

@@ -45,41 +45,77 @@ def _predict(options: argparse.Namespace) -> int:
     tune_allocator()
     from tqdm import tqdm
 
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.mosaic import plan_scenes
-    from napari_glacier.nn.ensemble import resolve_models
-    from napari_glacier.nn.outputs import refuse_source_folder, write_predictions
-    from napari_glacier.nn.predictor import Predictor
+    from napari_glacier.nn.batch import Batch, ClusterBatch, Job, Report
+    from napari_glacier.nn.cleaning import Cleaning
 
-    dataset = open_dataset(options.data, options.scheme)
-    refuse_source_folder(dataset, options.out)
-    _print_warnings(dataset.warnings)
-    scenes = plan_scenes(dataset)
-    predictor = Predictor(
-        resolve_models(options.model),
-        tta=_tta(options.tta),
-        device=options.device,
-        minimum_component_px=100 if options.clean else 0,
-        fill_holes_px=50 if options.clean else 0,
+    settings = {
+        "tta": None if options.tta is None else _tta(options.tta),
+        "device": options.device,
+        "cleaning": Cleaning(
+            crf_iterations=options.crf,
+            minimum_component_px=100 if options.clean else 0,
+            fill_holes_px=50 if options.clean else 0,
+        ),
+        "engine": options.engine,
+    }
+    job = Job(
+        data=options.data.expanduser().absolute(),
+        out=options.out.expanduser().absolute(),
+        models=tuple(map(_model_name, options.model or ())),
+        scheme=options.scheme,
+        settings=tuple(settings.items()),
+        probabilities=options.probabilities,
+        uncertainty=options.uncertainty,
     )
-    written: list[Path] = []
-    for scene in scenes:
-        run = predictor.run(scene)
-        with tqdm(total=None, unit="window", desc=scene.name, disable=None) as bar:
-            while True:
-                try:
-                    progress = next(run)
-                except StopIteration as end:
-                    prediction = end.value
-                    break
-                bar.total = progress.total
-                bar.update(progress.done - bar.n)
-        _print_warnings(prediction.provenance.get("warnings", ()))
-        written += write_predictions(
-            prediction, scene, options.out, probabilities=options.probabilities, uncertainty=options.uncertainty
-        )
-    print(f"{len(written)} files written to {options.out}")
-    return 0
+    reports: list[Report] = []
+
+    def tell(report: Report) -> None:
+        reports.append(report)
+        _print_warnings(report.warnings)
+        if report.problem:
+            print(f"Failed: {report.scene}: {report.problem}", file=sys.stderr)
+
+    if options.scheduler is not None:
+        cluster = ClusterBatch(job, options.scheduler)
+        _print_warnings(cluster.warnings)
+        print(f"Progress page: {cluster.progress_page}", file=sys.stderr)
+        with tqdm(total=cluster.num_scenes, unit="scene", disable=None) as bar:
+            for report in cluster.run():
+                bar.update()
+                tell(report)
+    else:
+        batch = Batch(job)
+        _print_warnings(batch.warnings)
+        for scene in batch.scenes:
+            run = batch.map(scene)
+            with tqdm(total=None, unit="window", desc=scene.name, disable=None) as bar:
+                while True:
+                    try:
+                        progress = next(run)
+                    except StopIteration as end:
+                        tell(end.value)
+                        break
+                    except GlacierError as error:
+                        if len(batch.scenes) == 1:
+                            raise
+                        tell(Report(scene.name, problem=str(error)))
+                        break
+                    bar.total = progress.total
+                    bar.update(progress.done - bar.n)
+    there = sum(report.was_there for report in reports)
+    if there:
+        print(f"{there} scene(s) were there already, made by these models and settings; delete them to map them again.")
+    print(f"{sum(len(report.written) for report in reports)} files written to {options.out}")
+    failed = [report.scene for report in reports if report.problem]
+    if failed:
+        print(f"{len(failed)} of {len(reports)} scenes failed: {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _model_name(name: str) -> str:
+    """A path that means the same in another process's folder; names as they are."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -105,6 +141,25 @@ def _doctor(options: argparse.Namespace) -> int:
         print("       clean  nothing to mend")
     _write_json(options.json, diagnosis.as_dict())
     return diagnosis.exit_code
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from napari_glacier.nn.device import tune_allocator
+
+    tune_allocator()
+    from napari_glacier.nn.bundle import write_bundle
+    from napari_glacier.nn.ensemble import resolve_models
+
+    report = write_bundle(
+        resolve_models(options.model),
+        options.out,
+        data=options.data,
+        max_mb=options.max_mb,
+        tta=None if options.tta is None else _tta(options.tta),
+        device=options.device,
+    )
+    print("\n".join(report.lines()))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -133,12 +188,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME|PATH",
         help="checkpoints, run folders or an ensemble file (default: the bundled ensemble)",
     )
-    predict.add_argument("--tta", choices=["off", "2", "6", "8"], default="6", help="test-time augmentation views")
+    predict.add_argument(
+        "--tta",
+        choices=["off", "2", "6", "8"],
+        help="test-time augmentation views (default: those of the ensemble file, else 6)",
+    )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     predict.add_argument("--scheme", help="class scheme of the dataset's masks, where they do not tell")
     predict.add_argument("--probabilities", action="store_true", help="write class probabilities, too")
     predict.add_argument("--uncertainty", action="store_true", help="write entropy and mutual information, too")
     predict.add_argument("--clean", action="store_true", help="remove patches under 100 px, fill holes under 50 px")
+    predict.add_argument(
+        "--crf", type=int, default=0, metavar="STEPS", help="draw outlines to those in the image by a CRF (3 to 5)"
+    )
+    predict.add_argument(
+        "--engine",
+        choices=["auto", "torch", "openvino"],
+        default="auto",
+        help="what computes (default: OpenVINO on a CPU where it is installed, else torch)",
+    )
+    predict.add_argument(
+        "--scheduler",
+        metavar="local[:N]|ADDRESS",
+        help="spread the scenes over a dask cluster: workers of this machine, or tcp://host:8786",
+    )
     predict.add_argument("--masks", help=argparse.SUPPRESS)  # accepted and unused: some graders pass it
     predict.set_defaults(run=_predict)
 
@@ -158,6 +231,27 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--scheme", help="class scheme of the masks")
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the findings to a file")
     doctor.set_defaults(run=_doctor)
+
+    bundle = commands.add_parser("bundle", help="write a folder that maps tiles where this package is not installed")
+    bundle.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="NAME|PATH",
+        help="checkpoints, run folders or an ensemble file (default: the bundled ensemble)",
+    )
+    bundle.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder, or an old bundle")
+    bundle.add_argument("--data", type=Path, metavar="DIR", help="tiles on which float16 is compared with float32")
+    bundle.add_argument(
+        "--max_mb", type=float, metavar="N", help="limit of the folder (default: 200 for a model, 300 for several)"
+    )
+    bundle.add_argument(
+        "--tta",
+        choices=["off", "2", "6", "8"],
+        help="views that solution.py averages (default: those of the ensemble file, else 6)",
+    )
+    bundle.add_argument("--device", default="auto", help="where the comparison runs: auto, cpu, cuda, cuda:N or mps")
+    bundle.set_defaults(run=_bundle)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="working copy and results")

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from napari_glacier.core.errors import DeviceError
@@ -25,6 +27,7 @@ T = TypeVar("T")
 # While the first process reads thousands of tiles for their statistics the others wait. torchrun itself notices
 # processes that have died.
 _TIMEOUT = timedelta(hours=3)
+_CONNECT_LIMIT, _CONNECT_ATTEMPTS = timedelta(seconds=6), 5
 # The argument's name changed in torch 2.15.
 _PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
 _SEND_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
@@ -148,11 +151,49 @@ def join_team(device: str) -> Iterator[Team]:
     place = _place_of(device, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    _connect("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Team(place, rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def _connect(backend: str) -> None:
+    """Join the others, again where it failed for any of them.
+
+    Gloo loses a connection now and then, and then waits five times the time limit: so connecting has a short limit of
+    its own, and all begin again together.
+    """
+    store, rank, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+    for attempt in range(1, _CONNECT_ATTEMPTS + 1):
+        own = PrefixStore(f"connect-{attempt}", store)
+        own.set(f"here-{rank}", "")
+        # Some may have started late, or read slower data.
+        own.wait([f"here-{other}" for other in range(size)], _TIMEOUT)
+        reason: Exception | None = None
+        try:
+            limit = _CONNECT_LIMIT if backend == "gloo" else _TIMEOUT
+            dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
+        except RuntimeError as error:
+            reason = error
+        own.set(f"went-{rank}", "badly" if reason else "well")
+        own.wait([f"went-{other}" for other in range(size)], _TIMEOUT)
+        if all(own.get(f"went-{other}") == b"well" for other in range(size)):
+            _set_limit(_TIMEOUT)
+            return
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if attempt == _CONNECT_ATTEMPTS:
+            raise DeviceError(
+                f"The {size} processes could not connect to each other ({reason or 'another one failed'}). Check the "
+                "network and its firewall, or name the interface to use with GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME."
+            )
+
+
+def _set_limit(limit: timedelta) -> None:
+    # Public since torch 2.15.
+    set_limit = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    set_limit(limit)
 
 
 def _place_of(device: str, local_rank: int, on_this_host: int) -> torch.device:

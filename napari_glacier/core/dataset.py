@@ -15,7 +15,7 @@ from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeEr
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, unpaired_terrain
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.raster import read_mask_codes, read_raster
+from napari_glacier.core.raster import read_mask_codes, read_raster, read_rows
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 __all__ = [
@@ -90,16 +90,18 @@ class Dataset:
         return self.read(tile, ())[1]
 
     def read(
-        self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS
+        self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS, rows: tuple[int, int] | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Bands of a tile and the pixels that carry data, (len(bands), H, W) and (H, W).
+
+        With `rows` (first, and the one after the last) only these are read.
 
         A pixel is nodata where ALL spectral bands of the tile (all planes of a picture) are nodata, NaN or (where
         `zero_is_nodata`) 0. Validity looks at every one of them, so it does not depend on the bands asked for;
         terrain has no say in it. Nodata pixels are 0 in every band.
 
         A gap in one band where others carry data (nodata, NaN; in the terrain also elevation below -1000 or slope
-        below 0) is given the mean of the tile's valid pixels outside the gap, as 0 would be pitch-black, or sea
+        below 0) is given the mean of the valid pixels read outside the gap, as 0 would be pitch-black, or sea
         level; 0 where there is none. Bands that the tile does not have are 0.
 
         Raises
@@ -108,9 +110,10 @@ class Dataset:
             If a band's size differs from the tile's.
         """
         deciding = [band for band in tile.distinct_bands if band in tile.usual_bands]
-        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding])
-        image_CHW = np.zeros((len(bands), tile.height, tile.width), np.float32)
-        valid_HW = np.zeros((tile.height, tile.width), bool)
+        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding], rows)
+        height = tile.height if rows is None else rows[1] - rows[0]
+        image_CHW = np.zeros((len(bands), height, tile.width), np.float32)
+        valid_HW = np.zeros((height, tile.width), bool)
         gone: dict[str, npt.NDArray[np.bool_]] = {}
         for band, plane in planes.items():
             gone[band] = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
@@ -146,16 +149,18 @@ class Dataset:
             )
         return self.scheme.decode(codes_HW, source=str(tile.mask_path))
 
-    def _read_planes(self, tile: Tile, bands: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    def _read_planes(
+        self, tile: Tile, bands: Sequence[str], rows: tuple[int, int] | None
+    ) -> dict[str, npt.NDArray[Any]]:
         rasters: dict[Path, npt.NDArray[Any]] = {}
         planes = {}
         for band in bands:
             source = tile.bands[band]
             if source.path not in rasters:
-                rasters[source.path] = read_raster(source.path)
+                rasters[source.path] = read_raster(source.path) if rows is None else read_rows(source.path, *rows)
             raster = rasters[source.path]
             plane = raster.mean(axis=0) if source.index is None else raster[source.index]
-            if plane.shape != (tile.height, tile.width):
+            if rows is None and plane.shape != (tile.height, tile.width):
                 raise BandError(band_size_message(tile.id, band, plane.shape, (tile.height, tile.width)))
             planes[band] = plane
         return planes

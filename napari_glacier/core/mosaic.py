@@ -16,6 +16,10 @@ from napari_glacier.core.tiling import Window
 # A mosaic of tiles strewn over a country would be mostly gap; beyond this they open as a stack.
 MAX_MOSAIC_PIXELS = 40_000 * 40_000
 
+# A tile of more pixels is read in strips.
+_WHOLE_PX = 2048 * 2048
+_STRIP_ROWS = 512
+
 Pixels = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 
 
@@ -36,7 +40,7 @@ class Placement:
 class Mosaic:
     """One raster made of tiles that do not overlap; what lies between them is a gap (nodata).
 
-    Pixels are read tile by tile when asked for, and a few tiles are kept.
+    Pixels are read tile by tile when asked for, large tiles in strips of rows, and a few are kept.
 
     Parameters
     ----------
@@ -81,16 +85,20 @@ class Mosaic:
         image_CHW = np.zeros((len(bands), window.height, window.width), np.float32)
         valid_HW = np.zeros((window.height, window.width), bool)
         for place in self.tiles_in(window):
-            top, left = max(window.row, place.row), max(window.col, place.col)
-            bottom = min(window.row + window.height, place.row + place.tile.height)
+            left = max(window.col, place.col)
             right = min(window.col + window.width, place.col + place.tile.width)
-            into = np.s_[top - window.row : bottom - window.row, left - window.col : right - window.col]
-            from_ = np.s_[top - place.row : bottom - place.row, left - place.col : right - place.col]
-            for group in _groups(place.tile, bands):
-                tile_CHW, tile_valid_HW = self._tile(place.tile, group)
-                there = [k for k, band in enumerate(bands) if band in group]
-                image_CHW[there, *into] = tile_CHW[:, *from_][[group.index(bands[k]) for k in there]]
-                valid_HW[into] = tile_valid_HW[from_]
+            for rows in _strips(place.tile):
+                first = place.row + rows[0]
+                top, bottom = max(window.row, first), min(window.row + window.height, place.row + rows[1])
+                if top >= bottom:
+                    continue
+                into = np.s_[top - window.row : bottom - window.row, left - window.col : right - window.col]
+                from_ = np.s_[top - first : bottom - first, left - place.col : right - place.col]
+                for group in _groups(place.tile, bands):
+                    part_CHW, part_valid_HW = self._strip(place.tile, group, rows)
+                    there = [k for k, band in enumerate(bands) if band in group]
+                    image_CHW[there, *into] = part_CHW[:, *from_][[group.index(bands[k]) for k in there]]
+                    valid_HW[into] = part_valid_HW[from_]
         return image_CHW, valid_HW
 
     def tiles_in(self, window: Window) -> list[Placement]:
@@ -113,7 +121,9 @@ class Mosaic:
         """Pixels that carry data, shape (H, W)."""
         valid_HW = np.zeros(self.shape, bool)
         for place in self.placements:
-            valid_HW[place.slices] = self._tile(place.tile, place.tile.usual_bands)[1]
+            of_tile_HW = valid_HW[place.slices]
+            for rows in _strips(place.tile):
+                of_tile_HW[slice(*rows)] = self._strip(place.tile, place.tile.usual_bands, rows)[1]
         return valid_HW
 
     def read_masks(self) -> npt.NDArray[np.uint8]:
@@ -125,8 +135,9 @@ class Mosaic:
                 index_HW[place.slices] = mask_HW
         return index_HW
 
-    def _tile(self, tile: Tile, group: tuple[str, ...]) -> Pixels:
-        return self._cache.get((tile.id, group[0]), lambda: self.dataset.read(tile, group))
+    def _strip(self, tile: Tile, group: tuple[str, ...], rows: tuple[int, int]) -> Pixels:
+        part = None if rows == (0, tile.height) else rows
+        return self._cache.get((tile.id, group[0], rows), lambda: self.dataset.read(tile, group, part))
 
 
 class PixelCache:
@@ -153,6 +164,13 @@ class PixelCache:
             while self._bytes > self._max_bytes and len(self._tiles) > 1:
                 self._bytes -= _size(self._tiles.popitem(last=False)[1])
         return pixels
+
+
+def _strips(tile: Tile) -> list[tuple[int, int]]:
+    """Rows that are read together, first and the one after the last: a scene does not have to fit into memory."""
+    if tile.height * tile.width <= _WHOLE_PX:
+        return [(0, tile.height)]
+    return [(row, min(row + _STRIP_ROWS, tile.height)) for row in range(0, tile.height, _STRIP_ROWS)]
 
 
 def _groups(tile: Tile, bands: Sequence[str]) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the f
 
 import errno
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "read_info",
     "read_mask_codes",
     "read_raster",
+    "read_rows",
     "rewrite_mask",
     "write_mask",
     "write_raster",
@@ -107,6 +109,33 @@ def read_raster(path: Path) -> AnyArray:
         order = [axes.index("Y"), axes.index("X")]
         array = np.moveaxis(array, order, (-2, -1))
         return array.reshape(info.count, info.height, info.width)
+
+
+def read_rows(path: Path, start: int, stop: int) -> AnyArray:
+    """Some rows of a raster, shape (bands, stop - start, W), in the file's own type; the others are not decoded.
+
+    Raises
+    ------
+    RasterError
+        As `read_raster`.
+    """
+    # 0.2 s to import, and only large scenes are read in parts.
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.windows import Window
+
+    info = read_info(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                window = Window(0, start, info.width, stop - start)
+                rows: AnyArray = dataset.read(list(range(1, info.count + 1)), window=window)
+    except RasterioError as error:
+        raise RasterError(
+            f"{path} is damaged and cannot be decoded ({error}). Copy, download or export it again."
+        ) from error
+    return rows
 
 
 def read_mask_codes(path: Path) -> AnyArray:

@@ -11,37 +11,36 @@ import torch
 
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.postprocess import classify
+from napari_glacier.nn.store import Rows, Store
 from napari_glacier.nn.uncertainty import entropy
 
 FloatArray = npt.NDArray[np.float32]
 
-# Above this many pixels the finished maps are kept as float16: half a gigabyte for a Landsat scene.
-_LARGE_SCENE_PX = 24_000_000
 _TINY = np.float32(1e-30)
 
 
-class SceneMaps:
-    """Finished maps of a scene, filled from the top as windows come in row by row.
+class Blender:
+    """Weighted sums of the windows of a scene, handed to a store as rows are finished, from the top.
 
     Parameters
     ----------
     num_classes, height, width : int
     thresholds : mapping of class index to probability
         See `classify`.
+    store : Store
+        Rows that it has already are not made again, whatever windows bring of them.
     """
 
-    def __init__(self, num_classes: int, height: int, width: int, thresholds: Mapping[int, float]) -> None:
-        dtype = np.float16 if height * width > _LARGE_SCENE_PX else np.float32
-        self.index_HW = np.zeros((height, width), np.uint8)
-        self.probabilities_KHW = np.zeros((num_classes, height, width), dtype)
-        self.entropy_HW = np.zeros((height, width), dtype)
-        self.mutual_information_HW = np.zeros((height, width), dtype)
-        self.valid_HW = np.zeros((height, width), bool)
+    def __init__(
+        self, num_classes: int, height: int, width: int, thresholds: Mapping[int, float], store: Store
+    ) -> None:
         self._thresholds = dict(thresholds)
-        self._num_classes, self._width = num_classes, width
-        self._first_row = 0
+        self._num_classes, self._height, self._width = num_classes, height, width
+        self._store = store
+        self._first_row = store.rows_done
         self._sum_CHW: FloatArray = np.zeros((num_classes + 1, 0, width), np.float32)
         self._weight_HW: FloatArray = np.zeros((0, width), np.float32)
+        self._valid_HW = np.zeros((0, width), bool)
 
     def add(
         self, window: Window, values_CHW: FloatArray, weights_HW: FloatArray, valid_HW: npt.NDArray[np.bool_]
@@ -56,34 +55,42 @@ class SceneMaps:
         weights_HW : float32 array, shape (h, w)
         valid_HW : bool array, shape (h, w)
         """
+        above = max(self._first_row - window.row, 0)
+        if above >= window.height:
+            return
         self._grow(window.row + window.height)
-        rows = slice(window.row - self._first_row, window.row - self._first_row + window.height)
+        rows = slice(window.row + above - self._first_row, window.row + window.height - self._first_row)
         cols = slice(window.col, window.col + window.width)
-        self._sum_CHW[:, rows, cols] += values_CHW * weights_HW
-        self._weight_HW[rows, cols] += weights_HW
-        self.valid_HW[window.slices] |= valid_HW
+        self._sum_CHW[:, rows, cols] += values_CHW[:, above:] * weights_HW[above:]
+        self._weight_HW[rows, cols] += weights_HW[above:]
+        self._valid_HW[rows, cols] |= valid_HW[above:]
 
     def finish_rows(self, stop: int) -> None:
         """Finish the rows before `stop`: no later window reaches them."""
-        count = min(stop - self._first_row, self._weight_HW.shape[0])
-        if count > 0:
-            self._finish(slice(self._first_row, self._first_row + count), count)
-            # Copies, so that the finished rows are freed.
-            self._sum_CHW = self._sum_CHW[:, count:].copy()
-            self._weight_HW = self._weight_HW[count:].copy()
-            self._first_row += count
-        if not self._weight_HW.shape[0]:
-            self._first_row = max(self._first_row, stop)
+        count = min(stop, self._height) - self._first_row
+        if count <= 0:
+            return
+        self._grow(self._first_row + count)
+        self._store.put(self._finished(count))
+        # Copies, so that the finished rows are freed.
+        self._sum_CHW = self._sum_CHW[:, count:].copy()
+        self._weight_HW = self._weight_HW[count:].copy()
+        self._valid_HW = self._valid_HW[count:].copy()
+        self._first_row += count
 
-    def _finish(self, rows: slice, count: int) -> None:
+    def _finished(self, count: int) -> Rows:
         weight_HW: FloatArray = np.maximum(self._weight_HW[:count], _TINY, dtype=np.float32)
         blended_CHW: FloatArray = self._sum_CHW[:, :count] / weight_HW
-        valid_HW = self.valid_HW[rows]
+        valid_HW = self._valid_HW[:count]
         probabilities_KHW: FloatArray = blended_CHW[:-1] * valid_HW
-        self.probabilities_KHW[:, rows] = probabilities_KHW
-        self.entropy_HW[rows] = entropy(torch.from_numpy(probabilities_KHW)).clamp(0, 1).numpy()
-        self.mutual_information_HW[rows] = blended_CHW[-1] * valid_HW
-        self.index_HW[rows] = classify(probabilities_KHW, self._thresholds) * valid_HW
+        return Rows(
+            start=self._first_row,
+            index_hW=classify(probabilities_KHW, self._thresholds) * valid_HW,
+            valid_hW=valid_HW.copy(),
+            probabilities_KhW=probabilities_KHW,
+            entropy_hW=entropy(torch.from_numpy(probabilities_KHW)).clamp(0, 1).numpy(),
+            mutual_information_hW=blended_CHW[-1] * valid_HW,
+        )
 
     def _grow(self, stop: int) -> None:
         missing = stop - self._first_row - self._weight_HW.shape[0]
@@ -91,3 +98,4 @@ class SceneMaps:
             empty_CHW = np.zeros((self._num_classes + 1, missing, self._width), np.float32)
             self._sum_CHW = np.concatenate([self._sum_CHW, empty_CHW], axis=1)
             self._weight_HW = np.concatenate([self._weight_HW, empty_CHW[0]], axis=0)
+            self._valid_HW = np.concatenate([self._valid_HW, np.zeros((missing, self._width), bool)], axis=0)

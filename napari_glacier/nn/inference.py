@@ -4,7 +4,7 @@ Legend: C channels, K classes, h x w a piece.
 """
 
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,8 @@ from napari_glacier.core.channels import assemble_channels, blank_missing, requi
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.augment_tta import View
 from napari_glacier.nn.checkpoint import LoadedModel
-from napari_glacier.nn.ensemble import Ensemble
+from napari_glacier.nn.engines import Engine
+from napari_glacier.nn.ensemble import Ensemble, combine
 from napari_glacier.nn.memory import ComputeSettings, is_out_of_memory
 from napari_glacier.nn.scene import BandGap
 from napari_glacier.nn.uncertainty import mutual_information
@@ -37,42 +38,38 @@ class OutOfMemory(Exception):  # noqa: N818 (a signal to the predictor, not an e
 
 
 class EnsembleRunner:
-    """An ensemble placed on a device.
+    """An ensemble on one device.
 
     Parameters
     ----------
     ensemble : Ensemble
+    engines : sequence of Engine
+        One a member.
     views : sequence of View
     bands : sequence of str
         Planes of the pieces.
     settings : ComputeSettings
         Its batch size falls where memory runs out.
-
-    Raises
-    ------
-    OutOfMemory
-        If the networks do not fit on the device.
     """
 
     def __init__(
         self,
         ensemble: Ensemble,
+        engines: Sequence[Engine],
         views: Sequence[View],
         bands: Sequence[str],
         settings: ComputeSettings,
     ) -> None:
-        self._ensemble, self._settings = ensemble, settings
+        self._ensemble, self._engines, self._settings = ensemble, tuple(engines), settings
         self._views, self._bands = tuple(views), tuple(bands)
-        with _memory_signalled():
-            self._networks = [_placed(member, settings) for member in ensemble.members]
 
     @property
     def passes(self) -> int:
         """Passes through a network that each piece takes."""
-        return len(self._views) * len(self._networks)
+        return len(self._views) * len(self._engines)
 
-    def run(self, pieces: Sequence[Piece]) -> Generator[int, None, list[npt.NDArray[np.float32]]]:
-        """Map pieces; yields the number of passes after each batch.
+    def __call__(self, pieces: Sequence[Piece], tick: Callable[[int], None]) -> list[npt.NDArray[np.float32]]:
+        """Map pieces, telling the number of passes after each batch.
 
         Returns
         -------
@@ -85,31 +82,46 @@ class EnsembleRunner:
         OutOfMemory
             If not even one image fits.
         """
-        with _memory_signalled():
-            by_member: list[list[torch.Tensor]] = []
-            for member, network in zip(self._ensemble.members, self._networks, strict=True):
-                by_member.append((yield from self._run_member(member, network, pieces)))
+        with memory_signalled(), torch.inference_mode():
+            by_member = [
+                self._run_member(member, engine, pieces, tick)
+                for member, engine in zip(self._ensemble.members, self._engines, strict=True)
+            ]
             return [self._combine([of_member[k] for of_member in by_member]) for k in range(len(pieces))]
 
     def _run_member(
-        self, member: LoadedModel, network: torch.nn.Module, pieces: Sequence[Piece]
-    ) -> Generator[int, None, list[torch.Tensor]]:
-        images = [torch.from_numpy(self._input(member, piece)).to(self._settings.device) for piece in pieces]
-        sums: dict[int, torch.Tensor] = {}
+        self, member: LoadedModel, engine: Engine, pieces: Sequence[Piece], tick: Callable[[int], None]
+    ) -> list[torch.Tensor]:
+        images = [torch.from_numpy(self._input(member, piece)) for piece in pieces]
+        sums: list[torch.Tensor | None] = [None] * len(pieces)
         for batch in self._batches(images):
-            probabilities = _forward(network, [view.apply(images[k]) for k, view in batch], self._settings)
+            probabilities = self._forward(engine, [view.apply(images[k]) for k, view in batch])
             if probabilities is None:
                 continue
             for (k, view), p_KHW in zip(batch, probabilities, strict=True):
-                upright = view.invert(p_KHW)
-                sums[k] = sums[k] + upright if k in sums else upright
-            yield len(batch)
-        return [sums[k] / len(self._views) for k in range(len(pieces))]
+                height, width = images[k].shape[-2:]
+                upright, so_far = view.invert(p_KHW, (height, width)), sums[k]
+                sums[k] = upright.contiguous() if so_far is None else so_far.add_(upright)
+            tick(len(batch))
+        return [total / len(self._views) for total in sums if total is not None]
+
+    def _forward(self, engine: Engine, images: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Class probabilities of each image, float32 (N, K, h, w); None where the batch was made smaller instead."""
+        try:
+            return engine.probabilities(torch.stack(list(images)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: the exception holds the frames whose tensors are to be freed.
+        free_cached_memory(self._settings.device)
+        if not self._settings.smaller_batch(len(images)):
+            raise OutOfMemory
+        return None
 
     def _combine(self, of_members: Sequence[torch.Tensor]) -> npt.NDArray[np.float32]:
         members_MKHW = torch.stack(list(of_members))
         weights = torch.tensor(self._ensemble.weights, device=members_MKHW.device)
-        mean_KHW = (members_MKHW * weights.reshape(-1, 1, 1, 1)).sum(0)
+        mean_KHW = combine(members_MKHW, weights, self._ensemble.average)
         information_HW = mutual_information(members_MKHW, weights)
         combined: npt.NDArray[np.float32] = torch.cat([mean_KHW, information_HW[None]]).cpu().numpy()
         return combined
@@ -118,10 +130,8 @@ class EnsembleRunner:
         """Batches of (piece, view) of one shape; smaller ones again where memory ran out."""
         by_shape: dict[tuple[int, int], list[tuple[int, View]]] = defaultdict(list)
         for k, image in enumerate(images):
-            height, width = image.shape[-2:]
             for view in self._views:
-                shape = (width, height) if view.quarter_turns % 2 else (height, width)
-                by_shape[shape].append((k, view))
+                by_shape[view.shape_of(*image.shape[-2:])].append((k, view))
         for units in by_shape.values():
             start = 0
             while start < len(units):
@@ -144,37 +154,9 @@ class EnsembleRunner:
         return input_CHW
 
 
-def _placed(member: LoadedModel, settings: ComputeSettings) -> torch.nn.Module:
-    # A network that was in training would drop channels at random and normalise by the batch.
-    network = member.model.eval()
-    placed: torch.nn.Module = network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return placed
-
-
-def _forward(
-    network: torch.nn.Module, images: Sequence[torch.Tensor], settings: ComputeSettings
-) -> list[torch.Tensor] | None:
-    """Class probabilities of each image, float32 (K, h, w); None where the batch was made smaller instead."""
-    try:
-        # Not around the yields: the mode belongs to the thread, and the caller runs in between.
-        with torch.inference_mode():
-            batch = torch.stack(list(images)).contiguous(memory_format=torch.channels_last)
-            mixed = settings.dtype != torch.float32
-            with torch.autocast(settings.device.type, settings.dtype, enabled=mixed):
-                logits = network(batch)
-            return list(torch.softmax(logits.float(), dim=1).unbind(0))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # Outside the handler: the exception holds the frames whose tensors are to be freed.
-    free_cached_memory(settings.device)
-    if not settings.smaller_batch(len(images)):
-        raise OutOfMemory
-    return None
-
-
 @contextmanager
-def _memory_signalled() -> Iterator[None]:
+def memory_signalled() -> Iterator[None]:
+    """Turn running out of memory into `OutOfMemory`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

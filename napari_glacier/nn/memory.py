@@ -1,7 +1,7 @@
 """The ladder a predictor steps down when memory runs out: smaller batches, smaller windows, the CPU."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -43,6 +43,10 @@ class ComputeSettings:
     overlap_px: int
     batch_size: int
     steps: list[str] = field(default_factory=list)
+
+    def on(self, device: torch.device) -> "ComputeSettings":
+        """The same for another device; what is given up there is noted here, too."""
+        return replace(self, device=device, steps=self.steps)
 
     def smaller_batch(self, num_images: int) -> bool:
         """Halve the batch of `num_images` that did not fit; False where it was one. Results do not change."""

@@ -86,6 +86,34 @@ def write_predictions(
     return written
 
 
+def is_written(
+    fingerprint: str, mosaic: Mosaic, out_dir: str | Path, probabilities: bool = False, uncertainty: bool = False
+) -> bool:
+    """Whether a folder holds all rasters of a scene, made as this fingerprint says (`Predictor.fingerprint`)."""
+    out_dir = Path(out_dir)
+    try:
+        lines = (out_dir / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    # Of several lines of one scene the last one counts; a crash may have cut one off.
+    records = [record for line in lines if (record := _record_of(line)).get("scene") == mosaic.name]
+    if not records or records[-1].get("provenance", {}).get("fingerprint") != fingerprint:
+        return False
+    sources = _sources_of(mosaic.dataset)
+    kinds = ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty]
+    return all(
+        (out_dir / kind / sources.relative_path(place.tile)).is_file() for kind in kinds for place in mosaic.placements
+    )
+
+
+def _record_of(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def raster_name(tile_name: str) -> str:
     """Name of the raster that is written for a tile: the tile's own, with the ending of a TIFF under pictures."""
     path = Path(tile_name)

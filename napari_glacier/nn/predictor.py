@@ -3,13 +3,20 @@
 Legend: C bands, K classes, H x W the scene, h x w a window.
 """
 
+import copy
+import hashlib
+import json
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from napari_glacier import __version__
@@ -17,18 +24,35 @@ from napari_glacier.core.bands import ALL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.tiling import Window, blend_weights, windows
-from napari_glacier.nn.accumulate import SceneMaps
+from napari_glacier.nn.accumulate import Blender
 from napari_glacier.nn.augment_tta import TtaMode, views
+from napari_glacier.nn.cleaning import Cleaning
 from napari_glacier.nn.device import describe_device, inference_dtype, pick_device
 from napari_glacier.nn.drift import drift_warnings, sample_statistics
+from napari_glacier.nn.engines import Engine, EngineKind, make_engine
 from napari_glacier.nn.ensemble import Ensemble
-from napari_glacier.nn.inference import EnsembleRunner, OutOfMemory, Piece, free_cached_memory
+from napari_glacier.nn.inference import EnsembleRunner, OutOfMemory, Piece, free_cached_memory, memory_signalled
+from napari_glacier.nn.lookahead import Lookahead
 from napari_glacier.nn.memory import ComputeSettings, usual_batch
-from napari_glacier.nn.postprocess import fill_small_holes, remove_small_components, resolve_thresholds
+from napari_glacier.nn.postprocess import resolve_thresholds
 from napari_glacier.nn.prediction import Prediction, Progress
 from napari_glacier.nn.scene import BandGap, Scene, band_gaps, gaps_warning
+from napari_glacier.nn.store import JobFolder, MemoryStore, Store
 
 __all__ = ["Prediction", "Predictor", "Progress"]
+
+
+# Windows read before their results are waited for, where most of them hold no data.
+_MOST_READ = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Windows that are computed together, the first row that later ones reach, and how many were read."""
+
+    pieces: list[Piece]
+    next_row: int
+    num_read: int
 
 
 class Predictor:
@@ -37,21 +61,27 @@ class Predictor:
     Parameters
     ----------
     ensemble : Ensemble
-    tta : "off", 2, 6 or 8
-        Views averaged; see `views`.
+    tta : "off", 2, 6 or 8, optional
+        Views averaged; see `views`. The ensemble's own by default, 6 where it has none.
+    scales : sequence of float, optional
+        Scales of these views; likewise, 1 where the ensemble has none.
     device : str
-        See `pick_device`.
+        See `pick_device`; ``auto`` and ``cuda`` spread the windows over all GPUs.
     window_px, overlap_px : int
         A scene of at most `window_px` on both sides is one window; larger ones are cut into windows
         anchored at the scene's first pixel and blended over the overlap.
     batch_size : int, optional
         Images a network gets at once, over windows and views; 4 on the CPU and 16 on a GPU by default.
-    minimum_component_px, fill_holes_px : int
-        Remove patches and fill holes smaller than this; 0 leaves them.
+    cleaning : Cleaning, optional
+        What is done to the class map in the end; nothing by default.
     thresholds : mapping of class name to probability, optional
         See `classify`; the ensemble's own by default, none where empty.
     precision : "auto" or "fp32"
         ``auto`` computes in bfloat16 or float16 where the device is faster with it.
+    engine : "auto", "torch" or "openvino"
+        See `make_engine`; ``auto`` is OpenVINO on the CPU where it is installed.
+    compile : bool
+        Compile networks that torch computes; see `make_engine`.
 
     Raises
     ------
@@ -63,15 +93,17 @@ class Predictor:
         self,
         ensemble: Ensemble,
         *,
-        tta: TtaMode | str = 6,
+        tta: TtaMode | str | None = None,
+        scales: Sequence[float] | None = None,
         device: str = "auto",
         window_px: int = 512,
         overlap_px: int = 128,
         batch_size: int | None = None,
-        minimum_component_px: int = 0,
-        fill_holes_px: int = 0,
+        cleaning: Cleaning | None = None,
         thresholds: Mapping[str, float] | None = None,
         precision: Literal["auto", "fp32"] = "auto",
+        engine: EngineKind = "auto",
+        compile: bool = False,
     ) -> None:
         if window_px < 32 or not 0 <= overlap_px < window_px:
             raise ConfigError(
@@ -80,19 +112,21 @@ class Predictor:
             )
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"The batch size is {batch_size}; it must be 1 or more.")
-        if min(minimum_component_px, fill_holes_px) < 0:
-            raise ConfigError("The sizes of components and holes must be 0 (off) or more pixels.")
         self.ensemble = ensemble
-        self.tta = str(tta)
-        self.minimum_component_px = minimum_component_px
-        self.fill_holes_px = fill_holes_px
-        self._views = views(tta)
+        asked = ensemble.tta if tta is None else tta
+        self.tta = str(6 if asked is None else asked)
+        self.scales = tuple(ensemble.scales or (1.0,) if scales is None else scales)
+        self.engine, self._compile = engine, compile
+        self.cleaning = cleaning or Cleaning()
+        self._views = views(self.tta, self.scales)
         self._thresholds = resolve_thresholds(
             ensemble.thresholds if thresholds is None else thresholds, ensemble.scheme
         )
         self._bands = required_bands(ensemble.channels)
         chosen = pick_device(device)
+        self._num_gpus = torch.cuda.device_count() if chosen.type == "cuda" and device in {"auto", "cuda"} else 1
         dtype = torch.float32 if precision == "fp32" else inference_dtype(chosen)
+        self._engines: dict[tuple[int, torch.device, torch.dtype], list[tuple[Engine, str | None]]] = {}
         self._settings = ComputeSettings(chosen, dtype, window_px, overlap_px, batch_size or usual_batch(chosen))
 
     @property
@@ -100,16 +134,20 @@ class Predictor:
         """The device that a run starts on."""
         return self._settings.device
 
-    def run(self, scene: Scene) -> Generator[Progress, None, Prediction]:
-        """Map a scene; yields after every pass through a network and returns the prediction.
+    def run(self, scene: Scene, job_folder: Path | None = None) -> Generator[Progress, None, Prediction]:
+        """Map a scene; yields as passes through networks are made, and returns the prediction.
 
-        Close the generator to cancel: nothing runs on after the pass in progress. Memory is bounded by the
-        window and the finished maps, not by the scene's pixels times channels.
+        Close the generator to cancel: nothing runs on after the pass in progress. Memory is bounded by a row of
+        windows and, without a job folder, the finished maps.
 
         Parameters
         ----------
         scene : Scene
             A `Mosaic`, or anything with its ``name``, ``shape`` and ``read``; ``placements`` say which bands are there.
+        job_folder : Path, optional
+            The finished maps go there, not into memory, and the prediction reads its measures from there. If it
+            holds an interrupted job of the same scene, models and settings, that goes on. Delete it when what is
+            wanted of the prediction is written elsewhere.
 
         Raises
         ------
@@ -117,6 +155,8 @@ class Predictor:
             If the scene has none of the bands that a member looks at.
         DeviceError
             If memory runs out even on the CPU with small windows.
+        SaveError
+            If the job folder cannot be written.
         """
         started = time.perf_counter()
         yield Progress(0, 1, f"{scene.name}: reading")
@@ -130,18 +170,18 @@ class Predictor:
             settings.window_px = longest_side
             settings.overlap_px = min(settings.overlap_px, longest_side // 4)
         usual = replace(settings, steps=[])
-        maps: SceneMaps | None = None
-        while maps is None:
+        store: Store | None = None
+        while store is None:
             with suppress(OutOfMemory):
-                maps = yield from self._map(scene, settings, gaps)
-            if maps is None:
+                store = yield from self._map(scene, settings, gaps, job_folder)
+            if store is None:
                 # Outside the handler: the exception holds the frames whose tensors are to be freed.
+                self._engines.clear()
                 free_cached_memory(settings.device)
                 settings.step_down(usual)
                 yield Progress(0, 1, f"{scene.name}: {settings.steps[-1]} Starting again.")
-        index_HW = remove_small_components(maps.index_HW, self.minimum_component_px)
-        index_HW = fill_small_holes(index_HW, self.fill_holes_px)
-        index_HW *= maps.valid_HW
+        maps = store.maps()
+        index_HW = yield from self.cleaning.clean(scene, self._bands, maps, self._thresholds, settings.device)
         provenance = self._provenance(scene, settings, warnings)
         provenance["valid_share"] = round(float(maps.valid_HW.mean()), 6)
         provenance["seconds"] = round(time.perf_counter() - started, 3)
@@ -156,50 +196,141 @@ class Predictor:
         )
 
     def _map(
-        self, scene: Scene, settings: ComputeSettings, gaps: Sequence[BandGap]
-    ) -> Generator[Progress, None, SceneMaps]:
+        self,
+        scene: Scene,
+        settings: ComputeSettings,
+        gaps: Sequence[BandGap],
+        job_folder: Path | None,
+    ) -> Generator[Progress, None, Store]:
         height, width = scene.shape
         plan = windows(height, width, settings.window_px, settings.overlap_px)
         weights_HW = blend_weights(settings.window_px, settings.overlap_px)
-        maps = SceneMaps(self.ensemble.scheme.num_classes, height, width, self._thresholds)
-        runner = EnsembleRunner(self.ensemble, self._views, self._bands, settings)
-        total, done = len(plan) * runner.passes, 0
-        for group, next_row, num_read in self._groups(scene, plan, settings, gaps):
-            # Windows without data were skipped: their passes count as done.
-            done += (num_read - len(group)) * runner.passes
-            results = runner.run(group)
-            while True:
-                try:
-                    done += next(results)
-                except StopIteration as end:
-                    values = end.value
-                    break
-                yield Progress(done, total, f"{scene.name}: {describe_device(settings.device)}")
-            for piece, values_CHW in zip(group, values, strict=True):
-                weights = weights_HW[: piece.window.height, : piece.window.width]
-                maps.add(piece.window, values_CHW, weights, piece.valid_HW)
-            maps.finish_rows(next_row)
-            yield Progress(done, total, f"{scene.name}: {describe_device(settings.device)}")
-        return maps
+        store = self._store(scene, settings, job_folder)
+        blender = Blender(self.ensemble.scheme.num_classes, height, width, self._thresholds, store)
+        # The windows above are in the finished rows; those that reach below them are made again.
+        due = [window for window in plan if window.row + window.height > store.rows_done]
+        runners = yield from self._runners(scene, settings)
+        passes = runners[0].passes
+        total, done = len(plan) * passes, (len(plan) - len(due)) * passes
+        message = f"{scene.name}: {' and '.join(describe_device(s.device) for s in self._places(settings))}"
+        yield Progress(done, total, message)
+        groups = self._groups(scene, due, settings, gaps)
+        work = Lookahead(groups, [_on(runner) for runner in runners]).run()
+        try:
+            for news in work:
+                if isinstance(news, int):
+                    done += news
+                else:
+                    group, values = news
+                    for piece, values_CHW in zip(group.pieces, values, strict=True):
+                        weights = weights_HW[: piece.window.height, : piece.window.width]
+                        blender.add(piece.window, values_CHW, weights, piece.valid_HW)
+                    blender.finish_rows(group.next_row)
+                    # Windows without data were skipped: their passes count as done.
+                    done += (group.num_read - len(group.pieces)) * passes
+                yield Progress(done, total, message)
+        finally:
+            work.close()
+        return store
+
+    def _store(self, scene: Scene, settings: ComputeSettings, folder: Path | None) -> Store:
+        size = (self.ensemble.scheme.num_classes, *scene.shape)
+        if folder is None:
+            return MemoryStore(*size)
+        return JobFolder(folder, self._of_pixels(scene, settings), *size)
+
+    def _runners(self, scene: Scene, settings: ComputeSettings) -> Generator[Progress, None, list[EnsembleRunner]]:
+        """The ensemble on each device; its engines are kept for the next scene, as some take seconds to make."""
+        window = min(settings.window_px, scene.shape[0]), min(settings.window_px, scene.shape[1])
+        runners = []
+        for number, place in enumerate(self._places(settings)):
+            made = self._engines.setdefault((number, place.device, place.dtype), [])
+            for member in self.ensemble.members[len(made) :]:
+                yield Progress(0, 1, f"{scene.name}: preparing {member.card.name}")
+                with memory_signalled():
+                    made.append(
+                        make_engine(
+                            # A network lives on one device.
+                            member if number == 0 else replace(member, model=copy.deepcopy(member.model)),
+                            place.device,
+                            place.dtype,
+                            window_px=window,
+                            kind=self.engine,
+                            compile=self._compile,
+                        )
+                    )
+            engines = [engine for engine, _ in made]
+            runners.append(EnsembleRunner(self.ensemble, engines, self._views, self._bands, place))
+        return runners
+
+    def _places(self, settings: ComputeSettings) -> list[ComputeSettings]:
+        """Settings of each device that windows are spread over; they share what memory asks for."""
+        if settings.device.type != "cuda" or self._num_gpus == 1:
+            return [settings]
+        return [settings.on(torch.device("cuda", number)) for number in range(self._num_gpus)]
 
     def _groups(
-        self, scene: Scene, plan: Sequence[Window], settings: ComputeSettings, gaps: Sequence[BandGap]
-    ) -> Iterator[tuple[list[Piece], int, int]]:
-        """Read windows that fill batches: pieces, the first row that later windows reach, windows read."""
+        self, scene: Scene, due: Sequence[Window], settings: ComputeSettings, gaps: Sequence[BandGap]
+    ) -> Iterator["_Group"]:
+        """Read windows that fill batches, each row of windows for itself.
+
+        A network may round otherwise in a batch of other windows: so begun, a job that goes on makes the same ones.
+        """
         height, width = scene.shape
-        group: list[Piece] = []
+        pieces: list[Piece] = []
         num_read = 0
-        for k, reaching in enumerate(plan):
+        for k, reaching in enumerate(due):
             # The part past the border holds nothing to see; the network pads by itself, as for a single tile.
             window = reaching.clipped(height, width)
             image_CHW, valid_HW = scene.read(window, self._bands)
             num_read += 1
             if valid_HW.any():
                 inside = tuple(gap for gap in gaps if gap.within(window) is not None)
-                group.append(Piece(window, image_CHW, valid_HW, inside))
-            if len(group) >= settings.batch_size or k + 1 == len(plan) or num_read >= 64:
-                yield group, plan[k + 1].row if k + 1 < len(plan) else height, num_read
-                group, num_read = [], 0
+                pieces.append(Piece(window, image_CHW, valid_HW, inside))
+            next_row = due[k + 1].row if k + 1 < len(due) else height
+            if len(pieces) >= settings.batch_size or next_row != reaching.row or num_read >= _MOST_READ:
+                yield _Group(pieces, next_row, num_read)
+                pieces, num_read = [], 0
+
+    def fingerprint(self, scene: Scene) -> str:
+        """Digest of all that decides the class map of a scene: its files, the models and the settings."""
+        whole = self._of_pixels(scene, self._settings) | self.cleaning.as_dict()
+        return hashlib.blake2b(json.dumps(whole, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def _of_pixels(self, scene: Scene, settings: ComputeSettings) -> dict[str, Any]:
+        """All that decides the probabilities of a scene, as plain values."""
+        sources = sorted(
+            (str(source.path), (stat := source.path.stat()).st_size, stat.st_mtime_ns)
+            for place in getattr(scene, "placements", ())
+            for source in place.tile.bands.values()
+        )
+        return {
+            "program": __version__,
+            "scene": scene.name,
+            "shape": list(scene.shape),
+            "sources": hashlib.blake2b(repr(sources).encode(), digest_size=16).hexdigest(),
+            "members": self._members_digest,
+            "weights": self.ensemble.weights,
+            "average": self.ensemble.average,
+            "thresholds": {str(k): value for k, value in self._thresholds.items()},
+            "tta": self.tta,
+            "scales": list(self.scales),
+            "engine": self.engine,
+            "device": settings.device.type,
+            "dtype": str(settings.dtype),
+            "window_px": settings.window_px,
+            "overlap_px": settings.overlap_px,
+        }
+
+    @cached_property
+    def _members_digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for member in self.ensemble.members:
+            digest.update(json.dumps(member.card.as_dict(), sort_keys=True).encode())
+            for name, tensor in member.model.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def _check_bands(self, scene: Scene) -> None:
         tiles = [place.tile for place in getattr(scene, "placements", ())]
@@ -252,19 +383,27 @@ class Predictor:
             "program": f"napari-glacier {__version__}",
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "scene": scene.name,
+            "fingerprint": self.fingerprint(scene),
             "shape": list(scene.shape),
             "ensemble": self.ensemble.name,
             "members": members,
             "classes": list(classes),
+            "average": self.ensemble.average,
             "tta": self.tta,
+            "scales": list(self.scales),
             "device": describe_device(settings.device),
+            "engines": [engine.name for made in self._engines.values() for engine, _ in made],
+            "engine_notes": [note for made in self._engines.values() for _, note in made if note is not None],
             "dtype": str(settings.dtype).removeprefix("torch."),
             "window_px": settings.window_px,
             "overlap_px": settings.overlap_px,
             "batch_size": settings.batch_size,
             "memory_steps": list(settings.steps),
             "thresholds": {classes[k]: value for k, value in self._thresholds.items()},
-            "minimum_component_px": self.minimum_component_px,
-            "fill_holes_px": self.fill_holes_px,
+            **self.cleaning.as_dict(),
             "warnings": list(warnings),
         }
+
+
+def _on(runner: EnsembleRunner) -> Callable[[_Group, Callable[[int], None]], list[npt.NDArray[np.float32]]]:
+    return lambda group, tick: runner(group.pieces, tick)

@@ -2,22 +2,24 @@ import numpy as np
 import pytest
 
 from napari_glacier.core.tiling import Window, blend_weights, windows
-from napari_glacier.nn.accumulate import SceneMaps
+from napari_glacier.nn.accumulate import Blender
+from napari_glacier.nn.store import MemoryStore
 
 
 def _blend(values_CHW, window_px, overlap_px):
     """Feed windows as the predictor does: row by row, the part inside the scene, rows finished early."""
     height, width = values_CHW.shape[1:]
-    maps = SceneMaps(len(values_CHW) - 1, height, width, {})
+    maps = MemoryStore(len(values_CHW) - 1, height, width)
+    blender = Blender(len(values_CHW) - 1, height, width, {}, maps)
     weights_HW = blend_weights(window_px, overlap_px)
     plan = windows(height, width, window_px, overlap_px)
     for k, reaching in enumerate(plan):
         window = reaching.clipped(height, width)
         valid_HW = np.ones((window.height, window.width), bool)
         weights = weights_HW[: window.height, : window.width]
-        maps.add(window, values_CHW[:, *window.slices].copy(), weights, valid_HW)
-        maps.finish_rows(plan[k + 1].row if k + 1 < len(plan) else height)
-    return maps
+        blender.add(window, values_CHW[:, *window.slices].copy(), weights, valid_HW)
+        blender.finish_rows(plan[k + 1].row if k + 1 < len(plan) else height)
+    return maps.maps()
 
 
 @pytest.mark.parametrize("overlap", [0, 16, 40])
@@ -34,10 +36,11 @@ def test_blending_a_constant_and_a_plane_gives_them_back(overlap, size):
 
 
 def test_overlapping_windows_are_averaged_by_weight():
-    maps = SceneMaps(1, 4, 6, {})
+    maps = MemoryStore(1, 4, 6)
+    blender = Blender(1, 4, 6, {}, maps)
     ones_HW, valid_HW = np.ones((4, 4), np.float32), np.ones((4, 4), bool)
-    maps.add(Window(0, 0, 4, 4), np.full((2, 4, 4), 0.2, np.float32), ones_HW, valid_HW)
-    maps.add(Window(0, 2, 4, 4), np.full((2, 4, 4), 0.8, np.float32), 3 * ones_HW, valid_HW)
-    maps.finish_rows(4)
+    blender.add(Window(0, 0, 4, 4), np.full((2, 4, 4), 0.2, np.float32), ones_HW, valid_HW)
+    blender.add(Window(0, 2, 4, 4), np.full((2, 4, 4), 0.8, np.float32), 3 * ones_HW, valid_HW)
+    blender.finish_rows(4)
     expected_W = [0.2, 0.2, 0.65, 0.65, 0.8, 0.8]
-    np.testing.assert_allclose(maps.probabilities_KHW[0], np.broadcast_to(expected_W, (4, 6)), atol=1e-6)
+    np.testing.assert_allclose(maps.maps().probabilities_KHW[0], np.broadcast_to(expected_W, (4, 6)), atol=1e-6)

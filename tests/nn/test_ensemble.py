@@ -1,12 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from scipy.stats import gmean
 
 from napari_glacier.core.errors import CheckpointError, ConfigError
 from napari_glacier.nn.checkpoint import save_checkpoint
-from napari_glacier.nn.ensemble import Ensemble, resolve_models
+from napari_glacier.nn.ensemble import Ensemble, combine, resolve_models
 from napari_glacier.nn.predictor import Predictor
 from napari_glacier.nn.zoo import build_model
 
@@ -122,3 +125,81 @@ def test_half_written_models_are_passed_over(tmp_path, make_checkpoint) -> None:
     make_checkpoint(tmp_path / "a.safetensors", "a")
     (tmp_path / ".a-x1y2z3.safetensors").write_bytes(b"half")  # as a process killed while it wrote leaves it
     assert _names(resolve_models([tmp_path])) == ["a"]
+
+
+def test_average_and_views_of_an_ensemble_file(tmp_path, make_checkpoint) -> None:
+    make_checkpoint(tmp_path / "a.safetensors", "a")
+    file = tmp_path / "ensemble.yaml"
+    member = "members: [{path: a.safetensors, weight: 2}]\n"
+    file.write_text(member)
+    plain = resolve_models(file)
+    assert (plain.average, plain.tta, plain.scales) == ("probability", None, None)
+    file.write_text(member + "average: logit\ntta: 8\nscales: [0.75, 1, 1.25]\n")
+    ensemble = resolve_models(file)
+    assert (ensemble.average, ensemble.tta, ensemble.scales) == ("logit", 8, (0.75, 1.0, 1.25))
+    beside = resolve_models([file, tmp_path / "a.safetensors"])
+    assert (beside.average, beside.tta, beside.scales) == ("probability", None, None)
+    for text in ("off", "'off'", "false"):  # the first is YAML for the last
+        file.write_text(f"{member}tta: {text}\n")
+        assert resolve_models(file).tta == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("average: median", "probability or logit"),
+        ("average: [logit]", "probability or logit"),
+        ("tta: 3", "off, 2, 6 or 8"),
+        ("tta: true", "off, 2, 6 or 8"),
+        ("scales: 0.75", r"form \[0.75, 1, 1.25\]"),
+        ("scales: [0.75, 0]", "different numbers"),
+        ("scales: []", "different numbers"),
+        ("averaging: logit", "averaging is not known there. Known are name, members, thresholds, average, tta, scales"),
+    ],
+)
+def test_wrong_settings_of_an_ensemble_file_name_it(tmp_path, text: str, said: str) -> None:
+    file = tmp_path / "ensemble.yaml"
+    file.write_text(f"members: [{{path: a.safetensors}}]\n{text}\n")
+    with pytest.raises(ConfigError, match=said) as raised:
+        resolve_models(file)
+    assert str(file) in str(raised.value)
+    file.write_text("members: [{path: a.safetensors, wieght: 2}]\n")
+    with pytest.raises(ConfigError, match=r"a.safetensors; wieght is not known there. Known are path, weight\."):
+        resolve_models(file)
+
+
+def test_ensembles_check_their_settings(make_member) -> None:
+    member = make_member()
+    ensemble = Ensemble([member], average="logit", tta="off", scales=[1, 0.75])
+    assert (ensemble.average, ensemble.tta, ensemble.scales) == ("logit", "off", (1.0, 0.75))
+    for wrong in ({"average": "sum"}, {"tta": 5}, {"scales": [1, 1]}):
+        with pytest.raises(ConfigError):
+            Ensemble([member], **wrong)
+
+
+def test_combining_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(3, 4, 5, 7))
+    members, weights = softmax(logits, axis=1), np.array([0.5, 0.3, 0.2])
+    given = torch.from_numpy(members).float()
+    linear = combine(given, weights.tolist(), "probability")
+    np.testing.assert_allclose(linear, np.average(members, axis=0, weights=weights), atol=1e-6)
+    assert torch.equal(combine(given, torch.from_numpy(weights)), linear)
+    geometric = gmean(members, axis=0, weights=weights[:, None, None, None])
+    ours = combine(given, weights.tolist(), "logit")
+    np.testing.assert_allclose(ours, geometric / geometric.sum(0), atol=1e-6)
+    np.testing.assert_allclose(ours, softmax(np.tensordot(weights, logits, 1), axis=0), atol=1e-6)
+    assert not torch.allclose(ours, linear, atol=1e-2)
+    for average in ("probability", "logit"):
+        torch.testing.assert_close(combine(given[:1], [1.0], average), given[0])
+        torch.testing.assert_close(combine(given, [0, 1, 0], average), given[1])
+
+
+def test_combining_members_that_exclude_each_other() -> None:
+    sure = torch.zeros(2, 3, 1, 2)
+    sure[0, 0] = sure[1, 1] = 1
+    ours = combine(sure, [0.5, 0.5], "logit")
+    torch.testing.assert_close(ours[:, 0, 0], torch.tensor([0.5, 0.5, 0.0]))
+    torch.testing.assert_close(combine(sure, [1.0, 0.0], "logit"), sure[0])
+    with pytest.raises(ConfigError, match="probability or logit"):
+        combine(sure, [0.5, 0.5], "median")

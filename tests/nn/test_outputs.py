@@ -11,7 +11,8 @@ from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_description, read_raster, write_mask
-from napari_glacier.nn import ensemble, outputs
+from napari_glacier.nn import batch, ensemble, outputs
+from napari_glacier.nn.cleaning import Cleaning
 from napari_glacier.nn.outputs import refuse_source_folder, write_predictions
 from napari_glacier.nn.prediction import Prediction
 from napari_glacier.nn.predictor import Predictor
@@ -197,15 +198,16 @@ def terminal(make_dataset, make_member, tmp_path, monkeypatch):
     """`predict` at the terminal, with a small model whose map is full of specks."""
     root = make_dataset(grid=(1, 1))
     bundled = ensemble.Ensemble([make_member(synthetic=True)])
-    monkeypatch.setattr(ensemble, "resolve_models", lambda _: bundled)
+    monkeypatch.setattr(batch, "resolve_models", lambda _: bundled)
 
     def run(*arguments: str) -> np.ndarray:
         out = tmp_path / "out"
         usual = ["predict", "--data", str(root), "--out", str(out), "--tta", "off", "--device", "cpu"]
+        usual += ["--engine", "torch"]
         assert main([*usual, *arguments]) == 0
         return read_raster(next(out.glob("*.tif")))[0]
 
-    run.predictor = lambda **settings: Predictor(bundled, tta="off", device="cpu", **settings)
+    run.predictor = lambda **settings: Predictor(bundled, tta="off", device="cpu", engine="torch", **settings)
     run.scene = plan_scenes(open_dataset(root))[0]
     return run
 
@@ -224,7 +226,7 @@ def test_clean_at_the_terminal(terminal) -> None:
     plain, clean = terminal(), terminal("--clean")
     assert (plain != clean).any()
     np.testing.assert_array_equal(plain, expected())
-    np.testing.assert_array_equal(clean, expected(minimum_component_px=100, fill_holes_px=50))
+    np.testing.assert_array_equal(clean, expected(cleaning=Cleaning(minimum_component_px=100, fill_holes_px=50)))
 
 
 def test_a_warning_is_said_once_at_the_terminal(terminal, capsys, caplog) -> None:

@@ -14,7 +14,17 @@ from napari_glacier.core.errors import ConfigError, DataError, DeviceError
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn import memory
+from napari_glacier.nn.cleaning import Cleaning
+from napari_glacier.nn.crf import CrfSettings, refine
 from napari_glacier.nn.ensemble import Ensemble
+from napari_glacier.nn.inference import EnsembleRunner
+from napari_glacier.nn.postprocess import (
+    classify,
+    close_classes,
+    fill_small_holes,
+    open_classes,
+    remove_small_components,
+)
 from napari_glacier.nn.predictor import Prediction, Predictor, Progress
 from napari_glacier.nn.scene import band_gaps, gaps_warning
 
@@ -29,7 +39,7 @@ def _finish(run) -> tuple[Prediction, list[Progress]]:
 
 
 def _predict(members, scene, weights=None, **settings) -> Prediction:
-    usual = {"tta": "off", "device": "cpu", "precision": "fp32", "batch_size": 4}
+    usual = {"tta": "off", "device": "cpu", "precision": "fp32", "batch_size": 4, "engine": "torch"}
     return _finish(Predictor(Ensemble(members, weights), **(usual | settings)).run(scene))[0]
 
 
@@ -195,6 +205,7 @@ def test_progress_grows_and_closing_stops(make_member, make_scene) -> None:
         window_px=32,
         overlap_px=8,
         batch_size=3,
+        engine="torch",
     )
     _, steps = _finish(predictor.run(make_scene(100, 80)))
     done = [step.done for step in steps]
@@ -216,11 +227,10 @@ def test_a_smaller_batch_when_memory_runs_out(make_member, make_scene) -> None:
     settings = {"window_px": 40, "overlap_px": 8, "tta": 6, "batch_size": 16}
     ours = _predict([make_member(network=network)], scene, **settings)
     assert max(network.batches) <= 3
-    assert ours.provenance["batch_size"] == 2
+    assert ours.provenance["batch_size"] == 3
     assert [step.split(": ")[1] for step in ours.provenance["memory_steps"]] == [
-        "batch 16 -> 8.",
-        "batch 8 -> 4.",
-        "batch 4 -> 2.",
+        "batch 12 -> 6.",  # two whole windows of a row in six views
+        "batch 6 -> 3.",
     ]
     unhindered = _predict([make_member()], scene, **settings)
     np.testing.assert_allclose(ours.probabilities_KHW, unhindered.probabilities_KHW, atol=1e-6)
@@ -264,11 +274,64 @@ def test_other_errors_are_not_taken_for_memory(make_member, make_scene) -> None:
 def test_cleaning_and_thresholds_reach_the_map(make_member, make_scene) -> None:
     scene = make_scene(80, 80)
     plain = _predict([make_member()], scene)
-    clean = _predict([make_member()], scene, minimum_component_px=30, fill_holes_px=20)
+    cleaning = Cleaning(minimum_component_px=30, fill_holes_px=20)
+    clean = _predict([make_member()], scene, cleaning=cleaning)
     assert (clean.index_HW != plain.index_HW).any()
     np.testing.assert_array_equal(clean.probabilities_KHW, plain.probabilities_KHW)
     eager = _predict([make_member()], scene, thresholds={"lake": 0.01})
     assert (eager.index_HW == 3).sum() > (plain.index_HW == 3).sum()
+
+
+def test_every_step_of_cleaning_is_made_in_order(make_member, make_scene) -> None:
+    scene = make_scene(80, 80)
+    plain = _predict([make_member()], scene)
+    cleaning = Cleaning(crf_iterations=3, opening_px=1, closing_px=1, minimum_component_px=9, fill_holes_px=5)
+    ours = _predict([make_member()], scene, cleaning=cleaning)
+    expected = classify(refine(plain.probabilities_KHW, scene.image_CHW, plain.valid_HW, CrfSettings(iterations=3)))
+    expected *= plain.valid_HW
+    for step, size in ((open_classes, 1), (close_classes, 1)):
+        expected = step(expected, size, plain.valid_HW)
+    expected = fill_small_holes(remove_small_components(expected, 9), 5) * plain.valid_HW
+    np.testing.assert_array_equal(ours.index_HW, expected)
+    np.testing.assert_array_equal(ours.probabilities_KHW, plain.probabilities_KHW)
+    with pytest.raises(ConfigError, match="opening_px -1"):
+        Cleaning(opening_px=-1)
+
+
+@pytest.mark.parametrize("overlap_px", [0, 8, 20])
+def test_an_interrupted_job_goes_on_and_gives_the_same_pixels(make_member, make_scene, tmp_path, overlap_px) -> None:
+    scene = make_scene(150, 70)
+    scene.valid_HW[60:75, :] = False
+    settings = {"window_px": 32, "overlap_px": overlap_px, "tta": 2, "batch_size": 3}
+    whole = _predict([make_member(), make_member(1)], scene, **settings)
+    reads = 0
+    read = scene.read
+
+    def counted(window, bands):
+        nonlocal reads
+        reads += 1
+        return read(window, bands)
+
+    scene.read = counted
+    usual = {"device": "cpu", "precision": "fp32", "engine": "torch"}
+    predictor = Predictor(Ensemble([make_member(), make_member(1)]), **(usual | settings))
+    _finish(predictor.run(scene))
+    reads_in_all = reads
+    run = predictor.run(scene, tmp_path / "job")
+    for progress in run:
+        if progress.done > 0.6 * progress.total:
+            break
+    run.close()
+    reads = 0
+    resumed, steps = _finish(predictor.run(scene, tmp_path / "job"))
+    assert steps[1].done > 0
+    assert steps[-1].done == steps[-1].total
+    assert reads < reads_in_all
+    for name in ("index_HW", "probabilities_KHW", "entropy_HW", "mutual_information_HW", "valid_HW"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+    # Another model's job is another one.
+    other = Predictor(Ensemble([make_member(2)]), **(usual | settings))
+    assert next(iter(_finish(other.run(scene, tmp_path / "job"))[1][1:])).done == 0
 
 
 @pytest.mark.parametrize(
@@ -277,7 +340,6 @@ def test_cleaning_and_thresholds_reach_the_map(make_member, make_scene) -> None:
         {"window_px": 8},
         {"overlap_px": 512},
         {"batch_size": 0},
-        {"fill_holes_px": -1},
         {"tta": 5},
         {"thresholds": {"x": 1}},
     ],
@@ -430,3 +492,22 @@ def test_provenance_is_plain(make_member, make_scene) -> None:
     assert [member["weight"] for member in provenance["members"]] == [0.75, 0.25]
     assert provenance["tta"] == "2"
     assert provenance["dtype"] == "float32"
+
+
+def test_windows_spread_over_devices_give_the_pixels_of_one(make_member, make_scene, monkeypatch) -> None:
+    scene = make_scene(150, 130)
+    settings = {"window_px": 40, "overlap_px": 8, "tta": 2}
+    alone = _predict([make_member(), make_member(1)], scene, **settings)
+    used = []
+    original = EnsembleRunner.__call__
+
+    def noted(self, pieces, tick):
+        used.append(id(self))
+        return original(self, pieces, tick)
+
+    monkeypatch.setattr(EnsembleRunner, "__call__", noted)
+    # Two processors in the place of two GPUs.
+    monkeypatch.setattr(Predictor, "_places", lambda self, settings: [settings, settings.on(torch.device("cpu"))])
+    together = _predict([make_member(), make_member(1)], scene, **settings)
+    assert len(set(used)) == 2
+    np.testing.assert_array_equal(together.probabilities_KHW, alone.probabilities_KHW)

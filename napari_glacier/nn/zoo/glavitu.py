@@ -205,6 +205,7 @@ class GlaViTU(nn.Module):
     ) -> None:
         super().__init__()
         self.auxiliary_weights: tuple[float, ...] = (0.5,)  # the main loss counts 1
+        self.stride = _PATCH
         self.fusion = GatedFusion(modalities, width, dropout)
         self.transformer = TransformerBranch(width, depth, heads)
         # A 1x1 convolution of both maps, in two halves so that the transformer's is taken before it is doubled.

@@ -1,0 +1,314 @@
+"""How fast scenes are mapped, as ratios of one run.
+
+    python benchmarks/inference.py [--quick] [--json FILE] [--rounds N] [--large]
+
+`ours_over_bare`
+    Pixels per second of the whole predictor (reading, views, blending, uncertainty, classes) over those of its own
+    engine on ready tensors, one for each window and view.
+`ours_over_monai_ttach`
+    The same over MONAI's `sliding_window_inference` around a ttach wrapper, as their documentation writes them:
+    float32, windows of 512 px, a quarter overlap, Gaussian blending, the eight views of the square.
+`ours_over_plain_loop`
+    Over a plain loop over tiles of 512 px with the same eight views.
+`label_agreement`
+    Share of pixels with the label of the float32 network in the same windows and views, for the bundled ensemble's
+    first member on the bundled region: an untrained network would prove nothing.
+`scene_peak_rss_gb`, `scene_over_small` (with --large)
+    Peak memory on a scene of 7 800 x 7 800 px of five bands on disk, and its pixels per second over those of
+    1 024 x 1 024 px, with the bundled member and no further views.
+
+All contestants map the same scene with the same weights: the U-Net that segmentation-models-pytorch makes of resnet34
+with scSE attention, five bands, four classes.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+import contest
+
+SIDE_PX, QUICK_SIDE_PX, WINDOW_PX, OVERLAP_PX = 1024, 512, 512, 128
+LARGE_PX, QUICK_LARGE_PX = 7800, 2600
+BANDS = ("B2", "B3", "B4", "B6", "B10")
+OURS, BARE, MONAI, PLAIN = "ours", "bare engine", "MONAI + ttach", "plain loop"
+
+
+def main() -> None:
+    """Run all contestants in turn and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small network and scene: tries the code, not the speed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="also a whole Landsat scene")
+    parser.add_argument("--engine", default="auto", help="engine of ours and of the bare one")
+    parser.add_argument("--as", dest="contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant is not None:
+        _compete(options)
+        return
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--engine", options.engine]
+    command += ["--quick"] if options.quick else []
+    answers = contest.hold(command, [OURS, BARE, MONAI, PLAIN], 1 if options.quick else options.rounds)
+    paces = {name: [pace for pace, _ in turns] for name, turns in answers.items()}
+    print(f"{'':<16}{'Mpx/s':>9}{'peak GB':>9}")
+    for name, turns in answers.items():
+        print(f"{name:<16}{statistics.median(paces[name]):>9.3f}{turns[-1][1]:>9.2f}")
+    figures: dict[str, Any] = {
+        "ours_over_bare": contest.ratio(paces[OURS], paces[BARE]),
+        "ours_over_monai_ttach": contest.ratio(paces[OURS], paces[MONAI]),
+        "ours_over_plain_loop": contest.ratio(paces[OURS], paces[PLAIN]),
+        "mpx_per_s": {name: statistics.median(values) for name, values in paces.items()},
+        "peak_gb": {name: turns[-1][1] for name, turns in answers.items()},
+        "label_agreement": float(_ask(command, "agreement")[0]),
+    }
+    if options.large:
+        figures |= _large_scene(command, options.quick)
+    print()
+    for name, goal in (
+        ("ours_over_bare", "0.95"),
+        ("ours_over_monai_ttach", "6"),
+        ("ours_over_plain_loop", "6"),
+        ("label_agreement", ""),
+        ("scene_peak_rss_gb", "at most 2.5"),
+        ("scene_over_small", "0.95"),
+    ):
+        if name in figures:
+            print(f"{name:<24}{figures[name]:>9.4g}   {f'(goal {goal})' if goal else ''}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _ask(command: Sequence[str], name: str, *more: str) -> list[str]:
+    """What a contestant answers that takes one turn alone."""
+    result = subprocess.run([*command, "--as", name, *more], stdout=subprocess.PIPE, text=True, check=True)
+    return result.stdout.rpartition("@")[2].split()
+
+
+def _large_scene(command: Sequence[str], quick: bool) -> dict[str, float]:
+    """A scene on disk mapped by a process of its own, whose memory is looked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        pace, peak_gb = {}, 0.0
+        for side in (SIDE_PX, QUICK_LARGE_PX if quick else LARGE_PX):
+            _write_scene(Path(folder) / str(side), side)
+            answer = _ask(command, "scene", "--scene", str(Path(folder) / str(side)))
+            pace[side], peak_gb = float(answer[0]), float(answer[1])
+            print(f"{side} px: {pace[side]:.3f} Mpx/s, peak {peak_gb:.2f} GB")
+    small, large = pace.values()
+    return {"scene_peak_rss_gb": peak_gb, "scene_over_small": large / small}
+
+
+def _write_scene(folder: Path, side: int) -> None:
+    """Bands of smooth noise as large uint16 TIFFs, made a strip at a time."""
+    import numpy as np
+    import rasterio
+    from rasterio.windows import Window
+
+    folder.mkdir()
+    profile = {"driver": "GTiff", "height": side, "width": side, "count": 1, "dtype": "uint16", "crs": "EPSG:32643"}
+    profile |= {"transform": rasterio.Affine(30, 0, 5e5, 0, -30, 4e6), "tiled": True, "compress": "deflate"}
+    for number, _ in enumerate(BANDS, start=1):
+        rng = np.random.default_rng(number)
+        (folder / f"Band{number}").mkdir()
+        with rasterio.open(folder / f"Band{number}" / "scene.tif", "w", **profile) as file:
+            for row in range(0, side, 512):
+                rows = min(512, side - row)
+                coarse = rng.integers(5_000, 40_000, (-(-rows // 16), -(-side // 16)), dtype=np.uint16)
+                strip = coarse.repeat(16, 0).repeat(16, 1)[:rows, :side]
+                file.write(strip, 1, window=Window(0, row, side, rows))
+
+
+def _compete(options: argparse.Namespace) -> None:
+    """Be one contestant."""
+    if options.contestant in {OURS, BARE, "scene"}:
+        # By its path, so that nothing of torch is loaded before.
+        from napari_glacier.nn.device import tune_allocator
+
+        tune_allocator()
+    if options.contestant == "agreement":
+        print(f"@{_agreement(options.engine)}", flush=True)
+        return
+    if options.contestant == "scene":
+        seconds, pixels = _map_folder(options.scene)
+        print(f"@{pixels / 1e6 / seconds} {_peak_gb()}", flush=True)
+        return
+    make = {OURS: _ours, BARE: _bare, MONAI: _monai, PLAIN: _plain}[options.contestant]
+    work = make(options)
+    work()
+    pixels = _side(options.quick) ** 2
+
+    def turn() -> tuple[float, float]:
+        started = time.perf_counter()
+        work()
+        return pixels / 1e6 / (time.perf_counter() - started), _peak_gb()
+
+    contest.compete(turn)
+
+
+def _peak_gb() -> float:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 1e6
+
+
+def _side(quick: bool) -> int:
+    return QUICK_SIDE_PX if quick else SIDE_PX
+
+
+def _network(quick: bool) -> Any:
+    import segmentation_models_pytorch as smp
+    import torch
+
+    torch.manual_seed(0)
+    encoder = "tu-mobilenetv3_small_050" if quick else "resnet34"
+    return smp.Unet(encoder, encoder_weights=None, in_channels=5, classes=4, decoder_attention_type="scse").eval()
+
+
+def _member(network: Any) -> Any:
+    from napari_glacier.core.channels import Normalisation
+    from napari_glacier.core.classes import get_scheme
+    from napari_glacier.nn.checkpoint import LoadedModel, ModelCard
+
+    card = ModelCard("benchmark", "unet", {}, BANDS, Normalisation((0.0,) * 5, (1.0,) * 5), get_scheme("glacier4"))
+    return LoadedModel(network, card)
+
+
+class _Scene:
+    """Normal noise of unit variance, which needs no normalisation."""
+
+    name = "noise"
+
+    def __init__(self, side: int) -> None:
+        import numpy as np
+
+        self.shape = (side, side)
+        self.image_CHW = np.random.default_rng(0).standard_normal((5, side, side), dtype=np.float32)
+        self.valid_HW = np.ones(self.shape, bool)
+
+    def read(self, window: Any, bands: Sequence[str]) -> Any:
+        return self.image_CHW[:, *window.slices].copy(), self.valid_HW[window.slices].copy()
+
+
+def _predictor(member: Any, engine: str, **settings: Any) -> Any:
+    from napari_glacier.nn.ensemble import Ensemble
+    from napari_glacier.nn.predictor import Predictor
+
+    return Predictor(Ensemble([member]), window_px=WINDOW_PX, overlap_px=OVERLAP_PX, engine=engine, **settings)
+
+
+def _finished(run: Any) -> Any:
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            return end.value
+
+
+def _ours(options: argparse.Namespace) -> Callable[[], None]:
+    scene = _Scene(_side(options.quick))
+    predictor = _predictor(_member(_network(options.quick)), options.engine, tta=8)
+    return lambda: _finished(predictor.run(scene))
+
+
+def _bare(options: argparse.Namespace) -> Callable[[], None]:
+    import torch
+
+    from napari_glacier.core.tiling import windows
+    from napari_glacier.nn.device import inference_dtype, pick_device
+    from napari_glacier.nn.engines import make_engine
+    from napari_glacier.nn.memory import usual_batch
+
+    side, device = _side(options.quick), pick_device()
+    member = _member(_network(options.quick))
+    engine, _ = make_engine(member, device, inference_dtype(device), window_px=WINDOW_PX, kind=options.engine)
+    passes, batch = len(windows(side, side, WINDOW_PX, OVERLAP_PX)) * 8, usual_batch(device)
+    ready = torch.randn(batch, 5, WINDOW_PX, WINDOW_PX)
+
+    def work() -> None:
+        for _ in range(0, passes, batch):
+            engine.probabilities(ready)
+
+    return work
+
+
+def _monai(options: argparse.Namespace) -> Callable[[], None]:
+    import torch
+    import ttach
+    from monai.inferers import sliding_window_inference
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = _network(options.quick).to(device)
+    model = ttach.SegmentationTTAWrapper(network, ttach.aliases.d4_transform(), merge_mode="mean")
+    image = torch.from_numpy(_Scene(_side(options.quick)).image_CHW)[None].to(device)
+
+    def work() -> None:
+        with torch.no_grad():
+            logits = sliding_window_inference(image, (WINDOW_PX, WINDOW_PX), 4, model, overlap=0.25, mode="gaussian")
+            logits.softmax(1).argmax(1).cpu()
+
+    return work
+
+
+def _plain(options: argparse.Namespace) -> Callable[[], None]:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = _network(options.quick).to(device)
+    image_CHW = torch.from_numpy(_Scene(_side(options.quick)).image_CHW)
+    side = image_CHW.shape[-1]
+
+    def work() -> None:
+        with torch.no_grad():
+            for row in range(0, side, WINDOW_PX):
+                for col in range(0, side, WINDOW_PX):
+                    tile = image_CHW[None, :, row : row + WINDOW_PX, col : col + WINDOW_PX].to(device)
+                    total = torch.zeros(1, 4, *tile.shape[-2:], device=device)
+                    for turns in range(4):
+                        for flip in (False, True):
+                            view = torch.rot90(tile.flip(-1) if flip else tile, turns, (-2, -1))
+                            back = torch.rot90(network(view).softmax(1), -turns, (-2, -1))
+                            total += back.flip(-1) if flip else back
+                    total.argmax(1).cpu()
+
+    return work
+
+
+def _agreement(engine: str) -> float:
+    """Share of the bundled region's valid pixels with the label of the float32 network."""
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.nn.ensemble import Ensemble, bundled_folder, resolve_models
+
+    member = resolve_models().members[0]
+    (scene,) = plan_scenes(open_dataset(bundled_folder().parent / "region" / "val"))[:1]
+    kinds = (_predictor(member, engine, tta=8), _predictor(member, "torch", tta=8, precision="fp32"))
+    ours, exact = (_finished(predictor.run(scene)) for predictor in kinds)
+    assert isinstance(kinds[0].ensemble, Ensemble)
+    valid = exact.valid_HW
+    return float((ours.index_HW == exact.index_HW)[valid].mean())
+
+
+def _map_folder(folder: Path) -> tuple[float, int]:
+    """Map the scene of a folder as the terminal does; seconds and pixels."""
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.nn.ensemble import resolve_models
+
+    (scene,) = plan_scenes(open_dataset(folder))
+    predictor = _predictor(resolve_models().members[0], "auto", tta="off")
+    with tempfile.TemporaryDirectory() as job:
+        started = time.perf_counter()
+        _finished(predictor.run(scene, Path(job) / "job"))
+        return time.perf_counter() - started, scene.shape[0] * scene.shape[1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Mapping all scenes of a folder: one after the other, or spread over the workers of a dask cluster.
+
+A scene that fails is reported and does not keep the others from being mapped. Scenes that a folder holds already, made
+of the same files by the same models and settings, are not mapped again; a scene that was interrupted goes on.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.errors import ConfigError, GlacierError
+from napari_glacier.core.mosaic import Mosaic, plan_scenes
+from napari_glacier.nn.ensemble import resolve_models
+from napari_glacier.nn.outputs import is_written, refuse_source_folder, write_predictions
+from napari_glacier.nn.prediction import Progress
+from napari_glacier.nn.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+# A killed worker's scenes are given to others so many times.
+_RETRIES = 2
+_JOBS_FOLDER = ".jobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be mapped, with what, and where it goes; plain values, so that a cluster can carry it.
+
+    Attributes
+    ----------
+    data, out : Path
+    models : tuple of str
+        See `resolve_models`; the bundled ensemble where empty.
+    scheme : str or None
+        Class scheme of the data set's masks, where they do not tell.
+    settings : tuple of (str, value)
+        Keyword arguments of `Predictor`.
+    probabilities, uncertainty : bool
+        See `write_predictions`.
+    """
+
+    data: Path
+    out: Path
+    models: tuple[str, ...] = ()
+    scheme: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    probabilities: bool = False
+    uncertainty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a scene.
+
+    Attributes
+    ----------
+    scene : str
+    written : tuple of Path
+        Empty where `was_there` or where it failed.
+    warnings : tuple of str
+    was_there : bool
+        The folder held this very map before.
+    problem : str
+        Why it failed; empty where it did not.
+    """
+
+    scene: str
+    written: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    was_there: bool = False
+    problem: str = ""
+
+
+class Batch:
+    """The scenes of a job, and the predictor for them.
+
+    Parameters
+    ----------
+    job : Job
+
+    Attributes
+    ----------
+    scenes : tuple of Mosaic
+    warnings : tuple of str
+        About the data set.
+
+    Raises
+    ------
+    GlacierError
+        If the data do not open, the models do not load, or the folder may not be written to.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        dataset = open_dataset(job.data, job.scheme)
+        refuse_source_folder(dataset, job.out)
+        self.warnings = dataset.warnings
+        self.scenes: tuple[Mosaic, ...] = plan_scenes(dataset)
+        self._predictor = Predictor(resolve_models(list(job.models) or None), **dict(job.settings))
+
+    def map(self, scene: Mosaic) -> Generator[Progress, None, Report]:
+        """Map a scene and write it; yields on the way. Close it to stop: the next call goes on from there.
+
+        Raises
+        ------
+        GlacierError
+            If the scene cannot be read, mapped or written.
+        """
+        job, measures = self.job, (self.job.probabilities, self.job.uncertainty)
+        if is_written(self._predictor.fingerprint(scene), scene, job.out, *measures):
+            return Report(scene.name, was_there=True)
+        folder = job.out / _JOBS_FOLDER / re.sub(r"[^\w.-]", "_", scene.name)
+        run = self._predictor.run(scene, folder)
+        try:
+            prediction = yield from run
+        finally:
+            run.close()
+        written = write_predictions(prediction, scene, job.out, *measures)
+        warnings = tuple(prediction.provenance.get("warnings", ()))
+        # Its measures lie in the folder.
+        del prediction
+        _remove_job(folder)
+        return Report(scene.name, tuple(written), warnings)
+
+
+def _remove_job(folder: Path) -> None:
+    """Delete what a scene's job left on disk, and the folder of all jobs when it was the last one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+
+
+class ClusterBatch:
+    """The scenes of a job, mapped by the workers of a dask cluster.
+
+    Parameters
+    ----------
+    job : Job
+        Its paths must mean the same on all workers.
+    scheduler : str
+        ``local`` (as many workers as there are cores), ``local:N``, or the address of a running scheduler, such as
+        ``tcp://host:8786``, whose workers have this package.
+
+    Attributes
+    ----------
+    num_scenes : int
+    progress_page : str
+        Address at which a browser shows what the workers do.
+
+    Raises
+    ------
+    ConfigError
+        If dask is not installed or the scheduler does not answer.
+    GlacierError
+        As `Batch`.
+    """
+
+    def __init__(self, job: Job, scheduler: str) -> None:
+        try:
+            from distributed import Client, LocalCluster
+        except ImportError as error:
+            raise ConfigError(
+                "--scheduler needs dask.distributed, which is not installed. "
+                'Install it with: pip install "napari-glacier[cluster]".'
+            ) from error
+        batch = Batch(job)
+        self._job, self._names = job, [scene.name for scene in batch.scenes]
+        self.num_scenes, self.warnings = len(batch.scenes), batch.warnings
+        local = re.fullmatch(r"local(?::([1-9]\d*))?", scheduler)
+        if local is None and "://" not in scheduler:
+            raise ConfigError(
+                f"--scheduler {scheduler} is neither local, local:N nor an address such as tcp://host:8786."
+            )
+        self._cluster: Any = _local_cluster(LocalCluster, int(local[1] or _cores())) if local else None
+        try:
+            self._client: Any = Client(self._cluster or scheduler, timeout="30s")  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise ConfigError(
+                f"No dask scheduler answers at {scheduler} ({error}). Start one with `dask scheduler`, or use local."
+            ) from error
+        self.progress_page: str = self._client.dashboard_link
+
+    def run(self) -> Iterator[Report]:
+        """Map all scenes; yields what became of each in the order of their ends, and lets go of the cluster."""
+        from distributed import as_completed
+
+        try:
+            futures = {
+                self._client.submit(_map_number, self._job, number, retries=_RETRIES, pure=False): name
+                for number, name in enumerate(self._names)
+            }
+            for future in as_completed(futures):  # type: ignore[no-untyped-call]
+                error = future.exception()
+                problem = "" if error is None else f"{type(error).__name__}: {error}"
+                yield Report(futures[future], problem=problem) if problem else future.result()
+        finally:
+            self._client.close()
+            if self._cluster is not None:
+                self._cluster.close()
+
+
+def _local_cluster(make: Any, num_workers: int) -> Any:
+    import dask
+
+    threads = max(_cores() // num_workers, 1)
+    # A worker's networks would else each take all cores.
+    environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+        return make(n_workers=num_workers, threads_per_worker=1, processes=True, dashboard_address=":0")
+
+
+def _map_number(job: Job, number: int) -> Report:
+    """Map one scene, in a worker; bad input is no reason to try again."""
+    try:
+        batch = _opened(job)
+        scene = batch.scenes[number]
+    except GlacierError as error:
+        return Report(f"scene {number}", problem=str(error))
+    try:
+        run = batch.map(scene)
+        while True:
+            try:
+                next(run)
+            except StopIteration as end:
+                report: Report = end.value
+                return report
+    except GlacierError as error:
+        return Report(scene.name, problem=str(error))
+
+
+@lru_cache(maxsize=2)
+def _opened(job: Job) -> Batch:
+    return Batch(job)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

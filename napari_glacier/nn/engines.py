@@ -1,0 +1,248 @@
+"""What computes the probabilities of a member: torch on any device, or OpenVINO on the CPU.
+
+Legend: N windows, C channels, K classes, h x w a window.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.nn import openvino_engine
+from napari_glacier.nn.checkpoint import LoadedModel
+from napari_glacier.nn.memory import is_out_of_memory
+from napari_glacier.nn.openvino_engine import ConversionError, Graph, OpenVinoEngine
+
+__all__ = ["Engine", "EngineKind", "TorchEngine", "label_agreement", "make_engine"]
+
+logger = logging.getLogger(__name__)
+
+EngineKind = Literal["auto", "torch", "openvino", "int8"]
+
+INT8_AGREEMENT = 0.99
+"""Share of calibration pixels that must keep their class in 8 bits: a trained ResNet U-Net keeps 0.999, the bundled
+MobileNetV3 members 0.95 to 0.97, and bfloat16 0.998 of theirs."""
+
+
+class Engine(Protocol):
+    """Computes the class probabilities of one member."""
+
+    name: str
+    """For provenance, e.g. ``torch bfloat16 channels-last`` or ``OpenVINO bf16``."""
+
+    def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
+        """Class probabilities, float32 (N, K, h, w), on the engine's device.
+
+        Errors of memory pass through: the caller asks again with less.
+        """
+
+
+class TorchEngine:
+    """A network run by torch's own operators.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Moved to the device and put into evaluation mode, in place.
+    device : torch.device
+    dtype : torch.dtype
+        Of convolutions and matrix products; weights and probabilities are float32.
+    compile : bool
+        Let torch compile it; where that fails, `name` says so and it runs as it is.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, *, compile: bool = False) -> None:
+        # A network that was in training would drop channels at random and normalise by the batch.
+        network.eval()
+        self._network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._device, self._dtype = device, dtype
+        self._plain_name = f"torch {str(dtype).removeprefix('torch.')} channels-last"
+        self.name = self._plain_name + (", compiled" if compile else "")
+        self.note: str | None = None
+        self._run = torch.compile(self._network) if compile else self._network
+
+    def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
+        """Class probabilities, float32 (N, K, h, w), on the engine's device."""
+        # The mode belongs to the thread: it must not be left on for the caller.
+        with torch.inference_mode():
+            if self._device.type == "cuda" and batch_NCHW.device.type == "cpu":
+                batch_NCHW = batch_NCHW.pin_memory().to(self._device, non_blocking=True)
+            batch_NCHW = batch_NCHW.to(self._device).contiguous(memory_format=torch.channels_last)
+            mixed = self._dtype != torch.float32
+            with torch.autocast(self._device.type, self._dtype, enabled=mixed):
+                logits_NKhw = self._logits(batch_NCHW)
+            return torch.softmax(logits_NKhw.float(), dim=1)
+
+    def _logits(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
+        try:
+            logits: torch.Tensor = self._run(batch_NCHW)
+            return logits
+        except Exception as error:
+            # The compiler has its own errors and those of a C++ compiler; the network as it is needs neither.
+            if self._run is self._network or is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.note = f"torch could not compile the network and ran it as it is ({reason})"
+            logger.warning(self.note)
+        self._run, self.name = self._network, self._plain_name
+        plain: torch.Tensor = self._network(batch_NCHW)
+        return plain
+
+
+def make_engine(
+    member: LoadedModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    window_px: int | tuple[int, int],
+    kind: EngineKind = "auto",
+    compile: bool = False,
+    cache_dir: Path | None = None,
+    calibration: Sequence[npt.NDArray[np.float32]] = (),
+) -> tuple[Engine, str | None]:
+    """Make what computes a member.
+
+    Parameters
+    ----------
+    member : LoadedModel
+        Its network is moved to the device.
+    device : torch.device
+    dtype : torch.dtype
+        bfloat16 lets OpenVINO compute in it, too, where the CPU can.
+    window_px : int or (int, int)
+        Side, or height and width, of the usual window; other shapes work as well.
+    kind : "auto", "torch", "openvino" or "int8"
+        ``auto`` is OpenVINO on the CPU where it is installed, else torch. ``openvino`` and ``int8`` fall back to
+        torch, and 8 bits to OpenVINO's usual precision, where they do not work for this member.
+    compile : bool
+        Compile the network where torch computes it; the first window of each shape then takes long.
+    cache_dir : Path, optional
+        Where converted networks are kept; in the user's data folder by default.
+    calibration : sequence of float32 array, shape (C, h, w)
+        For ``int8``: normalised input windows of the usual shape, some 10 to 100 of different terrain.
+
+    Returns
+    -------
+    engine : Engine
+    note : str or None
+        What was asked for and did not work, for provenance.
+
+    Raises
+    ------
+    ConfigError
+        If ``int8`` is asked for without its extra or without windows that fit, or the kind is unknown.
+    """
+    if kind not in get_args(EngineKind):
+        raise ConfigError(f"There is no engine {kind!r}. Use {', '.join(get_args(EngineKind))}.")
+    window = (window_px, window_px) if isinstance(window_px, int) else window_px
+    if kind == "int8":
+        _check_int8(member, calibration, window)
+    refusal = _refusal(kind, device)
+    eager = TorchEngine(member.model, device, dtype, compile=compile and (kind == "torch" or refusal is not None))
+    if kind == "torch" or refusal is not None:
+        if compile:
+            # Known before the first result, so that provenance can tell.
+            eager.probabilities(openvino_engine.sample_window(len(member.card.channels), *window))
+        notes = [text for text in (refusal if kind in {"openvino", "int8"} else None, eager.note) if text]
+        return eager, f"{member.card.name}: {'; '.join(notes)}." if notes else None
+    precision = "bf16" if dtype == torch.bfloat16 and _has_bfloat16() else "f32"
+    try:
+        graph = openvino_engine.obtain_graph(member, window=window, precision=precision, cache_dir=cache_dir)
+    except ConversionError as error:
+        return eager, f"{member.card.name}: {error}; torch computes it."
+    engine = OpenVinoEngine(
+        member, graph, precision=precision, name=f"OpenVINO {precision}", otherwise=eager.probabilities
+    )
+    note = None if graph.reshapes else _fixed_note(member, graph)
+    if kind != "int8":
+        return engine, note
+
+    def judge(quantised: Graph) -> None:
+        share = label_agreement(in_8_bits(quantised), engine, calibration)
+        if not share >= INT8_AGREEMENT:
+            raise ConversionError(f"in 8 bits only {share:.1%} of the calibration pixels keep their class")
+
+    def in_8_bits(quantised: Graph) -> OpenVinoEngine:
+        return OpenVinoEngine(
+            member, quantised, precision=precision, name="OpenVINO int8", otherwise=eager.probabilities
+        )
+
+    try:
+        quantised = openvino_engine.quantised_graph(
+            member, graph, calibration, precision=precision, cache_dir=cache_dir, judge=judge
+        )
+    except ConversionError as error:
+        return engine, f"{member.card.name}: {error}; {engine.name} computes it."
+    return in_8_bits(quantised), note
+
+
+def label_agreement(engine_a: Engine, engine_b: Engine, windows: Sequence[npt.NDArray[np.float32]]) -> float:
+    """Share of pixels to which two engines give the same most probable class.
+
+    It says something about trained networks only: an untrained one has near-ties everywhere.
+
+    Parameters
+    ----------
+    engine_a, engine_b : Engine
+    windows : sequence of float32 array, shape (C, h, w)
+        Normalised input, at least one.
+    """
+    same = total = 0
+    for window_CHW in windows:
+        batch_NCHW = torch.from_numpy(np.ascontiguousarray(window_CHW, np.float32))[None]
+        labels_a_NHW, labels_b_NHW = (
+            engine.probabilities(batch_NCHW).argmax(dim=1).cpu() for engine in (engine_a, engine_b)
+        )
+        same += int((labels_a_NHW == labels_b_NHW).sum())
+        total += labels_a_NHW.numel()
+    if not total:
+        raise ConfigError("Agreement needs at least one window; none was given.")
+    return same / total
+
+
+def _refusal(kind: str, device: torch.device) -> str | None:
+    """Why OpenVINO is not used, None where it is."""
+    if kind == "torch":
+        return None
+    if device.type != "cpu":
+        return f"OpenVINO computes on the CPU, the device is {device}; torch computes it"
+    if openvino_engine.import_openvino() is None:
+        return "OpenVINO is not installed (pip install 'napari-glacier[openvino]'); torch computes it"
+    return None
+
+
+def _has_bfloat16() -> bool:
+    core = openvino_engine.import_openvino().Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _fixed_note(member: LoadedModel, graph: Graph) -> str:
+    height, width = graph.shape
+    return (
+        f"{member.card.name}: its OpenVINO graph is right for windows of {height} x {width} px only; torch computes "
+        "windows of other shapes."
+    )
+
+
+def _check_int8(member: LoadedModel, calibration: Sequence[npt.NDArray[np.float32]], window: tuple[int, int]) -> None:
+    missing = [name for name in ("openvino", "nncf") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"Engine int8 was asked for, but {' and '.join(missing)} is not installed. "
+            "Install it with: pip install 'napari-glacier[int8]', or choose engine auto."
+        )
+    needed = (len(member.card.channels), *window)
+    wrong = [window_CHW.shape for window_CHW in calibration if window_CHW.shape != needed]
+    if not calibration or wrong:
+        given = f"one of shape {wrong[0]}" if wrong else "none"
+        raise ConfigError(
+            f"Engine int8 takes the ranges of features from calibration windows of shape {needed}; {given} was given. "
+            "Give some 10 to 100 normalised windows of different terrain, or choose engine auto."
+        )

@@ -1,0 +1,524 @@
+"""Networks as OpenVINO graphs: on the CPU they run two to three times as fast as torch's operators.
+
+A network is traced once into a graph that ends in probabilities, compared with torch, and kept on disk for the next
+time. Windows go through it one at a time, several at once: batches gain nothing here, one stream a window does.
+A graph is compiled for each shape of window. Padding to the network's stride stays outside of it, because tracing
+would make the padding of the first window that of all.
+
+Nothing is reported to anybody: both openvino and nncf would send usage statistics, the former on being imported.
+
+Legend: N windows, C channels, K classes, H x W a window.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from napari_glacier.core.files import replacing
+from napari_glacier.core.journal_place import user_data_dir
+from napari_glacier.nn.checkpoint import LoadedModel
+from napari_glacier.nn.memory import is_out_of_memory, usual_batch
+from napari_glacier.nn.zoo.network import pad_to_stride
+
+logger = logging.getLogger(__name__)
+
+PROBABILITY_TOLERANCE = 1e-3
+"""How far probabilities in float32 may be from torch's: accumulation order makes 1e-5, a wrong operator 0.01 to 1."""
+
+OUTLIERS_ALLOWED = 1e-3
+"""Share of probabilities beyond the tolerance: near-ties of a badly scaled network, less than one row of pixels."""
+
+BFLOAT16_SLACK = (4.0, 0.005)
+"""In bfloat16 the mean error may be this many times torch's own in bfloat16, plus this much."""
+
+_FORMAT = "1"  # of the files in the cache, and of what a graph is checked for before it gets there
+_CHECK_SHAPE = (101, 163)  # of another aspect than usual windows, and no multiple of a stride
+_MAX_COMPILED = 4  # the inside of a scene, one border of it, and that turned by a quarter
+_CACHE_LIMIT_BYTES = 2 << 30
+
+
+class ConversionError(Exception):
+    """A network cannot be used as a graph; the text says why. torch computes it instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A converted network.
+
+    Attributes
+    ----------
+    model : openvino.Model
+        Image (1, C, H, W), padded to the stride, to probabilities (1, K, H, W).
+    num_channels : int
+    shape : (int, int)
+        H and W that it was traced with.
+    reshapes : bool
+        It is right for other shapes, too.
+    """
+
+    model: Any
+    num_channels: int
+    shape: tuple[int, int]
+    reshapes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    requests: tuple[Any, ...]
+
+
+def import_openvino() -> Any:
+    """Return the package openvino; None where it is not installed or does not load here."""
+    try:
+        with _without_reports():
+            import openvino
+    except (ImportError, OSError):
+        return None
+    return openvino
+
+
+def usual_cache_dir() -> Path:
+    """Folder in which converted networks are kept; deleting it costs seconds, no results."""
+    return user_data_dir() / "cache" / "openvino"
+
+
+def num_threads() -> int:
+    """Threads to compute with: ``OMP_NUM_THREADS`` where it is set, else the cores that this process may use."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen.isdecimal() and int(chosen):
+        return int(chosen)
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class OpenVinoEngine:
+    """A member as a graph on the CPU.
+
+    Parameters
+    ----------
+    member : LoadedModel
+        Its network is on the CPU, in float32 and in evaluation mode.
+    graph : Graph
+    precision : "f32" or "bf16"
+    name : str
+    otherwise : callable
+        Batch to probabilities, for shapes that the graph is not right for.
+    """
+
+    def __init__(
+        self,
+        member: LoadedModel,
+        graph: Graph,
+        *,
+        precision: str,
+        name: str,
+        otherwise: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        self.name = name
+        self.graph = graph
+        self._network, self._precision, self._otherwise = member.model, precision, otherwise
+        self._core = _core()
+        self._compiled: OrderedDict[tuple[tuple[int, int], int], _Compiled] = OrderedDict()
+
+    def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
+        """Class probabilities, float32 (N, K, H, W), on the CPU.
+
+        Raises
+        ------
+        MemoryError
+            If memory runs out.
+        """
+        height, width = batch_NCHW.shape[-2:]
+        padded_NCHW = _padded(self._network, batch_NCHW.detach().to("cpu", torch.float32))
+        shape = _shape_of(padded_NCHW)
+        if shape != self.graph.shape and not self.graph.reshapes:
+            return self._otherwise(batch_NCHW)
+        try:
+            compiled = self._compiled_for(shape, len(batch_NCHW))
+            images_NCHW = np.ascontiguousarray(padded_NCHW.numpy())
+            return torch.from_numpy(_run(compiled, images_NCHW)[..., :height, :width])
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise MemoryError("OpenVINO ran out of memory.") from error
+            raise
+
+    def _compiled_for(self, shape: tuple[int, int], num_images: int) -> _Compiled:
+        # A single window gets all threads; several share them, which is a sixth faster than one after the other.
+        streams = 1 if num_images == 1 else min(num_threads(), usual_batch(torch.device("cpu")))
+        key = (shape, streams)
+        if key in self._compiled:
+            self._compiled.move_to_end(key)
+            return self._compiled[key]
+        while len(self._compiled) >= _MAX_COMPILED:
+            self._compiled.popitem(last=False)
+        self._compiled[key] = _compile(self._core, self.graph, shape, self._precision, streams)
+        return self._compiled[key]
+
+
+def obtain_graph(member: LoadedModel, *, window: tuple[int, int], precision: str, cache_dir: Path | None) -> Graph:
+    """Read a member's graph from the cache, or convert, check and keep it.
+
+    Parameters
+    ----------
+    member : LoadedModel
+        On the CPU, in evaluation mode.
+    window : (int, int)
+        Height and width of the usual window.
+    precision : "f32" or "bf16"
+        In which it will compute.
+    cache_dir : Path, optional
+        `usual_cache_dir` by default.
+
+    Raises
+    ------
+    ConversionError
+        If the network cannot be traced, or its graph gives other probabilities.
+    """
+    key = _key(member, precision)
+    shape = _padded_shape(member, window)
+    folder = usual_cache_dir() if cache_dir is None else cache_dir
+    graph = _read_any(folder, key, shape)
+    if graph is None:
+        graph = convert(member, window)
+        check(member, graph, window, precision)
+        graph = replace(graph, reshapes=_is_right(member, graph, _other_shape(member, graph.shape)))
+        _write(_path(folder, key, graph.shape, graph.reshapes), graph)
+    return graph
+
+
+def quantised_graph(
+    member: LoadedModel,
+    graph: Graph,
+    calibration: Sequence[npt.NDArray[np.float32]],
+    *,
+    precision: str,
+    cache_dir: Path | None,
+    judge: Callable[[Graph], None],
+) -> Graph:
+    """Give a graph with 8-bit convolutions, from the cache or quantised with nncf.
+
+    Parameters
+    ----------
+    member, precision, cache_dir
+        As in `obtain_graph`.
+    graph : Graph
+        That of `obtain_graph`.
+    calibration : sequence of float32 array, shape (C, H, W)
+        Normalised windows of the usual shape, from which the ranges of all features are taken.
+    judge : callable
+        Gets a newly quantised graph before it is kept; raises `ConversionError` where it is not good enough.
+
+    Raises
+    ------
+    ConversionError
+        If nncf cannot quantise it, or by `judge`.
+    """
+    digest = hashlib.sha256()
+    for window_CHW in calibration:
+        digest.update(repr(window_CHW.shape).encode() + np.ascontiguousarray(window_CHW, np.float32).tobytes())
+    key = _key(member, precision, f"int8 {digest.hexdigest()}")
+    folder = usual_cache_dir() if cache_dir is None else cache_dir
+    found = _read_any(folder, key, graph.shape)
+    if found is not None:
+        return found
+    images = [_padded(member.model, torch.from_numpy(window_CHW)[None]).numpy() for window_CHW in calibration]
+    try:
+        quantised = replace(graph, model=_quantise(graph, images))
+    except Exception as error:
+        # Of a library that walks the whole graph: whatever it stumbles over, the graph itself still runs.
+        if _is_out_of_memory(error):
+            raise MemoryError("Memory ran out while a network was converted.") from error
+        raise ConversionError(f"nncf cannot quantise it ({_reason(error)})") from error
+    judge(quantised)
+    _write(_path(folder, key, graph.shape, graph.reshapes), quantised)
+    return quantised
+
+
+def convert(member: LoadedModel, window: tuple[int, int]) -> Graph:
+    """Trace a network into a graph, unchecked; `ConversionError` where that fails."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    image_NCHW = _padded(member.model, sample_window(_channels_of(member), *window))
+    try:
+        # Tracing warns of being deprecated and of every Python number in the network; the check says if they matter.
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            decoder = TorchScriptPythonDecoder(
+                _Probabilities(member.model), example_input=image_NCHW, trace_kwargs={"check_trace": False}
+            )
+            frontend = FrontEndManager().load_by_framework("pytorch")
+            model = frontend.convert(frontend.load(decoder))
+    except Exception as error:
+        # A network can raise anything under tracing; it still runs in torch.
+        if _is_out_of_memory(error):
+            raise MemoryError("Memory ran out while a network was converted.") from error
+        raise ConversionError(f"OpenVINO cannot convert it ({_reason(error)})") from error
+    return Graph(model, _channels_of(member), _shape_of(image_NCHW), reshapes=False)
+
+
+def check(member: LoadedModel, graph: Graph, window: tuple[int, int], precision: str) -> None:
+    """Compare a graph with torch on one window; `ConversionError` where they differ.
+
+    In float32 at most `OUTLIERS_ALLOWED` of the probabilities may be more than `PROBABILITY_TOLERANCE` off. In
+    bfloat16 the mean error is held against that of torch in bfloat16 (`BFLOAT16_SLACK`).
+    """
+    image_NCHW = sample_window(_channels_of(member), *window)
+    expected_NKHW = _eager(member.model, image_NCHW, torch.float32)
+    try:
+        found_NKHW = _probabilities(member.model, graph, image_NCHW, "f32")
+        share, largest = _outliers(found_NKHW, expected_NKHW)
+        if not share <= OUTLIERS_ALLOWED:
+            raise ConversionError(
+                f"its OpenVINO graph differs from torch by up to {largest:.2g} ({share:.1%} of the probabilities by "
+                f"more than {PROBABILITY_TOLERANCE})"
+            )
+        if precision == "bf16":
+            usual = (_eager(member.model, image_NCHW, torch.bfloat16) - expected_NKHW).abs().mean().item()
+            error = (_probabilities(member.model, graph, image_NCHW, "bf16") - expected_NKHW).abs().mean().item()
+            times, plus = BFLOAT16_SLACK
+            if not error <= times * usual + plus:
+                raise ConversionError(f"OpenVINO's mean error in bfloat16 is {error:.2g}, torch's {usual:.2g}")
+    except RuntimeError as error_:
+        if _is_out_of_memory(error_):
+            raise MemoryError("Memory ran out while a network was converted.") from error_
+        raise ConversionError(f"OpenVINO cannot run its graph ({_reason(error_)})") from error_
+
+
+def sample_window(num_channels: int, height: int, width: int) -> torch.Tensor:
+    """A seeded window (1, C, H, W) such as networks get: smooth fields with noise, of about unit variance."""
+    rng = np.random.default_rng(20)
+    noise_CHW = rng.standard_normal((num_channels, height, width))
+    smooth_CHW = gaussian_filter(rng.standard_normal((num_channels, height, width)), (0, 8, 8), mode="wrap")
+    image_CHW = smooth_CHW / max(float(smooth_CHW.std()), 1e-12) + 0.5 * noise_CHW
+    return torch.from_numpy((image_CHW / 1.12).astype(np.float32))[None]
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.network(image_NCHW).float(), dim=1)
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Hide the package with which openvino and nncf report each import and use, unless a person has opted out."""
+    name = "openvino_telemetry"
+    hidden = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if hidden is not None:
+            sys.modules[name] = hidden
+
+
+def _core() -> Any:
+    return import_openvino().Core()
+
+
+def _compile(core: Any, graph: Graph, shape: tuple[int, int], precision: str, streams: int) -> _Compiled:
+    fixed = graph.model.clone()
+    fixed.reshape([1, graph.num_channels, *shape])
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": num_threads(),
+        "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,  # pinned threads wait for whoever else computes on their core
+    }
+    compiled = core.compile_model(fixed, "CPU", settings)
+    return _Compiled(tuple(compiled.create_infer_request() for _ in range(streams)))
+
+
+def _run(compiled: _Compiled, images_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Send images through the requests in turn; each is waited for only when its request is needed again."""
+    requests, results = compiled.requests, [np.empty(0, np.float32)] * len(images_NCHW)
+
+    def collect(k: int) -> None:
+        request = requests[k % len(requests)]
+        request.wait()
+        results[k] = request.get_output_tensor(0).data.copy()
+
+    for k in range(len(images_NCHW)):
+        if k >= len(requests):
+            collect(k - len(requests))
+        requests[k % len(requests)].start_async({0: images_NCHW[k : k + 1]})
+    for k in range(max(len(images_NCHW) - len(requests), 0), len(images_NCHW)):
+        collect(k)
+    return np.concatenate(results)
+
+
+def _quantise(graph: Graph, images: Sequence[npt.NDArray[np.float32]]) -> Any:
+    with _without_reports(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nncf
+    level = logging.getLogger("nncf").level
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    try:
+        model = graph.model.clone()
+        if not graph.reshapes:
+            model.reshape([1, graph.num_channels, *graph.shape])
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            # Mixed: what a hard swish leaves below zero is lost in symmetric ranges.
+            preset = nncf.QuantizationPreset.MIXED
+            return nncf.quantize(model, nncf.Dataset(list(images)), preset=preset, subset_size=len(images))
+    finally:
+        logging.getLogger("nncf").setLevel(level)
+
+
+def _eager(network: nn.Module, image_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        return torch.softmax(network(image_NCHW).float(), dim=1)
+
+
+def _probabilities(network: nn.Module, graph: Graph, image_NCHW: torch.Tensor, precision: str) -> torch.Tensor:
+    height, width = image_NCHW.shape[-2:]
+    padded_NCHW = _padded(network, image_NCHW)
+    shape = _shape_of(padded_NCHW)
+    compiled = _compile(_core(), graph, shape, precision, streams=1)
+    return torch.from_numpy(_run(compiled, padded_NCHW.contiguous().numpy()))[..., :height, :width]
+
+
+def _outliers(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    if found.shape != expected.shape:
+        return 1.0, 1.0
+    difference = (found - expected).abs()
+    # "not within", so that NaN counts
+    return (~(difference <= PROBABILITY_TOLERANCE)).float().mean().item(), difference.max().item()
+
+
+def _is_right(member: LoadedModel, graph: Graph, shape: tuple[int, int]) -> bool:
+    """Whether a graph gives torch's probabilities for another shape than it was traced with."""
+    image_NCHW = sample_window(_channels_of(member), *shape)
+    try:
+        found_NKHW = _probabilities(member.model, graph, image_NCHW, "f32")
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            raise MemoryError("Memory ran out while a network was converted.") from error
+        return False
+    return _outliers(found_NKHW, _eager(member.model, image_NCHW, torch.float32))[0] <= OUTLIERS_ALLOWED
+
+
+def _other_shape(member: LoadedModel, shape: tuple[int, int]) -> tuple[int, int]:
+    return _CHECK_SHAPE if _padded_shape(member, _CHECK_SHAPE) != shape else (_CHECK_SHAPE[1], _CHECK_SHAPE[0])
+
+
+def _padded(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
+    """Pad as the network would; one that does not say its stride gets the image as it is."""
+    stride = getattr(network, "stride", None)
+    return pad_to_stride(image_NCHW, stride, getattr(network, "least", 2)) if isinstance(stride, int) else image_NCHW
+
+
+def _padded_shape(member: LoadedModel, window: tuple[int, int]) -> tuple[int, int]:
+    return _shape_of(_padded(member.model, torch.empty(1, 1, *window)))
+
+
+def _shape_of(image_NCHW: torch.Tensor) -> tuple[int, int]:
+    height, width = image_NCHW.shape[-2:]
+    return int(height), int(width)
+
+
+def _channels_of(member: LoadedModel) -> int:
+    return len(member.card.channels)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:200]}" if lines else type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    # The frontend wraps what a network raises; OpenVINO reports C++'s exception inside a RuntimeError of many lines.
+    while error is not None:
+        if is_out_of_memory(error) or (isinstance(error, RuntimeError) and "bad_alloc" in str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _key(member: LoadedModel, precision: str, quantisation: str = "") -> str:
+    """Digest of everything that a checked graph depends on."""
+    card, openvino = member.card, import_openvino()
+    digest = hashlib.sha256()
+    facts = [_FORMAT, card.architecture, dict(card.arguments), len(card.channels), precision, quantisation]
+    facts += [openvino.get_version(), torch.__version__, _core().get_property("CPU", "FULL_DEVICE_NAME")]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, value in member.model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _path(folder: Path, key: str, shape: tuple[int, int], reshapes: bool) -> Path:
+    return folder / (f"{key}.zip" if reshapes else f"{key}-{shape[0]}x{shape[1]}.zip")
+
+
+def _read_any(folder: Path, key: str, shape: tuple[int, int]) -> Graph | None:
+    return _read(_path(folder, key, shape, reshapes=True)) or _read(_path(folder, key, shape, reshapes=False))
+
+
+def _read(path: Path) -> Graph | None:
+    """A kept graph; None where there is none or the file is damaged (a zip has a checksum for each part)."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            about = json.loads(file.read("about.json"))
+            model = _core().read_model(file.read("model.xml"), file.read("model.bin"))
+            height, width = about["shape"]
+        path.touch()  # the cache forgets what was not used for long
+        return Graph(model, int(about["channels"]), (int(height), int(width)), bool(about["reshapes"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        logger.info("The converted network %s cannot be read (%s) and is made again.", path, _reason(error))
+        return None
+
+
+def _write(path: Path, graph: Graph) -> None:
+    """Keep a graph for the next time; where that fails, it is converted again then."""
+    openvino = import_openvino()
+    about = {"channels": graph.num_channels, "shape": graph.shape, "reshapes": graph.reshapes}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as name:
+            openvino.serialize(graph.model, str(Path(name) / "model.xml"), str(Path(name) / "model.bin"))
+            with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+                file.writestr("about.json", json.dumps(about))
+                for part in ("model.xml", "model.bin"):
+                    file.write(Path(name) / part, part)
+        _forget_oldest(path.parent)
+    except (OSError, RuntimeError) as error:
+        logger.info("The converted network cannot be kept as %s (%s).", path, _reason(error))
+
+
+def _forget_oldest(folder: Path) -> None:
+    files = sorted(((file.stat().st_mtime, file) for file in folder.glob("*.zip")), reverse=True)
+    total = 0
+    for _, file in files:
+        total += file.stat().st_size
+        if total > _CACHE_LIMIT_BYTES:
+            file.unlink(missing_ok=True)

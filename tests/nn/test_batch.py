@@ -1,0 +1,150 @@
+"""Mapping the scenes of a folder, at the terminal and on a cluster: what fails, what is there already, what goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from napari_glacier.cli import main
+from napari_glacier.core.raster import read_mask_codes, read_raster
+
+
+def _predict(root, out, checkpoint, *more):
+    usual = ["predict", "--data", str(root), "--out", str(out), "--model", str(checkpoint), "--tta", "off"]
+    return main([*usual, "--engine", "torch", "--device", "cpu", *map(str, more)])
+
+
+def _masks(out):
+    return {path.name: read_mask_codes(path) for path in sorted(out.glob("*.tif"))}
+
+
+@pytest.fixture
+def stack(make_dataset):
+    """Eight tiles that no grid joins, so that each is a scene, one of them damaged; gives root and the damaged one."""
+    root = make_dataset(grid=(2, 4), georeferenced=False)
+    damaged = sorted((root / "Band3").iterdir())[5]
+    content = bytearray(damaged.read_bytes())
+    content[200 : len(content) // 2] = os.urandom(len(content) // 2 - 200)
+    damaged.write_bytes(content)
+    return root, damaged
+
+
+@pytest.mark.parametrize("scheduler", [(), ("--scheduler", "local:2")])
+def test_a_damaged_scene_does_not_stop_the_others(stack, make_checkpoint, tmp_path, capsys, scheduler):
+    root, damaged = stack
+    assert _predict(root, tmp_path / "out", make_checkpoint(), *scheduler) == 1
+    said = capsys.readouterr()
+    assert len(_masks(tmp_path / "out")) == 7
+    assert said.err.count("Failed: ") == 1
+    assert damaged.name in said.err
+    assert "1 of 8 scenes failed" in said.err
+    if scheduler:
+        assert "Progress page: http" in said.err
+
+
+def test_a_cluster_and_one_process_make_the_same_maps(make_dataset, make_checkpoint, tmp_path):
+    root, checkpoint = make_dataset(grid=(1, 3), georeferenced=False), make_checkpoint()
+    assert _predict(root, tmp_path / "alone", checkpoint) == 0
+    assert _predict(root, tmp_path / "together", checkpoint, "--scheduler", "local:2") == 0
+    alone, together = _masks(tmp_path / "alone"), _masks(tmp_path / "together")
+    assert alone.keys() == together.keys()
+    for name, codes_HW in alone.items():
+        np.testing.assert_array_equal(together[name], codes_HW)
+
+
+def test_what_is_there_is_not_made_again_unless_something_changed(make_dataset, make_checkpoint, tmp_path, capsys):
+    root, checkpoint, out = make_dataset(grid=(1, 3), georeferenced=False), make_checkpoint(), tmp_path / "out"
+    assert _predict(root, out, checkpoint) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.tif")}
+    capsys.readouterr()
+    assert _predict(root, out, checkpoint) == 0
+    assert "3 scene(s) were there already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.tif")} == before
+    sorted(out.glob("*.tif"))[1].unlink()
+    (root / "Band2").joinpath(sorted(p.name for p in (root / "Band2").iterdir())[0]).touch()
+    assert _predict(root, out, checkpoint) == 0
+    assert "1 scene(s) were there already" in capsys.readouterr().out
+    assert _predict(root, out, checkpoint, "--uncertainty") == 0
+    assert "there already" not in capsys.readouterr().out
+    assert _predict(root, out, checkpoint, "--clean") == 0
+    assert "there already" not in capsys.readouterr().out
+    assert not (out / ".jobs").exists()
+
+
+def test_a_killed_prediction_goes_on_and_leaves_nothing_behind(make_dataset, make_checkpoint, tmp_path):
+    root, checkpoint = make_dataset(grid=(10, 8), size_px=128), make_checkpoint()  # 1280 x 1024 px: 3 x 3 windows
+    arguments = ["--data", root, "--model", checkpoint, "--tta", "off", "--engine", "torch", "--device", "cpu"]
+    program = (
+        "import time, sys\n"
+        "from napari_glacier.nn import store\n"
+        "put = store.JobFolder.put\n"
+        "def slow(self, rows):\n"
+        "    put(self, rows)\n"
+        "    print('rows', self.rows_done, flush=True)\n"
+        "    time.sleep(60)\n"
+        "store.JobFolder.put = slow\n"
+        "from napari_glacier.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-P", "-c", program, "predict", *map(str, arguments), "--out", str(tmp_path / "killed")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        said = process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert said == "rows 384\n"
+    assert list((tmp_path / "killed" / ".jobs").iterdir())
+    assert not _masks(tmp_path / "killed")
+    started = time.time()
+    assert main(["predict", *map(str, arguments), "--out", str(tmp_path / "killed")]) == 0
+    assert main(["predict", *map(str, arguments), "--out", str(tmp_path / "straight")]) == 0
+    assert not (tmp_path / "killed" / ".jobs").exists()
+    ours, expected = _masks(tmp_path / "killed"), _masks(tmp_path / "straight")
+    assert len(ours) == 80
+    for name, codes_HW in expected.items():
+        np.testing.assert_array_equal(ours[name], codes_HW)
+    assert all(path.stat().st_mtime >= started - 1 for path in (tmp_path / "killed").glob("*.tif"))
+
+
+def test_a_scheduler_that_is_none_is_said(make_dataset, make_checkpoint, tmp_path, capsys):
+    assert _predict(make_dataset(), tmp_path / "out", make_checkpoint(), "--scheduler", "everywhere") == 2
+    assert "neither local, local:N nor an address" in capsys.readouterr().err
+
+
+def test_a_whole_tile_is_read_in_strips_as_at_once(make_dataset, monkeypatch):
+    from napari_glacier.core import mosaic
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.tiling import Window
+
+    root = make_dataset(grid=(2, 2), size_px=96)
+    dataset = open_dataset(root)
+    whole = mosaic.plan_scenes(dataset)[0]
+    windows = (whole.whole, Window(5, 7, 130, 60), Window(90, 90, 10, 10), Window(170, 0, 40, 192))
+    expected = [whole.read(window) for window in windows]
+    valid_HW = whole.valid()
+    monkeypatch.setattr(mosaic, "_WHOLE_PX", 64)
+    monkeypatch.setattr(mosaic, "_STRIP_ROWS", 25)
+    reads = []
+    original = mosaic.Dataset.read
+
+    def noted(self, tile, bands=(), rows=None):
+        reads.append(rows)
+        return original(self, tile, bands, rows)
+
+    monkeypatch.setattr(mosaic.Dataset, "read", noted)
+    strips = mosaic.plan_scenes(dataset)[0]
+    for window, (image_CHW, valid) in zip(windows, expected, strict=True):
+        ours_CHW, ours_valid = strips.read(window)
+        np.testing.assert_array_equal(ours_CHW, image_CHW)
+        np.testing.assert_array_equal(ours_valid, valid)
+    np.testing.assert_array_equal(strips.valid(), valid_HW)
+    assert set(reads) == {(0, 25), (25, 50), (50, 75), (75, 96)}
+
+
+def test_rows_of_a_raster_are_those_of_the_whole(make_dataset):
+    from napari_glacier.core.raster import read_rows
+
+    path = next((make_dataset() / "Band1").iterdir())
+    np.testing.assert_array_equal(read_rows(path, 11, 40), read_raster(path)[:, 11:40])
