@@ -13,6 +13,9 @@
 `label_agreement`
     Share of pixels with the label of the float32 network in the same windows and views, for the bundled ensemble's
     first member on the bundled region: an untrained network would prove nothing.
+`labels_changed_by_shift`, `labels_changed_by_window`
+    Share of pixels, more than 128 px from the scene's border, whose label changes where the windows' grid is moved by
+    64 px both ways, and where windows have 384 px: the bundled ensemble on the bundled region, no further views.
 `scene_peak_rss_gb`, `scene_over_small` (with --large)
     Peak memory on a scene of 7 800 x 7 800 px of five bands on disk, and its pixels per second over those of
     1 024 x 1 024 px, with the bundled member and no further views.
@@ -71,6 +74,8 @@ def main() -> None:
         "peak_gb": {name: turns[-1][1] for name, turns in answers.items()},
         "label_agreement": float(_ask(command, "agreement")[0]),
     }
+    shift, window = map(float, _ask(command, "grid"))
+    figures |= {"labels_changed_by_shift": shift, "labels_changed_by_window": window}
     if options.large:
         figures |= _large_scene(command, options.quick)
     print()
@@ -79,6 +84,8 @@ def main() -> None:
         ("ours_over_monai_ttach", "6"),
         ("ours_over_plain_loop", "6"),
         ("label_agreement", ""),
+        ("labels_changed_by_shift", "below 0.0005"),
+        ("labels_changed_by_window", "below 0.0005"),
         ("scene_peak_rss_gb", "at most 2.5"),
         ("scene_over_small", "0.95"),
     ):
@@ -136,6 +143,9 @@ def _compete(options: argparse.Namespace) -> None:
         tune_allocator()
     if options.contestant == "agreement":
         print(f"@{_agreement(options.engine)}", flush=True)
+        return
+    if options.contestant == "grid":
+        print("@" + " ".join(map(str, _grid_changes())), flush=True)
         return
     if options.contestant == "scene":
         seconds, pixels = _map_folder(options.scene)
@@ -294,6 +304,40 @@ def _agreement(engine: str) -> float:
     assert isinstance(kinds[0].ensemble, Ensemble)
     valid = exact.valid_HW
     return float((ours.index_HW == exact.index_HW)[valid].mean())
+
+
+class _Moved:
+    """A scene with a margin of nodata above and to the left of it, which moves the windows' grid."""
+
+    def __init__(self, scene: Any, margin: int) -> None:
+        self.name, self._scene, self._margin = scene.name, scene, margin
+        self.shape = (scene.shape[0] + margin, scene.shape[1] + margin)
+
+    def read(self, window: Any, bands: Sequence[str]) -> Any:
+        from napari_glacier.core.tiling import Window
+
+        moved = Window(window.row - self._margin, window.col - self._margin, window.height, window.width)
+        return self._scene.read(moved, bands)
+
+
+def _grid_changes() -> tuple[float, float]:
+    """Share of labels that change with the windows' grid, and with their size."""
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.nn.ensemble import bundled_folder, resolve_models
+    from napari_glacier.nn.predictor import Predictor
+
+    margin = 64
+    (scene,) = plan_scenes(open_dataset(bundled_folder().parent / "region" / "train"))
+    ensemble = resolve_models()
+    usual = {"tta": "off", "overlap_px": OVERLAP_PX}
+    plain = _finished(Predictor(ensemble, window_px=WINDOW_PX, **usual).run(scene))
+    moved = _finished(Predictor(ensemble, window_px=WINDOW_PX, **usual).run(_Moved(scene, margin)))
+    other = _finished(Predictor(ensemble, window_px=384, **usual).run(scene))
+    inner = (slice(128, -128), slice(128, -128))
+    valid = plain.valid_HW[inner]
+    shifted = (moved.index_HW[margin:, margin:] != plain.index_HW)[inner][valid].mean()
+    return float(shifted), float((other.index_HW != plain.index_HW)[inner][valid].mean())
 
 
 def _map_folder(folder: Path) -> tuple[float, int]:

@@ -34,6 +34,7 @@ __all__ = [
     "read_raster",
     "read_rows",
     "rewrite_mask",
+    "write_cog",
     "write_mask",
     "write_raster",
 ]
@@ -203,6 +204,38 @@ def write_raster(
     planes = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
     layout = {"photometric": "minisblack", "planarconfig": "separate" if planes.ndim == 3 else None}
     _write(Path(path), planes, tags, layout)
+
+
+def write_cog(
+    path: Path,
+    array_CHW: AnyArray,
+    georef: GeoRef | None = None,
+    nodata: float | None = None,
+    description: Mapping[str, str] | None = None,
+) -> None:
+    """Write bands as a cloud-optimised GeoTIFF (tiles, overviews, deflate), atomically; else as `write_raster`.
+
+    For measures that people look at zoomed out and in parts, in a GIS or over a network.
+    """
+    import rasterio.shutil
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    check_writable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            plain = temporary.with_name(f"{temporary.stem}-plain.tif")
+            try:
+                write_raster(plain, array_CHW, georef, nodata, description)
+                rasterio.shutil.copy(plain, temporary, driver="COG", compress="deflate", predictor="yes")
+            finally:
+                plain.unlink(missing_ok=True)
+    except (OSError, RasterioError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SaveError(
+            f"{path} could not be written ({reason}). Free disk space or choose a folder you may write to."
+        ) from error
 
 
 def write_mask(

@@ -3,14 +3,10 @@
 Legend: N windows, C channels, K classes, h x w a window.
 """
 
-import importlib.util
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -20,15 +16,11 @@ from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.memory import is_out_of_memory
 from napari_glacier.nn.openvino_engine import ConversionError, Graph, OpenVinoEngine
 
-__all__ = ["Engine", "EngineKind", "TorchEngine", "label_agreement", "make_engine"]
+__all__ = ["Engine", "EngineKind", "TorchEngine", "make_engine"]
 
 logger = logging.getLogger(__name__)
 
-EngineKind = Literal["auto", "torch", "openvino", "int8"]
-
-INT8_AGREEMENT = 0.99
-"""Share of calibration pixels that must keep their class in 8 bits: a trained ResNet U-Net keeps 0.999, the bundled
-MobileNetV3 members 0.95 to 0.97, and bfloat16 0.998 of theirs."""
+EngineKind = Literal["auto", "torch", "openvino"]
 
 
 class Engine(Protocol):
@@ -105,7 +97,6 @@ def make_engine(
     kind: EngineKind = "auto",
     compile: bool = False,
     cache_dir: Path | None = None,
-    calibration: Sequence[npt.NDArray[np.float32]] = (),
 ) -> tuple[Engine, str | None]:
     """Make what computes a member.
 
@@ -118,15 +109,13 @@ def make_engine(
         bfloat16 lets OpenVINO compute in it, too, where the CPU can.
     window_px : int or (int, int)
         Side, or height and width, of the usual window; other shapes work as well.
-    kind : "auto", "torch", "openvino" or "int8"
-        ``auto`` is OpenVINO on the CPU where it is installed, else torch. ``openvino`` and ``int8`` fall back to
-        torch, and 8 bits to OpenVINO's usual precision, where they do not work for this member.
+    kind : "auto", "torch" or "openvino"
+        ``auto`` is OpenVINO on the CPU where it is installed, else torch. ``openvino`` falls back to torch where it
+        does not work for this member.
     compile : bool
         Compile the network where torch computes it; the first window of each shape then takes long.
     cache_dir : Path, optional
         Where converted networks are kept; in the user's data folder by default.
-    calibration : sequence of float32 array, shape (C, h, w)
-        For ``int8``: normalised input windows of the usual shape, some 10 to 100 of different terrain.
 
     Returns
     -------
@@ -137,20 +126,18 @@ def make_engine(
     Raises
     ------
     ConfigError
-        If ``int8`` is asked for without its extra or without windows that fit, or the kind is unknown.
+        If the kind is unknown.
     """
     if kind not in get_args(EngineKind):
         raise ConfigError(f"There is no engine {kind!r}. Use {', '.join(get_args(EngineKind))}.")
     window = (window_px, window_px) if isinstance(window_px, int) else window_px
-    if kind == "int8":
-        _check_int8(member, calibration, window)
     refusal = _refusal(kind, device)
     eager = TorchEngine(member.model, device, dtype, compile=compile and (kind == "torch" or refusal is not None))
     if kind == "torch" or refusal is not None:
         if compile:
             # Known before the first result, so that provenance can tell.
             eager.probabilities(openvino_engine.sample_window(len(member.card.channels), *window))
-        notes = [text for text in (refusal if kind in {"openvino", "int8"} else None, eager.note) if text]
+        notes = [text for text in (refusal if kind == "openvino" else None, eager.note) if text]
         return eager, f"{member.card.name}: {'; '.join(notes)}." if notes else None
     precision = "bf16" if dtype == torch.bfloat16 and _has_bfloat16() else "f32"
     try:
@@ -160,51 +147,7 @@ def make_engine(
     engine = OpenVinoEngine(
         member, graph, precision=precision, name=f"OpenVINO {precision}", otherwise=eager.probabilities
     )
-    note = None if graph.reshapes else _fixed_note(member, graph)
-    if kind != "int8":
-        return engine, note
-
-    def judge(quantised: Graph) -> None:
-        share = label_agreement(in_8_bits(quantised), engine, calibration)
-        if not share >= INT8_AGREEMENT:
-            raise ConversionError(f"in 8 bits only {share:.1%} of the calibration pixels keep their class")
-
-    def in_8_bits(quantised: Graph) -> OpenVinoEngine:
-        return OpenVinoEngine(
-            member, quantised, precision=precision, name="OpenVINO int8", otherwise=eager.probabilities
-        )
-
-    try:
-        quantised = openvino_engine.quantised_graph(
-            member, graph, calibration, precision=precision, cache_dir=cache_dir, judge=judge
-        )
-    except ConversionError as error:
-        return engine, f"{member.card.name}: {error}; {engine.name} computes it."
-    return in_8_bits(quantised), note
-
-
-def label_agreement(engine_a: Engine, engine_b: Engine, windows: Sequence[npt.NDArray[np.float32]]) -> float:
-    """Share of pixels to which two engines give the same most probable class.
-
-    It says something about trained networks only: an untrained one has near-ties everywhere.
-
-    Parameters
-    ----------
-    engine_a, engine_b : Engine
-    windows : sequence of float32 array, shape (C, h, w)
-        Normalised input, at least one.
-    """
-    same = total = 0
-    for window_CHW in windows:
-        batch_NCHW = torch.from_numpy(np.ascontiguousarray(window_CHW, np.float32))[None]
-        labels_a_NHW, labels_b_NHW = (
-            engine.probabilities(batch_NCHW).argmax(dim=1).cpu() for engine in (engine_a, engine_b)
-        )
-        same += int((labels_a_NHW == labels_b_NHW).sum())
-        total += labels_a_NHW.numel()
-    if not total:
-        raise ConfigError("Agreement needs at least one window; none was given.")
-    return same / total
+    return engine, None if graph.reshapes else _fixed_note(member, graph)
 
 
 def _refusal(kind: str, device: torch.device) -> str | None:
@@ -219,8 +162,7 @@ def _refusal(kind: str, device: torch.device) -> str | None:
 
 
 def _has_bfloat16() -> bool:
-    core = openvino_engine.import_openvino().Core()
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in openvino_engine.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _fixed_note(member: LoadedModel, graph: Graph) -> str:
@@ -229,20 +171,3 @@ def _fixed_note(member: LoadedModel, graph: Graph) -> str:
         f"{member.card.name}: its OpenVINO graph is right for windows of {height} x {width} px only; torch computes "
         "windows of other shapes."
     )
-
-
-def _check_int8(member: LoadedModel, calibration: Sequence[npt.NDArray[np.float32]], window: tuple[int, int]) -> None:
-    missing = [name for name in ("openvino", "nncf") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"Engine int8 was asked for, but {' and '.join(missing)} is not installed. "
-            "Install it with: pip install 'napari-glacier[int8]', or choose engine auto."
-        )
-    needed = (len(member.card.channels), *window)
-    wrong = [window_CHW.shape for window_CHW in calibration if window_CHW.shape != needed]
-    if not calibration or wrong:
-        given = f"one of shape {wrong[0]}" if wrong else "none"
-        raise ConfigError(
-            f"Engine int8 takes the ranges of features from calibration windows of shape {needed}; {given} was given. "
-            "Give some 10 to 100 normalised windows of different terrain, or choose engine auto."
-        )

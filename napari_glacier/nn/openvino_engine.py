@@ -5,13 +5,13 @@ time. Windows go through it one at a time, several at once: batches gain nothing
 A graph is compiled for each shape of window. Padding to the network's stride stays outside of it, because tracing
 would make the padding of the first window that of all.
 
-Nothing is reported to anybody: both openvino and nncf would send usage statistics, the former on being imported.
+Nothing is reported to anybody: openvino would send usage statistics on being imported.
 
 Legend: N windows, C channels, K classes, H x W a window.
 """
 
+import functools
 import hashlib
-import io
 import json
 import logging
 import os
@@ -21,8 +21,8 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class OpenVinoEngine:
         self.name = name
         self.graph = graph
         self._network, self._precision, self._otherwise = member.model, precision, otherwise
-        self._core = _core()
+        self._core = core()
         self._compiled: OrderedDict[tuple[tuple[int, int], int], _Compiled] = OrderedDict()
 
     def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
@@ -204,54 +204,6 @@ def obtain_graph(member: LoadedModel, *, window: tuple[int, int], precision: str
         graph = replace(graph, reshapes=_is_right(member, graph, _other_shape(member, graph.shape)))
         _write(_path(folder, key, graph.shape, graph.reshapes), graph)
     return graph
-
-
-def quantised_graph(
-    member: LoadedModel,
-    graph: Graph,
-    calibration: Sequence[npt.NDArray[np.float32]],
-    *,
-    precision: str,
-    cache_dir: Path | None,
-    judge: Callable[[Graph], None],
-) -> Graph:
-    """Give a graph with 8-bit convolutions, from the cache or quantised with nncf.
-
-    Parameters
-    ----------
-    member, precision, cache_dir
-        As in `obtain_graph`.
-    graph : Graph
-        That of `obtain_graph`.
-    calibration : sequence of float32 array, shape (C, H, W)
-        Normalised windows of the usual shape, from which the ranges of all features are taken.
-    judge : callable
-        Gets a newly quantised graph before it is kept; raises `ConversionError` where it is not good enough.
-
-    Raises
-    ------
-    ConversionError
-        If nncf cannot quantise it, or by `judge`.
-    """
-    digest = hashlib.sha256()
-    for window_CHW in calibration:
-        digest.update(repr(window_CHW.shape).encode() + np.ascontiguousarray(window_CHW, np.float32).tobytes())
-    key = _key(member, precision, f"int8 {digest.hexdigest()}")
-    folder = usual_cache_dir() if cache_dir is None else cache_dir
-    found = _read_any(folder, key, graph.shape)
-    if found is not None:
-        return found
-    images = [_padded(member.model, torch.from_numpy(window_CHW)[None]).numpy() for window_CHW in calibration]
-    try:
-        quantised = replace(graph, model=_quantise(graph, images))
-    except Exception as error:
-        # Of a library that walks the whole graph: whatever it stumbles over, the graph itself still runs.
-        if _is_out_of_memory(error):
-            raise MemoryError("Memory ran out while a network was converted.") from error
-        raise ConversionError(f"nncf cannot quantise it ({_reason(error)})") from error
-    judge(quantised)
-    _write(_path(folder, key, graph.shape, graph.reshapes), quantised)
-    return quantised
 
 
 def convert(member: LoadedModel, window: tuple[int, int]) -> Graph:
@@ -325,7 +277,7 @@ class _Probabilities(nn.Module):
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """Hide the package with which openvino and nncf report each import and use, unless a person has opted out."""
+    """Hide the package with which openvino reports each import and use, unless a person has opted out."""
     name = "openvino_telemetry"
     hidden = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]
@@ -337,7 +289,13 @@ def _without_reports() -> Iterator[None]:
             sys.modules[name] = hidden
 
 
-def _core() -> Any:
+@functools.cache
+def core() -> Any:
+    """OpenVINO's entry, one for the process.
+
+    Its CPU plugin gives the thread a stack for signals, and takes the memory away again with the last entry: the next
+    signal that Python handles would then crash the process.
+    """
     return import_openvino().Core()
 
 
@@ -372,25 +330,6 @@ def _run(compiled: _Compiled, images_NCHW: npt.NDArray[np.float32]) -> npt.NDArr
     return np.concatenate(results)
 
 
-def _quantise(graph: Graph, images: Sequence[npt.NDArray[np.float32]]) -> Any:
-    with _without_reports(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import nncf
-    level = logging.getLogger("nncf").level
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    try:
-        model = graph.model.clone()
-        if not graph.reshapes:
-            model.reshape([1, graph.num_channels, *graph.shape])
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            # Mixed: what a hard swish leaves below zero is lost in symmetric ranges.
-            preset = nncf.QuantizationPreset.MIXED
-            return nncf.quantize(model, nncf.Dataset(list(images)), preset=preset, subset_size=len(images))
-    finally:
-        logging.getLogger("nncf").setLevel(level)
-
-
 def _eager(network: nn.Module, image_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         return torch.softmax(network(image_NCHW).float(), dim=1)
@@ -400,7 +339,7 @@ def _probabilities(network: nn.Module, graph: Graph, image_NCHW: torch.Tensor, p
     height, width = image_NCHW.shape[-2:]
     padded_NCHW = _padded(network, image_NCHW)
     shape = _shape_of(padded_NCHW)
-    compiled = _compile(_core(), graph, shape, precision, streams=1)
+    compiled = _compile(core(), graph, shape, precision, streams=1)
     return torch.from_numpy(_run(compiled, padded_NCHW.contiguous().numpy()))[..., :height, :width]
 
 
@@ -461,12 +400,12 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _key(member: LoadedModel, precision: str, quantisation: str = "") -> str:
+def _key(member: LoadedModel, precision: str) -> str:
     """Digest of everything that a checked graph depends on."""
     card, openvino = member.card, import_openvino()
     digest = hashlib.sha256()
-    facts = [_FORMAT, card.architecture, dict(card.arguments), len(card.channels), precision, quantisation]
-    facts += [openvino.get_version(), torch.__version__, _core().get_property("CPU", "FULL_DEVICE_NAME")]
+    facts = [_FORMAT, card.architecture, dict(card.arguments), len(card.channels), precision]
+    facts += [openvino.get_version(), torch.__version__, core().get_property("CPU", "FULL_DEVICE_NAME")]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, value in member.model.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -487,7 +426,7 @@ def _read(path: Path) -> Graph | None:
     try:
         with zipfile.ZipFile(path) as file:
             about = json.loads(file.read("about.json"))
-            model = _core().read_model(file.read("model.xml"), file.read("model.bin"))
+            model = core().read_model(file.read("model.xml"), file.read("model.bin"))
             height, width = about["shape"]
         path.touch()  # the cache forgets what was not used for long
         return Graph(model, int(about["channels"]), (int(height), int(width)), bool(about["reshapes"]))

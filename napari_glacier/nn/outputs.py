@@ -17,7 +17,7 @@ from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.dataset import Dataset, Tile
 from napari_glacier.core.errors import RasterError, SaveError
 from napari_glacier.core.mosaic import Mosaic, Placement
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_description, write_mask, write_raster
+from napari_glacier.core.raster import RASTER_SUFFIXES, read_description, write_cog, write_mask
 from napari_glacier.nn.prediction import Prediction
 
 PROVENANCE_FILE = "provenance.jsonl"
@@ -44,9 +44,9 @@ def write_predictions(
     out_dir : str or Path
         Made where it is missing.
     probabilities : bool
-        Write the class probabilities, too: float32, a band a class, in ``probabilities/``.
+        Write the class probabilities, too, as cloud-optimised GeoTIFFs: float32, a band a class, in ``probabilities/``.
     uncertainty : bool
-        Write entropy and mutual information, too: float32, two bands, in ``uncertainty/``.
+        Write entropy and mutual information, too, likewise: two bands, in ``uncertainty/``.
 
     Returns
     -------
@@ -70,17 +70,17 @@ def write_predictions(
     for target in targets:
         _refuse_foreign_raster(target)
     scheme = _scheme_on_disk(prediction.scheme, mosaic.dataset)
-    ensemble = str(prediction.provenance.get("ensemble", ""))
+    ensemble, fingerprint = (str(prediction.provenance.get(key, "")) for key in ("ensemble", "fingerprint"))
     written = []
     for place in mosaic.placements:
-        description = {**_MADE_BY, "ensemble": ensemble, "tile": place.tile.id}
+        description = {**_MADE_BY, "ensemble": ensemble, "fingerprint": fingerprint, "tile": place.tile.id}
         relative = names[place.tile.id]
         write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
         written.append(out_dir / relative)
         for kind, values_CHW, bands in _measures(prediction, place, probabilities, uncertainty):
             values_CHW[:, ~_cut(prediction.valid_HW, place)] = np.nan
             path = out_dir / kind / relative
-            write_raster(path, values_CHW, place.tile.georef, nodata=float("nan"), description=description | bands)
+            write_cog(path, values_CHW, place.tile.georef, nodata=float("nan"), description=description | bands)
             written.append(path)
     _record(out_dir, mosaic.name, prediction.provenance)
     return written

@@ -9,13 +9,14 @@ import pytest
 import rasterio
 
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.errors import RasterError
+from napari_glacier.core.errors import RasterError, SaveError
 from napari_glacier.core.raster import (
     GeoRef,
     read_description,
     read_info,
     read_raster,
     rewrite_mask,
+    write_cog,
     write_mask,
     write_raster,
 )
@@ -280,3 +281,23 @@ def test_area_follows_the_files_own_word_on_its_units():
     assert GeoRef.from_epsg(7844, metres, geographic=True).pixel_area_m2 is None
     feet = GeoRef(metres, None, (1, 1, 0, 2, 1024, 0, 1, 1, 3076, 0, 1, 9002))
     assert feet.pixel_area_m2 == pytest.approx(900 * 0.3048**2)
+
+
+def test_measures_are_cloud_optimised_and_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    array_CHW = rng.random((2, 1100, 900), np.float32)
+    array_CHW[:, :40] = np.nan
+    path = tmp_path / "new" / "measures.tif"
+    write_raster(tmp_path / "placed.tif", array_CHW[0], UTM)
+    write_cog(path, array_CHW, UTM, nodata=float("nan"), description={"made_by": "us", "band_1": "entropy"})
+    with rasterio.open(path) as file, rasterio.open(tmp_path / "placed.tif") as placed:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.overviews(1) == [2, 4] or file.overviews(1) == [2]
+        np.testing.assert_array_equal(file.read(), array_CHW)
+        assert (file.crs, file.transform) == (placed.crs, placed.transform)
+        assert np.isnan(file.nodata)
+    assert read_description(path)["band_1"] == "entropy"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["measures.tif"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SaveError, match="could not be written"):
+        write_cog(tmp_path / "file" / "a.tif", array_CHW)

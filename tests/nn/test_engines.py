@@ -4,7 +4,7 @@ import builtins
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn import openvino_engine
 from napari_glacier.nn.checkpoint import LoadedModel
-from napari_glacier.nn.engines import TorchEngine, label_agreement, make_engine
+from napari_glacier.nn.engines import TorchEngine, make_engine
 from napari_glacier.nn.openvino_engine import Graph, OpenVinoEngine
 from napari_glacier.nn.zoo import build_model
 
@@ -366,107 +366,26 @@ def test_wrong_requests(make_member, monkeypatch) -> None:
     member = make_member()
     with pytest.raises(ConfigError, match="no engine 'onnx'"):
         make_engine(member, CPU, torch.float32, window_px=48, kind="onnx")  # type: ignore[arg-type]
-    engine = TorchEngine(member.model, CPU, torch.float32)
-    with pytest.raises(ConfigError, match="at least one window"):
-        label_agreement(engine, engine, [])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else object())
-    with pytest.raises(ConfigError, match=r"nncf is not installed.*'napari-glacier\[int8\]'"):
-        make_engine(member, CPU, torch.float32, window_px=48, kind="int8", calibration=[np.zeros((5, 48, 48))])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    with pytest.raises(ConfigError, match=r"shape \(5, 48, 48\); none was given"):
-        make_engine(member, CPU, torch.float32, window_px=48, kind="int8")
-    with pytest.raises(ConfigError, match=r"one of shape \(5, 9, 9\) was given"):
-        make_engine(member, CPU, torch.float32, window_px=48, kind="int8", calibration=[np.zeros((5, 9, 9))])
-
-
-def test_label_agreement_counts_pixels() -> None:
-    class Fixed:
-        name = "fixed"
-
-        def __init__(self, labels_HW: Sequence[Sequence[int]]) -> None:
-            self.labels_HW = torch.tensor(labels_HW)
-
-        def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
-            return nn.functional.one_hot(self.labels_HW, 3).permute(2, 0, 1)[None].float()
-
-    a, b = Fixed([[0, 1], [2, 2]]), Fixed([[0, 1], [2, 0]])
-    assert label_agreement(a, b, [np.zeros((5, 2, 2), np.float32)] * 3) == 0.75
-
-
-class Brightest(nn.Module):
-    """The class is the brightest of four channels, with a convolution on the way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(5, 5, 3, padding=1, bias=False), nn.Conv2d(5, 4, 1, bias=False)
-        with torch.no_grad():
-            self.first.weight.zero_()[range(5), range(5), 1, 1] = 1.0
-            self.second.weight.zero_()[range(4), range(4), 0, 0] = 2.0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x).relu())
-
-
-@needs_openvino
-def test_8_bits_keep_clear_labels(make_member, tmp_path: Path, monkeypatch) -> None:
-    pytest.importorskip("nncf", reason="extra int8")
-    member = make_member(network=Brightest())
-    windows = []
-    for seed in range(3):
-        window_CHW = 0.3 * _windows(5, 48, 48, seed=seed).numpy()
-        for k in range(4):
-            window_CHW[k, :, 12 * k : 12 * k + 12] += 3
-        windows.append(window_CHW)
-    asked = {"window_px": 48, "kind": "int8", "calibration": windows[:2], "cache_dir": tmp_path}
-    engine, note = make_engine(member, CPU, torch.float32, **asked)
-    assert (engine.name, note) == ("OpenVINO int8", None)
-    assert any(operation.get_type_name() == "FakeQuantize" for operation in engine.graph.model.get_ops())
-    plain = TorchEngine(member.model, CPU, torch.float32)
-    assert label_agreement(engine, plain, windows) > 0.99
-    monkeypatch.setattr(openvino_engine, "_quantise", lambda *_: pytest.fail("quantised again"))
-    again, _ = make_engine(member, CPU, torch.float32, **asked)
-    assert label_agreement(engine, again, windows) == 1
-
-
-@needs_openvino
-def test_8_bits_that_lose_labels_are_not_used(make_member, tmp_path: Path, monkeypatch) -> None:
-    pytest.importorskip("nncf", reason="extra int8")
-    member = make_member()
-    other, _ = make_engine(make_member(seed=9), CPU, torch.float32, window_px=48, cache_dir=tmp_path)
-    monkeypatch.setattr(openvino_engine, "_quantise", lambda *_: other.graph.model)
-    windows = [_windows(5, 48, 48).numpy()]
-    engine, note = make_engine(
-        member, CPU, torch.float32, window_px=48, kind="int8", calibration=windows, cache_dir=tmp_path
-    )
-    assert engine.name == "OpenVINO f32"
-    assert "of the calibration pixels keep their class; OpenVINO f32 computes it" in str(note)
 
 
 @needs_openvino
 def test_nothing_is_reported_to_the_makers_of_openvino(tmp_path: Path) -> None:
-    """Both libraries send usage statistics by default; the sender leaves traces in the home folder."""
-    script = f"""
+    """The library sends usage statistics by default; the sender leaves traces in the home folder."""
+    script = """
 import os, torch
 from torch import nn
 from napari_glacier.nn.engines import make_engine
 from napari_glacier.nn.checkpoint import LoadedModel, ModelCard
 from napari_glacier.core.channels import Normalisation
-card = ModelCard("x", "unet", {{}}, ("B2", "B3"), Normalisation((0.0,) * 2, (1.0,) * 2), "glacier4")
-windows = [torch.randn(2, 32, 32).numpy()]
-options = dict(window_px=32, kind="int8", calibration=windows) if {_has("nncf")} else dict(window_px=32)
-engine, _ = make_engine(LoadedModel(nn.Conv2d(2, 4, 3, padding=1), card), torch.device("cpu"), torch.float32, **options)
+card = ModelCard("x", "unet", {}, ("B2", "B3"), Normalisation((0.0,) * 2, (1.0,) * 2), "glacier4")
+member = LoadedModel(nn.Conv2d(2, 4, 3, padding=1), card)
+engine, _ = make_engine(member, torch.device("cpu"), torch.float32, window_px=32)
 assert engine.name.startswith("OpenVINO")
 """
-    silencing = {"CI", "TF_BUILD", "JENKINS_URL", "NNCF_CI", "NNCF_DEV"}
+    silencing = {"CI", "TF_BUILD", "JENKINS_URL"}
     kept = {name: value for name, value in os.environ.items() if name not in silencing}
     environment = kept | {"HOME": str(tmp_path), "NAPARI_GLACIER_DATA_DIR": str(tmp_path / "data")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "intel").exists()
     assert done.stdout == ""
-
-
-def _has(package: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(package) is not None
