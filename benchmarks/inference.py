@@ -348,6 +348,7 @@ def _map_folder(folder: Path) -> tuple[float, int]:
 
     (scene,) = plan_scenes(open_dataset(folder))
     predictor = _predictor(resolve_models().members[0], "auto", tta="off")
+    _finished(predictor.run(_Scene(WINDOW_PX)))  # engines are made once, however large the scene
     with tempfile.TemporaryDirectory() as job:
         started = time.perf_counter()
         _finished(predictor.run(scene, Path(job) / "job"))

@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"napari-glacier {options.command}: {error.strerror or error} ({error.filename}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Stopped. What was written so far is whole.", file=sys.stderr)
+        again = " The same command goes on from here." if options.command == "predict" else ""
+        print(f"Stopped. What was written so far is whole.{again}", file=sys.stderr)
         return 1
 
 

@@ -143,7 +143,7 @@ class Mosaic:
 class PixelCache:
     """Pixels of the tiles read last, bounded by memory; shared by the scenes of a data set, from any thread."""
 
-    def __init__(self, max_bytes: int = 1 << 30) -> None:
+    def __init__(self, max_bytes: int = 1 << 28) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._tiles: OrderedDict[Hashable, Pixels] = OrderedDict()

@@ -4,25 +4,26 @@ A scene that fails is reported and does not keep the others from being mapped. S
 of the same files by the same models and settings, are not mapped again; a scene that was interrupted goes on.
 """
 
-import logging
+import hashlib
 import os
 import re
 import shutil
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.errors import ConfigError, GlacierError
+from napari_glacier.core.errors import ConfigError, GlacierError, SaveError
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
 from napari_glacier.nn.ensemble import resolve_models
-from napari_glacier.nn.outputs import is_written, refuse_source_folder, write_predictions
+from napari_glacier.nn.outputs import is_written, recorded_fingerprints, refuse_source_folder, write_predictions
 from napari_glacier.nn.prediction import Progress
 from napari_glacier.nn.predictor import Predictor
-
-logger = logging.getLogger(__name__)
 
 # A killed worker's scenes are given to others so many times.
 _RETRIES = 2
@@ -103,6 +104,7 @@ class Batch:
         refuse_source_folder(dataset, job.out)
         self.warnings = dataset.warnings
         self.scenes: tuple[Mosaic, ...] = plan_scenes(dataset)
+        self._recorded = recorded_fingerprints(job.out)
         self._predictor = Predictor(resolve_models(list(job.models) or None), **dict(job.settings))
 
     def map(self, scene: Mosaic) -> Generator[Progress, None, Report]:
@@ -114,26 +116,62 @@ class Batch:
             If the scene cannot be read, mapped or written.
         """
         job, measures = self.job, (self.job.probabilities, self.job.uncertainty)
-        if is_written(self._predictor.fingerprint(scene), scene, job.out, *measures):
+        same = self._recorded.get(scene.name) == self._predictor.fingerprint(scene)
+        if same and is_written(scene, job.out, *measures):
             return Report(scene.name, was_there=True)
-        folder = job.out / _JOBS_FOLDER / re.sub(r"[^\w.-]", "_", scene.name)
-        run = self._predictor.run(scene, folder)
-        try:
-            prediction = yield from run
-        finally:
-            run.close()
-        written = write_predictions(prediction, scene, job.out, *measures)
-        warnings = tuple(prediction.provenance.get("warnings", ()))
-        # Its measures lie in the folder.
-        del prediction
-        _remove_job(folder)
+        folder = _job_folder(job.out, scene.name)
+        with _alone(folder):
+            run = self._predictor.run(scene, folder)
+            try:
+                prediction = yield from run
+            finally:
+                run.close()
+            written = write_predictions(prediction, scene, job.out, *measures)
+            warnings = tuple(prediction.provenance.get("warnings", ()))
+            # Its measures lie in the folder.
+            del prediction
+            shutil.rmtree(folder, ignore_errors=True)
+        _tidy(folder)
         return Report(scene.name, tuple(written), warnings)
 
 
-def _remove_job(folder: Path) -> None:
-    """Delete what a scene's job left on disk, and the folder of all jobs when it was the last one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+def _job_folder(out: Path, scene_name: str) -> Path:
+    # Names of scenes may hold what names of files may not; what is put in its place must not make two alike.
+    digest = hashlib.blake2b(scene_name.encode(), digest_size=4).hexdigest()
+    return out / _JOBS_FOLDER / f"{re.sub(r'[^0-9A-Za-z_.-]', '_', scene_name)}-{digest}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only one that writes into a job's folder; the system lets go of it when a process dies."""
+    lock = FileLock(_lock_path(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SaveError(
+            f"Another process is writing this scene to {folder.parent.parent}. Wait for it, or choose another folder "
+            "(--out)."
+        ) from error
+    except OSError as error:
+        raise SaveError(
+            f"{folder.parent} could not be written ({error.strerror or error}). "
+            "Choose a folder you may write to (--out)."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what is left of a job that is done, and the folder of all jobs where it was the last one."""
+    _lock_path(folder).unlink(missing_ok=True)
+    with suppress(OSError):  # others are at work there
         folder.parent.rmdir()
 
 

@@ -86,24 +86,23 @@ def write_predictions(
     return written
 
 
-def is_written(
-    fingerprint: str, mosaic: Mosaic, out_dir: str | Path, probabilities: bool = False, uncertainty: bool = False
-) -> bool:
-    """Whether a folder holds all rasters of a scene, made as this fingerprint says (`Predictor.fingerprint`)."""
-    out_dir = Path(out_dir)
+def recorded_fingerprints(out_dir: str | Path) -> dict[str, str]:
+    """Scenes that were written to a folder, each with the fingerprint it was made with last; see `is_written`."""
     try:
-        lines = (out_dir / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (Path(out_dir) / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return False
-    # Of several lines of one scene the last one counts; a crash may have cut one off.
-    records = [record for line in lines if (record := _record_of(line)).get("scene") == mosaic.name]
-    if not records or records[-1].get("provenance", {}).get("fingerprint") != fingerprint:
-        return False
+        return {}
+    # A crash may have cut a line off.
+    records = [record for line in lines if "scene" in (record := _record_of(line))]
+    return {record["scene"]: record.get("provenance", {}).get("fingerprint", "") for record in records}
+
+
+def is_written(mosaic: Mosaic, out_dir: str | Path, probabilities: bool = False, uncertainty: bool = False) -> bool:
+    """Whether a folder holds all rasters of a scene, whatever they were made with."""
     sources = _sources_of(mosaic.dataset)
     kinds = ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty]
-    return all(
-        (out_dir / kind / sources.relative_path(place.tile)).is_file() for kind in kinds for place in mosaic.placements
-    )
+    paths = (Path(out_dir, kind, sources.relative_path(p.tile)) for kind in kinds for p in mosaic.placements)
+    return all(path.is_file() for path in paths)
 
 
 def _record_of(line: str) -> dict[str, Any]:

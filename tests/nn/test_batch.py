@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from napari_glacier.cli import main
+from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_mask_codes, read_raster
+from napari_glacier.nn import batch
 
 
 def _predict(root, out, checkpoint, *more):
@@ -106,6 +109,20 @@ def test_a_killed_prediction_goes_on_and_leaves_nothing_behind(make_dataset, mak
     for name, codes_HW in expected.items():
         np.testing.assert_array_equal(ours[name], codes_HW)
     assert all(path.stat().st_mtime >= started - 1 for path in (tmp_path / "killed").glob("*.tif"))
+
+
+def test_two_processes_never_write_one_scene(make_dataset, make_checkpoint, tmp_path, capsys):
+    root, checkpoint, out = make_dataset(), make_checkpoint(), tmp_path / "out"
+    (scene,) = plan_scenes(open_dataset(root))
+    folder = batch._job_folder(out, scene.name)
+    with batch._alone(folder):
+        assert _predict(root, out, checkpoint) == 2
+    assert "Another process is writing this scene" in capsys.readouterr().err
+    assert not _masks(out)
+    assert _predict(root, out, checkpoint) == 0
+    assert len(_masks(out)) == 4
+    # Scenes whose names look alike as names of files do not share a folder.
+    assert batch._job_folder(out, "train/a") != batch._job_folder(out, "train_a")
 
 
 def test_a_scheduler_that_is_none_is_said(make_dataset, make_checkpoint, tmp_path, capsys):
