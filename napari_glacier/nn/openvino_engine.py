@@ -36,7 +36,7 @@ from torch import nn
 from napari_glacier.core.files import replacing
 from napari_glacier.core.journal_place import user_data_dir
 from napari_glacier.nn.checkpoint import LoadedModel
-from napari_glacier.nn.memory import is_out_of_memory, usual_batch
+from napari_glacier.nn.memory import is_out_of_memory
 from napari_glacier.nn.zoo.network import pad_to_stride
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ BFLOAT16_SLACK = (4.0, 0.005)
 _FORMAT = "1"  # of the files in the cache, and of what a graph is checked for before it gets there
 _CHECK_SHAPE = (101, 163)  # of another aspect than usual windows, and no multiple of a stride
 _MAX_COMPILED = 4  # the inside of a scene, one border of it, and that turned by a quarter
+_MOST_STREAMS = 4  # images computed side by side
 _CACHE_LIMIT_BYTES = 2 << 30
 
 
@@ -164,7 +165,7 @@ class OpenVinoEngine:
 
     def _compiled_for(self, shape: tuple[int, int], num_images: int) -> _Compiled:
         # A single window gets all threads; several share them, which is a sixth faster than one after the other.
-        streams = 1 if num_images == 1 else min(num_threads(), usual_batch(torch.device("cpu")))
+        streams = 1 if num_images == 1 else min(num_threads(), _MOST_STREAMS)
         key = (shape, streams)
         if key in self._compiled:
             self._compiled.move_to_end(key)
