@@ -54,10 +54,13 @@ def _predict(options: argparse.Namespace) -> int:
         "device": options.device,
         "cleaning": Cleaning(
             crf_iterations=options.crf,
+            opening_px=options.opening,
+            closing_px=options.closing,
             minimum_component_px=100 if options.clean else 0,
             fill_holes_px=50 if options.clean else 0,
         ),
         "engine": options.engine,
+        "compile": options.compile,
     }
     job = Job(
         data=options.data.expanduser().absolute(),
@@ -199,6 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--probabilities", action="store_true", help="write class probabilities, too")
     predict.add_argument("--uncertainty", action="store_true", help="write entropy and mutual information, too")
     predict.add_argument("--clean", action="store_true", help="remove patches under 100 px, fill holes under 50 px")
+    predict.add_argument("--opening", type=int, default=0, metavar="PX", help="remove what is thinner than twice this")
+    predict.add_argument("--closing", type=int, default=0, metavar="PX", help="close gaps narrower than twice this")
     predict.add_argument(
         "--crf", type=int, default=0, metavar="STEPS", help="draw outlines to those in the image by a CRF (3 to 5)"
     )
@@ -208,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="what computes (default: OpenVINO on a CPU where it is installed, else torch)",
     )
+    predict.add_argument("--compile", action="store_true", help="let torch compile the networks it computes")
     predict.add_argument(
         "--scheduler",
         metavar="local[:N]|ADDRESS",
