@@ -149,7 +149,9 @@ def _map(
     for part in parts if 1 < len(parts) <= 64 else ():
         corner = (part.col / step - 0.5, part.row / step - 0.5)
         size = (part.mask.width / step, part.mask.height / step)
-        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#1c2530", linewidth=0.5, alpha=0.6))
+        axes.add_patch(
+            Rectangle(corner, *size, fill=False, edgecolor="#1c2530", linewidth=0.5, alpha=0.6, clip_on=False)
+        )
         if tile_names and len(part.mask.id) <= 12:
             axes.text(corner[0] + size[0] * 0.03, corner[1] + size[1] * 0.03, part.mask.id, fontsize=6, va="top")
     _scale_bar(axes, scene, step)
@@ -186,5 +188,5 @@ def _step(shape: tuple[int, ...]) -> int:
 
 def _png(figure: Any) -> str:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130, facecolor="white")
+    figure.savefig(data, format="png", dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.1)
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
