@@ -103,9 +103,10 @@ def test_a_kernel_is_found_again_from_the_errors_it_made():
     found = fit_kernel([(field.astype(np.float32), ones) for field in fields])
     # Against the integral of exp(-d / 6) over the plane. Weights that cannot be negative lean to the long side.
     assert 0.95 < found.effective_px / (2 * np.pi * 36) < 1.3
-    # A covariance of another form, exp(-d^2 / 64), is not taken for a shorter one.
-    gaussian = [gaussian_filter(rng.normal(size=(128, 128)), 4, mode="wrap") * 8 * np.sqrt(np.pi) for _ in range(30)]
-    assert 0.95 < fit_kernel([(field.astype(np.float32), ones) for field in gaussian]).effective_px / (64 * np.pi) < 1.5
+    # A covariance of another form, exp(-d^2 / 64), errs on the side of wide intervals (a quarter, by its root).
+    gaussian = [gaussian_filter(rng.normal(size=(128, 128)), 4, mode="wrap") * 8 * np.sqrt(np.pi) for _ in range(60)]
+    found = fit_kernel([(field.astype(np.float32), ones) for field in gaussian])
+    assert 1 < found.effective_px / (64 * np.pi) < 1.25**2 * 1.1
     independent = [(rng.normal(size=(128, 128)).astype(np.float32), ones) for _ in range(10)]
     assert fit_kernel(independent).effective_px == pytest.approx(1, abs=0.3)
 
