@@ -183,8 +183,9 @@ def make_report(
         notes += _calibration_notes(calibrations)
     elif has_probabilities:
         notes.append(
-            "The probabilities are not calibrated: no truth was named. The areas low and high are an envelope (pixels "
-            f"the model is {(1 + level) / 2:.1%} sure of, and pixels it does not rule out), not a confidence interval. "
+            "The probabilities are not calibrated: no truth was named. The areas low and high are an envelope (from "
+            f"pixels the model is {50 * (1 + level):g} % sure of to those it does not rule out), not a confidence "
+            "interval. "
             "Name labelled tiles that the model has not learnt from with --labels and --calibrate-on."
         )
     else:
@@ -349,7 +350,7 @@ def _chosen(masks: Sequence[MaskFile], names: Sequence[str]) -> list[MaskFile]:
 def _calibration_notes(calibrations: Mapping[str, Calibration]) -> list[str]:
     tiles = next(iter(calibrations.values())).tiles
     notes = [
-        f"Calibrated on {len(tiles)} tile(s) with truth: {', '.join(tiles[:8])}{' …' if len(tiles) > 8 else ''}. The "
+        f"Calibrated on {len(tiles)} tile(s) with truth ({', '.join(tiles[:8])}{', …' if len(tiles) > 8 else ''}). The "
         "intervals hold where the rest of the map is like these tiles and the model has learnt from none of them."
     ]
     if len(tiles) == 1:

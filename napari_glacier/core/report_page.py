@@ -23,6 +23,7 @@ p, li { max-width: 46rem; }
 .notes p { margin: .3rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #dfe4ea; }
+td { white-space: nowrap; }
 th { font-weight: 600; color: #4a5563; vertical-align: bottom; }
 th:first-child, td:first-child, .text { text-align: left; }
 tbody tr:nth-child(even) { background: #f6f8fa; }
@@ -40,7 +41,7 @@ footer { margin-top: 2.5rem; color: #4a5563; font-size: .85rem; }
   thead { display: table-header-group; }
   tr { break-inside: avoid; }
   .wide { overflow: visible; font-size: 7pt; }
-  .wide th, .wide td { padding: .15rem .3rem; }
+  .wide th, .wide td { padding: .15rem .3rem; white-space: normal; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
@@ -94,7 +95,11 @@ def _areas(report: Report) -> str:
     color_of = dict(zip(report.scheme.class_names, report.scheme.colors, strict=True))
     has_interval = any(area.low is not None for area in report.areas)
     calibrated = any(area.is_calibrated for area in report.areas)
-    between = f"{report.level:.0%} interval, km²" if calibrated else f"{report.level:.0%} envelope, km² (uncalibrated)"
+    between = (
+        f"{_percent(report.level)} interval, km²"
+        if calibrated
+        else f"{_percent(report.level)} envelope, km² (uncalibrated)"
+    )
     head = [
         "Class",
         "Area, km²",
@@ -242,6 +247,10 @@ def _figure(picture: str, caption: str) -> str:
 
 def _between(area: Area) -> str:
     return "" if area.low is None else f"{_km2(area.low)} to {_km2(area.high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _km2(value: Any) -> str:
