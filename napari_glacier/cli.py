@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from napari_glacier import __version__
+from napari_glacier import __version__, cli_inventory
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
 
@@ -259,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     bundle.add_argument("--device", default="auto", help="where the comparison runs: auto, cpu, cuda, cuda:N or mps")
     bundle.set_defaults(run=_bundle)
+
+    cli_inventory.add_parsers(commands)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="working copy and results")
