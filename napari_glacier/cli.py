@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from napari_glacier import __version__
+from napari_glacier import __version__, cli_data
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"napari-glacier {options.command}: {error.strerror or error} ({error.filename}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = " The same command goes on from here." if options.command == "predict" else ""
+        again = " The same command goes on from here." if options.command in {"predict", "prepare"} else ""
         print(f"Stopped. What was written so far is whole.{again}", file=sys.stderr)
         return 1
 
@@ -253,6 +253,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     bundle.add_argument("--device", default="auto", help="where the comparison runs: auto, cpu, cuda, cuda:N or mps")
     bundle.set_defaults(run=_bundle)
+
+    cli_data.add_commands(commands)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="working copy and results")

@@ -322,8 +322,8 @@ def _is_synthetic(dataset: Dataset) -> bool:
 
 
 def _shared_tiles(train: TileSet, val: TileSet) -> list[str]:
-    trained = {tile.mask_path for tile in train.tiles}
-    shared = [tile.id for tile in val.tiles if tile.mask_path in trained]
+    trained = {(tile.mask_path, tile.number) for tile in train.tiles}
+    shared = [tile.id for tile in val.tiles if (tile.mask_path, tile.number) in trained]
     if not shared:
         return []
     return [
