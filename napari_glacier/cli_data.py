@@ -1,4 +1,4 @@
-"""The commands that bring data in: `prepare hkh`, `prepare tiles`."""
+"""The commands around data: `prepare hkh`, `prepare tiles`, `submit`."""
 
 import argparse
 from collections.abc import Generator, Sequence
@@ -61,6 +61,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_rule(tiles)
     tiles.set_defaults(run=_prepare_tiles)
 
+    submit = commands.add_parser("submit", help="write predicted salt masks as the table that the competition takes")
+    submit.add_argument("--data", type=Path, metavar="DIR", help="predicted masks; with --validate: what has the ids")
+    submit.add_argument("--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="the table")
+    submit.add_argument("--validate", type=Path, metavar="FILE", help="check a table instead of writing one")
+    submit.add_argument("--side-px", type=int, default=101, metavar="N", help="side of the masks (default: 101)")
+    submit.set_defaults(run=_submit)
+
 
 def _add_rule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attribute", metavar="NAME", help="attribute of the outlines that tells the class")
@@ -120,6 +127,28 @@ def _prepare_tiles(options: argparse.Namespace) -> int:
     prepared = _with_bar(prepare_tiles(options.scene, options.outlines, out, settings))
     _say([f"{prepared.num_tiles} tiles of {prepared.num_scenes} scene(s), classes {prepared.scheme.name}."])
     _say([str(prepared.folder)])
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from napari_glacier.core.errors import ConfigError
+    from napari_glacier.core.submission import check_submission, mask_names, write_submission
+
+    if options.side_px < 1:
+        raise ConfigError(f"--side-px is {options.side_px}. A mask has at least one pixel.")
+    if options.validate is not None:
+        expected = None if options.data is None else mask_names(options.data)
+        faults = check_submission(options.validate, options.side_px, expected)
+        _say(faults or [f"{options.validate} is sound."])
+        return 2 if faults else 0
+    if options.data is None:
+        raise ConfigError("Say which masks with --data DIR, or which table to check with --validate FILE.")
+    made = write_submission(options.data, options.out, options.side_px)
+    if made.kept is not None:
+        _say([f"The table that was there is kept as {made.kept}."])
+    reduced = f", {made.num_reduced} reduced to {options.side_px} px" if made.num_reduced else ""
+    _say([f"{made.num_masks} masks, {made.num_empty} of them empty{reduced}; {made.share:.1%} of all pixels are salt."])
+    _say([str(made.path)])
     return 0
 
 

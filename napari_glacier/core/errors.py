@@ -6,7 +6,8 @@ GlacierError (a ValueError)
 │   ├── BandError          a band that is missing, doubled or of another shape
 │   ├── PairingError       bands and masks that cannot be matched by name
 │   ├── SchemeError        a mask value outside the class scheme
-│   └── OutlineError       polygons that cannot be read, placed or told apart
+│   ├── OutlineError       polygons that cannot be read, placed or told apart
+│   └── RleError           a text that is no run-length encoding of such a mask
 ├── ConfigError            a key or value in a configuration
 ├── CheckpointError        a model file that is foreign, damaged or does not fit
 ├── JournalError           the edit journal cannot be opened or written
@@ -43,6 +44,10 @@ class SchemeError(DataError):
 
 class OutlineError(DataError):
     """Polygons cannot be read, placed or told apart."""
+
+
+class RleError(DataError):
+    """A text is no run-length encoding of a mask of the size asked for."""
 
 
 class ConfigError(GlacierError):
