@@ -134,10 +134,16 @@ def _doctor(options: argparse.Namespace) -> int:
     from napari_glacier.core.doctor import examine
 
     diagnosis = examine(options.directory, options.scheme)
+    if options.model:
+        from napari_glacier.nn.drift import scale_findings
+        from napari_glacier.nn.ensemble import resolve_models
+
+        cards = [member.card for member in resolve_models(options.model).members]
+        diagnosis = diagnosis.with_findings(scale_findings(diagnosis, cards))
     for key, value in diagnosis.summary.items():
         print(f"{key.replace('_', ' '):>12}  {_plain(value)}")
     for finding in diagnosis.findings:
-        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.message}")
+        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.text}")
     if not diagnosis.findings:
         print("       clean  nothing to mend")
     _write_json(options.json, diagnosis.as_dict())
@@ -230,6 +236,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is wrong with a folder of tiles")
     doctor.add_argument("directory", type=Path, metavar="DIR")
     doctor.add_argument("--scheme", help="class scheme of the masks")
+    doctor.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="NAME|PATH",
+        help="also compare the values with those that these models were trained on",
+    )
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the findings to a file")
     doctor.set_defaults(run=_doctor)
 

@@ -53,6 +53,8 @@ class Dataset:
         Whether a pixel with all bands zero is nodata (on for satellite bands, off for pictures).
     warnings : tuple of str
         What a person should know: missing bands, an assumed scheme.
+    assumed : tuple of str
+        Those of the warnings that say what was assumed, where nothing need be wrong.
     """
 
     root: Path
@@ -61,6 +63,7 @@ class Dataset:
     bands: tuple[str, ...]
     zero_is_nodata: bool = True
     warnings: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     _by_id: Mapping[str, Tile] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -210,7 +213,7 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | N
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
     chosen, note = choose_scheme(root, everything, scheme)
-    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
+    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note)
 
 
 def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:

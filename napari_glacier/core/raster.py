@@ -60,6 +60,9 @@ _READ_ERRORS = (
     OSError,
 )
 
+# No codec packs pictures closer than this (deflate reaches 1030); less than so much memory is not worth a question.
+_HIGHEST_RATIO, _SMALL_BYTES = 5_000, 1 << 28
+
 _ENCODE_ERRORS = (ValueError, RuntimeError, TypeError, KeyError)
 
 AnyArray = npt.NDArray[Any]
@@ -89,6 +92,7 @@ def read_info(path: Path) -> RasterInfo:
     path = Path(path)
     if is_png(path):
         header = read_png_header(path)
+        _check_size(path, header.height * header.width * header.count * header.dtype.itemsize)
         return RasterInfo(path, header.height, header.width, header.count, header.dtype, None, None)
     if is_array(path):
         tiles = read_array_header(path)
@@ -109,6 +113,7 @@ def read_raster(path: Path, number: int | None = None) -> AnyArray:
     """
     path = Path(path)
     if is_png(path):
+        read_info(path)
         return read_png(path)
     if is_array(path):
         return read_array(path, number)
@@ -436,6 +441,7 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
     if "Y" not in axes or "X" not in axes or len([n for n in others if n > 1]) > 1:
         raise RasterError(f"{path} has the axes {axes} {shape}; an image of rows, columns and bands is needed.")
     _check_complete(path, tif)
+    _check_size(path, int(np.prod(shape, dtype=object)) * np.dtype(series.dtype).itemsize)
     tags = {tag.code: tag.value for tag in page.tags.values() if tag.code in (*GEO_TAGS, _GDAL_NODATA)}
     text = str(tags.get(_GDAL_NODATA, "")).strip().strip("\0")
     return RasterInfo(
@@ -447,6 +453,16 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
         nodata=float(text) if text else None,
         georef=GeoRef.from_tags(tags),
     )
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    """Refuse a header that asks for far more memory than its file can have pixels for."""
+    size = path.stat().st_size
+    if num_bytes > max(_SMALL_BYTES, _HIGHEST_RATIO * size):
+        raise RasterError(
+            f"{path} says that it holds {num_bytes:,} bytes of pixels, and has {size:,} bytes: its header is damaged. "
+            "Copy, download or export it again."
+        )
 
 
 def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
