@@ -1,4 +1,4 @@
-"""The commands around data: `prepare hkh`, `prepare tiles`, `submit`."""
+"""The commands around data: `prepare hkh`, `prepare tiles`, `splits`, `submit`."""
 
 import argparse
 from collections.abc import Generator, Sequence
@@ -60,6 +60,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     tiles.add_argument("--scheme", choices=["glacier2", "glacier4", "glacier4-index"], help="classes of the masks")
     _add_rule(tiles)
     tiles.set_defaults(run=_prepare_tiles)
+
+    splits = commands.add_parser("splits", help="share labelled tiles out to folds, in a file that you can change")
+    splits.add_argument("directory", type=Path, metavar="DIR", help="a folder of tiles with masks")
+    splits.add_argument("--folds", type=int, metavar="N", help="so many folds (default: one hold-out)")
+    splits.add_argument(
+        "--val-fraction", type=float, default=0.15, metavar="SHARE", help="held out without --folds (default: 0.15)"
+    )
+    splits.add_argument("--seed", type=int, default=0)
+    splits.add_argument("--scheme", help="class scheme of the masks")
+    splits.add_argument("--out", type=Path, metavar="FILE", help="the file (default: splits.yaml in DIR)")
+    splits.set_defaults(run=_splits)
 
     submit = commands.add_parser("submit", help="write predicted salt masks as the table that the competition takes")
     submit.add_argument("--data", type=Path, metavar="DIR", help="predicted masks; with --validate: what has the ids")
@@ -127,6 +138,23 @@ def _prepare_tiles(options: argparse.Namespace) -> int:
     prepared = _with_bar(prepare_tiles(options.scene, options.outlines, out, settings))
     _say([f"{prepared.num_tiles} tiles of {prepared.num_scenes} scene(s), classes {prepared.scheme.name}."])
     _say([str(prepared.folder)])
+    return 0
+
+
+def _splits(options: argparse.Namespace) -> int:
+    from napari_glacier.core.split_file import SPLITS_FILE, make_splits, write_splits
+
+    dataset, split_of, parts = make_splits(
+        options.directory, options.folds, options.val_fraction, options.seed, options.scheme
+    )
+    out = (options.out or dataset.root / SPLITS_FILE).expanduser().absolute()
+    write_splits(out, split_of, dataset.root)
+    names = dataset.scheme.class_names if dataset.scheme else ()
+    for part in parts:
+        total = max(sum(part.pixels_K), 1)
+        mix = ", ".join(f"{name} {n / total:.1%}" for name, n in zip(names, part.pixels_K, strict=True))
+        _say([f"{part.name}: {len(part.tiles)} tiles ({mix}). {part.leakage.summary()}"])
+    _say([str(out)])
     return 0
 
 

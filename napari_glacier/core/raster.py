@@ -58,6 +58,7 @@ _READ_ERRORS = (
     struct.error,
     RuntimeError,
     OSError,
+    MemoryError,
 )
 
 # No codec packs pictures closer than this (deflate reaches 1030); less than so much memory is not worth a question.
