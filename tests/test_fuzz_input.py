@@ -268,8 +268,9 @@ def test_damaged_outlines_and_scenes_become_tiles_or_are_refused(samples, tmp_pa
     # GDAL may leave its own index beside a file, nothing else may appear.
     assert all(p.name.startswith(taken.stem) for p in set(samples.rglob("*")) - before)
     assert {p.name for p in out.iterdir()} <= {"set"}
-    if (out / "set" / "train").is_dir():
-        _open_and_read(out / "set")
+    # Of a preparation that failed on its way there may be parts.
+    if (out / "set" / "train_masks").is_dir():
+        _answers(lambda: _open_and_read(out / "set"))
     shutil.rmtree(out)
 
 
@@ -285,8 +286,8 @@ def test_damaged_raw_data_are_prepared_or_refused(samples, tmp_path_factory, cho
             lambda: list(prepare_hkh(raw, out / "processed", HkhSettings(tile_px=32, min_glacier_px=1, overlap=0.1)))
         )
     assert {p.name for p in out.iterdir()} <= {"processed"}
-    if (out / "processed" / "slices.csv").is_file():
-        _open_and_read(out / "processed")
+    if (out / "processed" / "mean.npy").is_file():
+        assert len(_open_and_read(out / "processed").tiles) > 0
     shutil.rmtree(out)
 
 

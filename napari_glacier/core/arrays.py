@@ -7,6 +7,7 @@ length 1 is passed over. Row 0 is the first row of the tile. Such files have nei
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from napari_glacier.core.files import replacing
 ARRAY_SUFFIXES = (".npy",)
 
 AnyArray = npt.NDArray[Any]
+
+# The header is text that is parsed as Python literals: a damaged one fails in as many ways as there are.
+_READ_ERRORS = (
+    *(ValueError, TypeError, KeyError, EOFError, OSError, SyntaxError, TokenError),
+    *(RecursionError, OverflowError, MemoryError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +130,7 @@ def _mapped(path: Path) -> AnyArray:
         array = _open_mapped(path)
     except PermissionError as error:
         raise RasterError(f"{path} may not be read ({error.strerror}). Change its permissions.") from error
-    # The header is text that is parsed as Python literals: a damaged one fails in as many ways as there are.
-    except (ValueError, TypeError, KeyError, EOFError, OSError, SyntaxError, RecursionError, OverflowError) as error:
+    except _READ_ERRORS as error:
         raise RasterError(
             f"{path} is no NumPy file of numbers, or is cut short ({type(error).__name__}: {error}). "
             "Save it again with numpy.save, or remove it from the dataset."

@@ -247,18 +247,7 @@ def read_outlines(
             geometries = np.asarray(shapely.from_wkb(wkb))
     except OutlineError:
         raise
-    except (
-        pyogrio.errors.DataSourceError,
-        pyogrio.errors.DataLayerError,
-        pyogrio.errors.CRSError,
-        pyogrio.errors.FieldError,
-        pyogrio.errors.GeometryError,
-        pyogrio.errors.FeatureError,
-        shapely.errors.ShapelyError,
-        ValueError,
-        RuntimeError,
-        OSError,
-    ) as error:
+    except _vector_errors() as error:
         raise OutlineError(
             f"{path} cannot be read as outlines ({type(error).__name__}: {error}). Export it again."
         ) from error
@@ -288,7 +277,7 @@ def fields_of(path: Path) -> dict[str, list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             meta, _, _, values = pyogrio.raw.read(path, read_geometry=False)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError, RuntimeError, OSError) as error:
+    except _vector_errors() as error:
         raise OutlineError(
             f"{path} cannot be read as outlines ({type(error).__name__}: {error}). Export it again."
         ) from error
@@ -301,6 +290,17 @@ def fields_of(path: Path) -> dict[str, list[str]]:
 def usual_class(value: str) -> int | None:
     """Class that an inventory's value means, where it is one of the usual ones."""
     return _USUAL_VALUES.get(_plain(value))
+
+
+def _vector_errors() -> tuple[type[Exception], ...]:
+    """What a damaged or foreign file makes GDAL and its wrappers raise."""
+    import pyogrio
+    import shapely
+
+    ours = ("DataSourceError", "DataLayerError", "CRSError", "FieldError", "GeometryError", "FeatureError")
+    # pyogrio stumbles over its own name (UnboundLocalError) where a reference system is no text.
+    others = (shapely.errors.ShapelyError, ValueError, RuntimeError, OSError, MemoryError, UnboundLocalError)
+    return (*(getattr(pyogrio.errors, name) for name in ours), *others)
 
 
 def _classes(path: Path, rule: ClassRule, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
