@@ -370,6 +370,16 @@ def test_the_real_outlines_lie_where_gdal_puts_them(real_data, tmp_path):
     assert pixels_m2 == pytest.approx(area_m2, rel=0.02)
 
 
+def test_outlines_of_another_place_are_refused_before_anything_is_written(make_dataset, tmp_path, capsys):
+    _write_vector(tmp_path / "o.gpkg", [shapely.box(10, 45, 11, 46)], ["x"])
+    out = tmp_path / "n"
+    assert (
+        main(["prepare", "tiles", str(make_dataset()), "--outlines", str(tmp_path / "o.gpkg"), "--out", str(out)]) == 2
+    )
+    assert "None of the outlines lies on" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_what_the_outlines_do_not_tell_is_asked_for(tmp_path, raw):
     path = tmp_path / "o.gpkg"
     _write_vector(path, [shapely.box(0, 0, 1, 1)] * 3, ["Clean Ice", "moraine", "moraine"])

@@ -97,6 +97,10 @@ def prepare_tiles(
     if max(classes, default=0) >= scheme.num_classes:
         raise DataError(f"The outlines have debris or lakes, which the scheme {scheme.name} does not. Use glacier4.")
     names = _names(tiles)
+    if not any(len(_outlines(tile, outlines, settings)) for tile in tiles):
+        raise DataError(
+            f"None of the outlines lies on {scene}: all masks would be background. Check the reference systems of both."
+        )
     state = State(out, _noted(scene, outlines, settings))
     write_scheme(out, scheme)
     cuts = {
