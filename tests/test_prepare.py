@@ -16,6 +16,7 @@ import rasterio
 import shapely
 import yaml
 from rasterio.transform import Affine
+from sklearn.metrics import matthews_corrcoef, recall_score
 
 from napari_glacier.cli import main
 from napari_glacier.core import prepare_hkh as module
@@ -268,6 +269,20 @@ def test_the_miniature_trains_and_its_model_predicts(raw, tmp_path, capsys):
     arguments = ["--data", str(out), "--out", str(maps), "--model", str(run), "--tta", "off", "--device", "cpu"]
     assert main(["predict", *arguments, "--engine", "torch"]) == 0
     assert {path.stem for path in maps.glob("*.tif")} == {tile.id for tile in dataset.tiles}
+    report = tmp_path / "e.json"
+    assert (
+        main(
+            ["evaluate", "--pred", str(maps), "--truth", str(out / "masks"), "--data", str(out), "--json", str(report)]
+        )
+        == 0
+    )
+    truth = np.concatenate([np.load(out / "masks" / f"{tile.id}.npy").ravel() for tile in dataset.tiles])
+    guess = np.concatenate([read_mask_codes(maps / f"{tile.id}.tif").ravel() for tile in dataset.tiles])
+    scores = json.loads(report.read_text())["all_pixels"]
+    assert scores["mcc"] == pytest.approx(matthews_corrcoef(truth, guess), abs=1e-9)
+    recalls = [scores["per_class"][name]["recall"] for name in ("background", "glacier", "debris")]
+    assert recalls == pytest.approx(recall_score(truth, guess, labels=[0, 1, 2], average=None), abs=1e-9)
+    assert sum(recalls) > 0
     tile = dataset.tiles[0]
     with rasterio.open(maps / f"{tile.id}.tif") as mask:
         assert mask.crs == NUTM44

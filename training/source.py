@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from napari_glacier.core.array_layout import arrays_in
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.classes import SCHEMES, ClassScheme
@@ -276,9 +277,11 @@ def _with_masks(dataset: Dataset, folder: Path, scheme: str | None, split: str) 
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"The mask folder {folder} does not exist. Correct data.train_masks or data.val_masks.")
-    masks = rasters_in(folder) + pictures_in(folder)
+    masks = rasters_in(folder) + pictures_in(folder) or arrays_in(folder)
     if not masks:
-        raise DataError(f"The mask folder {folder} holds no TIFF or PNG. Put the masks there, or name another folder.")
+        raise DataError(
+            f"The mask folder {folder} holds no TIFF, PNG or NumPy file. Put the masks there, or name another folder."
+        )
     first_band = {next(iter(tile.bands.values())).path: tile for tile in _split_or_all(dataset, split)}
     bands_of_tile, mask_of_tile = pair_files({CANONICAL_BANDS[0]: sorted(first_band)}, masks)
     mask_of_id = {first_band[f[CANONICAL_BANDS[0]]].id: mask_of_tile.get(key) for key, f in bands_of_tile.items()}
