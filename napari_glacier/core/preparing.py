@@ -44,6 +44,7 @@ class State:
                     f"{out} was prepared with other settings ({path} lists them). Give another --out, or remove the "
                     "folder to make it anew."
                 )
+            _drop_half_written(out)
             return
         if out.exists() and any(child.name != STATE_FOLDER for child in out.iterdir()):
             raise SaveError(f"{out} is not empty, and nothing in it is written over. Give a new folder with --out.")
@@ -62,6 +63,13 @@ class State:
         """Note that a part is done."""
         text = json.dumps({"source": source, "result": result}) + "\n"
         write_text_atomically(self._folder / f"part_{name}.json", text)
+
+
+def _drop_half_written(out: Path) -> None:
+    """Remove the hidden files that a killed run was writing (see `files.replacing`)."""
+    for path in out.rglob(".*-*"):
+        if path.suffix in (".npy", ".tif") and path.is_file():
+            path.unlink()
 
 
 def signature(path: Path) -> list[int]:
