@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from napari_glacier import __version__, cli_inventory
+from napari_glacier import __version__, cli_data, cli_inventory
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"napari-glacier {options.command}: {error.strerror or error} ({error.filename}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = " The same command goes on from here." if options.command == "predict" else ""
+        again = " The same command goes on from here." if options.command in {"predict", "prepare"} else ""
         print(f"Stopped. What was written so far is whole.{again}", file=sys.stderr)
         return 1
 
@@ -137,10 +137,16 @@ def _doctor(options: argparse.Namespace) -> int:
     from napari_glacier.core.doctor import examine
 
     diagnosis = examine(options.directory, options.scheme)
+    if options.model:
+        from napari_glacier.nn.drift import scale_findings
+        from napari_glacier.nn.ensemble import resolve_models
+
+        cards = [member.card for member in resolve_models(options.model).members]
+        diagnosis = diagnosis.with_findings(scale_findings(diagnosis, cards))
     for key, value in diagnosis.summary.items():
         print(f"{key.replace('_', ' '):>12}  {_plain(value)}")
     for finding in diagnosis.findings:
-        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.message}")
+        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.text}")
     if not diagnosis.findings:
         print("       clean  nothing to mend")
     _write_json(options.json, diagnosis.as_dict())
@@ -236,6 +242,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is wrong with a folder of tiles")
     doctor.add_argument("directory", type=Path, metavar="DIR")
     doctor.add_argument("--scheme", help="class scheme of the masks")
+    doctor.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="NAME|PATH",
+        help="also compare the values with those that these models were trained on",
+    )
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the findings to a file")
     doctor.set_defaults(run=_doctor)
 
@@ -260,7 +273,8 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--device", default="auto", help="where the comparison runs: auto, cpu, cuda, cuda:N or mps")
     bundle.set_defaults(run=_bundle)
 
-    cli_inventory.add_parsers(commands)
+    cli_data.add_commands(commands)
+    cli_inventory.add_commands(commands)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="working copy and results")

@@ -12,7 +12,7 @@ from napari_glacier import __version__
 from napari_glacier.core.errors import ConfigError, SaveError
 
 
-def add_parsers(commands: Any) -> None:
+def add_commands(commands: Any) -> None:
     """Add both subcommands to the parser's."""
     outlines = commands.add_parser("outlines", help="write class masks as polygons for a GIS, and polygons as masks")
     outlines.add_argument(

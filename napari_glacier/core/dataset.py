@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from napari_glacier.core.arrays import is_array, read_mask_arrays
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
@@ -25,6 +26,7 @@ __all__ = [
     "choose_scheme",
     "described_scheme",
     "is_dataset",
+    "is_nodata",
     "missing_band_warnings",
     "open_dataset",
     "write_scheme",
@@ -51,6 +53,8 @@ class Dataset:
         Whether a pixel with all bands zero is nodata (on for satellite bands, off for pictures).
     warnings : tuple of str
         What a person should know: missing bands, an assumed scheme.
+    assumed : tuple of str
+        Those of the warnings that say what was assumed, where nothing need be wrong.
     """
 
     root: Path
@@ -59,6 +63,7 @@ class Dataset:
     bands: tuple[str, ...]
     zero_is_nodata: bool = True
     warnings: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     _by_id: Mapping[str, Tile] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +121,7 @@ class Dataset:
         valid_HW = np.zeros((height, tile.width), bool)
         gone: dict[str, npt.NDArray[np.bool_]] = {}
         for band, plane in planes.items():
-            gone[band] = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
+            gone[band] = ~np.isfinite(plane) | is_nodata(plane, tile.bands[band].nodata)
             if band in TERRAIN_BANDS:
                 gone[band] |= plane < _LEAST[band]
             else:
@@ -141,7 +146,7 @@ class Dataset:
             return None
         if self.scheme is None:
             raise SchemeError(f"{self.root} has no class scheme. Name one with --scheme.")
-        codes_HW = read_mask_codes(tile.mask_path)
+        codes_HW = read_mask_codes(tile.mask_path, tile.number)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(
                 f"The mask of tile {tile.id} is {codes_HW.shape[0]} x {codes_HW.shape[1]}, its bands are "
@@ -157,7 +162,11 @@ class Dataset:
         for band in bands:
             source = tile.bands[band]
             if source.path not in rasters:
-                rasters[source.path] = read_raster(source.path) if rows is None else read_rows(source.path, *rows)
+                rasters[source.path] = (
+                    read_raster(source.path, tile.number)
+                    if rows is None
+                    else read_rows(source.path, *rows, tile.number)
+                )
             raster = rasters[source.path]
             plane = raster.mean(axis=0) if source.index is None else raster[source.index]
             if rows is None and plane.shape != (tile.height, tile.width):
@@ -204,7 +213,7 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | N
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
     chosen, note = choose_scheme(root, everything, scheme)
-    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
+    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note)
 
 
 def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
@@ -233,11 +242,12 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
     if not masks:
         return (get_scheme("salt2") if pictures else None), ()
     values: dict[float, Path] = {}
-    for mask in masks:
-        for value in np.unique(read_mask_codes(mask)).tolist():
+    for mask in dict.fromkeys(masks):
+        codes = read_mask_arrays(mask) if is_array(mask) else read_mask_codes(mask)
+        for value in np.unique(codes).tolist():
             values.setdefault(float(value), mask)
     if pictures:
-        listed = f"{sorted(int(v) for v in values)[:8]}{', …' if len(values) > 8 else ''}"
+        listed = f"[{', '.join(f'{v:g}' for v in sorted(values)[:8])}{', …' if len(values) > 8 else ''}]"
         return get_scheme("salt2"), (
             f"The masks of the pictures hold {listed}: read as salt data (salt2), where any value but 0 is salt. "
             "If that is not meant, name the classes with --scheme.",
@@ -310,9 +320,10 @@ def _usual_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
     return missing_band_warnings([tile for tile in tiles if not tile.is_picture], CANONICAL_BANDS)
 
 
-def _is_value(plane_HW: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+def is_nodata(plane: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+    """Where an array of any shape holds a file's nodata value; nowhere if that is none, or not finite."""
     if nodata is None or not np.isfinite(nodata):
-        return np.zeros(plane_HW.shape, bool)
+        return np.zeros(plane.shape, bool)
     # A huge nodata value loses digits where it is written as text (-1.7e308), hence a relative test.
-    close = np.isclose(plane_HW, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane_HW == nodata
+    close = np.isclose(plane, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane == nodata
     return np.asarray(close, bool)

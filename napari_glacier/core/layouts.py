@@ -7,6 +7,7 @@ Layouts that open (folder names are read without regard to case; tile files are 
     root/*.tif            every file one tile of five bands
     a single five-band TIFF
     root/train/images   root/train/masks   root/test/images      root/images   root/masks   (pictures)
+    the same of NumPy files, with root/train_ids.txt and root/val_ids.txt (see `array_layout`)
 
 Beside the folders of bands, ``elevation`` (or ``dem``) and ``slope`` may lie, for all tiles or for some.
 A folder called ``Train`` (or ``train``) with such a layout opens by itself, too.
@@ -16,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from napari_glacier.core.array_layout import arrays_in, tiles_of_arrays
+from napari_glacier.core.arrays import is_array
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
 from napari_glacier.core.errors import BandError, DataError, RasterError
 from napari_glacier.core.pairing import pair_extras, pair_files
@@ -42,6 +45,8 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
     """
     if path.is_file() and is_png(path):
         raise DataError(f"{path} is one picture. Open the folder above its folder, {path.parent.parent}.")
+    if path.is_file() and is_array(path):
+        raise DataError(f"{path} is one NumPy file. Open the folder above its folder, {path.parent.parent}.")
     if path.is_file():
         root, everything = path.parent, _tiles_of_rasters(rasters_in(path.parent), [path])
         wanted = everything
@@ -54,7 +59,7 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
     if not wanted:
         raise DataError(
             f"No tiles were found in {path}. A dataset has a folder for each band (B2, B3, B4, B6, B10 or "
-            "Band1 to Band5) with TIFFs in it, or five-band TIFFs, or a folder images with PNGs in it."
+            "Band1 to Band5) with TIFFs in it, or five-band TIFFs, or a folder images with PNGs or NumPy files in it."
         )
     return root, everything, wanted
 
@@ -66,7 +71,7 @@ def is_dataset(path: Path) -> bool:
         return False
     for folder in (path, *_split_folders(path).values()):
         # Folders of PNGs alone are anyone's pictures; with masks beside them they are ours.
-        if _band_folders(folder) or (_picture_folder(folder) and _mask_folder(folder).is_dir()):
+        if _band_folders(folder) or (_images_folder(folder) and _mask_folder(folder).is_dir()):
             return True
     return bool(rasters_in(path) and (path / DESCRIPTION_FILE).exists())
 
@@ -116,12 +121,19 @@ def _splits_with_tiles(folder: Path) -> dict[str, Path]:
 
 
 def _holds_tiles(folder: Path) -> bool:
-    return bool(_band_folders(folder)) or _picture_folder(folder) is not None
+    return bool(_band_folders(folder)) or _images_folder(folder) is not None
 
 
 def _tiles_in(folder: Path, split: str) -> list[Tile]:
-    pictures = _picture_folder(folder)
-    return _tiles_of_bands(folder, split) if pictures is None else _tiles_of_pictures(folder, pictures, split)
+    images = _images_folder(folder)
+    if images is None:
+        return _tiles_of_bands(folder, split)
+    if pictures_in(images):
+        return _tiles_of_pictures(folder, images, split)
+    masks = _mask_folder(folder)
+    beside = folder.parent if split in _SPLITS else folder
+    drawn = rasters_in(masks) if masks.is_dir() else []
+    return tiles_of_arrays(folder, images, masks, split=split, drawn=drawn, description=beside / DESCRIPTION_FILE)
 
 
 def _folder_of(tile: Tile) -> Path:
@@ -255,13 +267,13 @@ def _band_folders(folder: Path) -> dict[str, Path]:
     return {} if set(found) <= set(TERRAIN_BANDS) else found
 
 
-def _picture_folder(folder: Path) -> Path | None:
-    """Where the pictures of a folder are; None where it has satellite tiles, beside which quick looks may lie."""
+def _images_folder(folder: Path) -> Path | None:
+    """Where a folder's pictures or NumPy files are; None where it has other tiles, beside which quick looks may lie."""
     folders = (folder, *_split_folders(folder).values())
     if any(_band_folders(child) for child in folders) or rasters_in(folder):
         return None
     named = [child for child in _children(folder) if child.name.lower() == _PICTURE_FOLDER and child.is_dir()]
-    return next((child for child in named if pictures_in(child)), None)
+    return next((child for child in named if pictures_in(child) or arrays_in(child)), None)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -279,7 +291,7 @@ def _mask_folder(folder: Path) -> Path:
     wanted = f"{folder.name}_masks"
     if wanted.lower() in around:
         return around[wanted.lower()]
-    if _picture_folder(folder) is not None:
+    if _images_folder(folder) is not None:
         return folder / "masks"
     if folder.name.lower() in _SPLITS and not any(name.startswith("band") for name in children):
         return folder.parent / wanted

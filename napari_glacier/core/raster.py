@@ -6,7 +6,7 @@ Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the f
 import errno
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from napari_glacier.core.arrays import is_array, read_array, read_array_header, read_mask_array
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.georef import GEO_TAGS, GeoRef
 from napari_glacier.core.png import is_png, read_png, read_png_header
+from napari_glacier.core.tiling import Window
 
 __all__ = [
     "RASTER_SUFFIXES",
@@ -33,6 +35,7 @@ __all__ = [
     "read_mask_codes",
     "read_raster",
     "read_rows",
+    "read_window",
     "rewrite_mask",
     "write_cog",
     "write_mask",
@@ -55,7 +58,11 @@ _READ_ERRORS = (
     struct.error,
     RuntimeError,
     OSError,
+    MemoryError,
 )
+
+# No codec packs pictures closer than this (deflate reaches 1030); less than so much memory is not worth a question.
+_HIGHEST_RATIO, _SMALL_BYTES = 5_000, 1 << 28
 
 _ENCODE_ERRORS = (ValueError, RuntimeError, TypeError, KeyError)
 
@@ -76,7 +83,7 @@ class RasterInfo:
 
 
 def read_info(path: Path) -> RasterInfo:
-    """Size, number of bands, type, nodata value and georeference of a TIFF, or of a PNG (which has not the last two).
+    """Size, bands, type, nodata value and georeference of a TIFF, or of a PNG or NumPy file (without the last two).
 
     Raises
     ------
@@ -86,13 +93,19 @@ def read_info(path: Path) -> RasterInfo:
     path = Path(path)
     if is_png(path):
         header = read_png_header(path)
+        _check_size(path, header.height * header.width * header.count * header.dtype.itemsize)
         return RasterInfo(path, header.height, header.width, header.count, header.dtype, None, None)
+    if is_array(path):
+        tiles = read_array_header(path)
+        return RasterInfo(path, tiles.height, tiles.width, tiles.count, tiles.dtype, None, None)
     with _opened(path) as tif:
         return _info(path, tif)
 
 
-def read_raster(path: Path) -> AnyArray:
-    """Pixels of a TIFF or PNG, shape (bands, H, W), in the file's own type; the alpha of a PNG is dropped.
+def read_raster(path: Path, number: int | None = None) -> AnyArray:
+    """Pixels of a TIFF, PNG or NumPy file, shape (bands, H, W), in the file's own type; alpha is dropped.
+
+    `number` says which tile of a NumPy file that is a stack.
 
     Raises
     ------
@@ -101,7 +114,10 @@ def read_raster(path: Path) -> AnyArray:
     """
     path = Path(path)
     if is_png(path):
+        read_info(path)
         return read_png(path)
+    if is_array(path):
+        return read_array(path, number)
     with _opened(path) as tif:
         info = _info(path, tif)
         series = tif.series[0]
@@ -112,25 +128,29 @@ def read_raster(path: Path) -> AnyArray:
         return array.reshape(info.count, info.height, info.width)
 
 
-def read_rows(path: Path, start: int, stop: int) -> AnyArray:
+def read_rows(path: Path, start: int, stop: int, number: int | None = None) -> AnyArray:
     """Some rows of a raster, shape (bands, stop - start, W), in the file's own type; the others are not decoded.
+
+    `number` is as for `read_raster`.
 
     Raises
     ------
     RasterError
         As `read_raster`.
     """
+    if is_array(Path(path)):
+        return read_array(Path(path), number)[:, start:stop]
     # 0.2 s to import, and only large scenes are read in parts.
     import rasterio
+    from rasterio import windows
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    from rasterio.windows import Window
 
     info = read_info(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as dataset:
-                window = Window(0, start, info.width, stop - start)
+                window = windows.Window(0, start, info.width, stop - start)
                 rows: AnyArray = dataset.read(list(range(1, info.count + 1)), window=window)
     except RasterioError as error:
         raise RasterError(
@@ -139,8 +159,42 @@ def read_rows(path: Path, start: int, stop: int) -> AnyArray:
     return rows
 
 
-def read_mask_codes(path: Path) -> AnyArray:
+def read_window(path: Path, window: Window, bands: Sequence[int]) -> AnyArray:
+    """Some bands of a window inside a TIFF, shape (len(bands), height, width), in the file's own type.
+
+    Parameters
+    ----------
+    path : Path
+    window : Window
+    bands : sequence of int
+        Positions, from 0.
+
+    Raises
+    ------
+    RasterError
+        If the pixels cannot be decoded.
+    """
+    import rasterio
+    from rasterio import windows
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    part = windows.Window(window.col, window.row, window.width, window.height)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as dataset:
+                pixels: AnyArray = dataset.read([k + 1 for k in bands], window=part)
+    except (RasterioError, IndexError) as error:
+        raise RasterError(
+            f"{path} is damaged and cannot be decoded ({error}). Copy, download or export it again."
+        ) from error
+    return pixels
+
+
+def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
     """Codes of a mask file, shape (H, W), in the file's own type; the first plane of a coloured PNG.
+
+    `number` is as for `read_raster`.
 
     Raises
     ------
@@ -149,6 +203,8 @@ def read_mask_codes(path: Path) -> AnyArray:
     RasterError
         As `read_raster`.
     """
+    if is_array(path):
+        return read_mask_array(path, number)
     if is_png(path) and read_png_header(path).has_palette:
         raise SchemeError(f"The mask {path} has a colour table. Export it as a grey PNG, one value for each class.")
     raster = read_raster(path)
@@ -279,10 +335,11 @@ def write_mask(
 
 def check_writable(path: Path) -> None:
     """Refuse to write over a file of a kind that is only read, with `SaveError`."""
-    if is_png(Path(path)):
+    kind = "PNG" if is_png(Path(path)) else "NumPy file" if is_array(Path(path)) else None
+    if kind is not None:
         raise SaveError(
-            f"{path} is a PNG, and only TIFFs are written; nothing was changed. "
-            "Convert it to a TIFF of the same name and take the PNG away, then try again."
+            f"{path} is a {kind}, and only TIFFs are written; nothing was changed. "
+            f"Convert it to a TIFF of the same name and take the {kind} away, then try again."
         )
 
 
@@ -385,6 +442,7 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
     if "Y" not in axes or "X" not in axes or len([n for n in others if n > 1]) > 1:
         raise RasterError(f"{path} has the axes {axes} {shape}; an image of rows, columns and bands is needed.")
     _check_complete(path, tif)
+    _check_size(path, int(np.prod(shape, dtype=object)) * np.dtype(series.dtype).itemsize)
     tags = {tag.code: tag.value for tag in page.tags.values() if tag.code in (*GEO_TAGS, _GDAL_NODATA)}
     text = str(tags.get(_GDAL_NODATA, "")).strip().strip("\0")
     return RasterInfo(
@@ -396,6 +454,16 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
         nodata=float(text) if text else None,
         georef=GeoRef.from_tags(tags),
     )
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    """Refuse a header that asks for far more memory than its file can have pixels for."""
+    size = path.stat().st_size
+    if num_bytes > max(_SMALL_BYTES, _HIGHEST_RATIO * size):
+        raise RasterError(
+            f"{path} says that it holds {num_bytes:,} bytes of pixels, and has {size:,} bytes: its header is damaged. "
+            "Copy, download or export it again."
+        )
 
 
 def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:

@@ -26,6 +26,7 @@ class Tile:
 
     `bands` come in the order of `ALL_BANDS`; at least one of them is spectral, or of a picture.
     `new_mask_path` is where a mask goes that does not exist yet: the label folder, under Band1's name, as a TIFF.
+    `number` is its position where its files are stacks of tiles.
     """
 
     id: str
@@ -36,11 +37,12 @@ class Tile:
     georef: GeoRef | None
     mask_path: Path | None
     new_mask_path: Path
+    number: int | None = None
 
     @property
     def name(self) -> str:
-        """File name of the first band, which predictions take."""
-        return next(iter(self.bands.values())).path.name
+        """File name of the first band, which predictions take; of a tile in a stack that of its own new mask."""
+        return self.new_mask_path.name if self.number is not None else next(iter(self.bands.values())).path.name
 
     @property
     def is_picture(self) -> bool:

@@ -164,13 +164,13 @@ def map_folder(
 
 
 @lru_cache(maxsize=len(CANONICAL_BANDS))
-def _whole(path: Path) -> npt.NDArray[Any]:
-    return read_raster(path)
+def _whole(path: Path, number: int | None) -> npt.NDArray[Any]:
+    return read_raster(path, number)
 
 
-def _rows_of_whole(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
+def _rows_of_whole(path: Path, start: int, stop: int, number: int | None = None) -> npt.NDArray[Any]:
     """As `read_rows`, which needs rasterio: the strips of large tiles are cut from whole rasters, kept for the next."""
-    return _whole(path)[:, start:stop]
+    return _whole(path, number)[:, start:stop]
 
 
 def _folder(data: str | Path | Mapping[str, str]) -> Path:
