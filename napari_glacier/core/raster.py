@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from napari_glacier.core.archives import file_of, span
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
+from napari_glacier.core.gdal_parts import is_jpeg2000, jpeg2000_header, read_planes
 from napari_glacier.core.georef import GEO_TAGS, GeoRef
 from napari_glacier.core.png import is_png, read_png, read_png_header
 
@@ -28,11 +30,12 @@ __all__ = [
     "RASTER_SUFFIXES",
     "GeoRef",
     "RasterInfo",
+    "file_of",
     "read_description",
     "read_info",
     "read_mask_codes",
+    "read_part",
     "read_raster",
-    "read_rows",
     "rewrite_mask",
     "write_cog",
     "write_mask",
@@ -64,7 +67,10 @@ AnyArray = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
-    """What a raster file holds, known without reading its pixels."""
+    """What a raster file holds, known without reading its pixels.
+
+    `blocked` says that it is stored in blocks, not in rows; `overviews` how many reduced copies it has.
+    """
 
     path: Path
     height: int
@@ -73,10 +79,14 @@ class RasterInfo:
     dtype: np.dtype[Any]
     nodata: float | None
     georef: GeoRef | None
+    blocked: bool = False
+    overviews: int = 0
 
 
 def read_info(path: Path) -> RasterInfo:
-    """Size, number of bands, type, nodata value and georeference of a TIFF, or of a PNG (which has not the last two).
+    """Size, number of bands, type, nodata value and georeference of a TIFF, JPEG 2000 or PNG (which has no last two).
+
+    A TIFF may lie in a tar archive: ``scene.tar/scene_B2.TIF``.
 
     Raises
     ------
@@ -87,6 +97,11 @@ def read_info(path: Path) -> RasterInfo:
     if is_png(path):
         header = read_png_header(path)
         return RasterInfo(path, header.height, header.width, header.count, header.dtype, None, None)
+    if is_jpeg2000(path):
+        plain = jpeg2000_header(path)
+        return RasterInfo(
+            path, *plain.size, plain.count, plain.dtype, plain.nodata, plain.georef, True, plain.overviews
+        )
     with _opened(path) as tif:
         return _info(path, tif)
 
@@ -102,6 +117,8 @@ def read_raster(path: Path) -> AnyArray:
     path = Path(path)
     if is_png(path):
         return read_png(path)
+    if is_jpeg2000(path):
+        return read_planes(path)
     with _opened(path) as tif:
         info = _info(path, tif)
         series = tif.series[0]
@@ -112,31 +129,34 @@ def read_raster(path: Path) -> AnyArray:
         return array.reshape(info.count, info.height, info.width)
 
 
-def read_rows(path: Path, start: int, stop: int) -> AnyArray:
-    """Some rows of a raster, shape (bands, stop - start, W), in the file's own type; the others are not decoded.
+def read_part(
+    path: Path, rows: tuple[int, int], cols: tuple[int, int] | None = None, shape: tuple[int, int] | None = None
+) -> AnyArray:
+    """Part of a raster, shape (bands, h, w), in the file's own type; what lies elsewhere is not decoded.
+
+    Parameters
+    ----------
+    path : Path
+    rows, cols : pairs of int
+        First, and the one after the last; all columns by default.
+    shape : pair of int, optional
+        Rows and columns to give instead: of every group of pixels one is taken, from the file's overviews where it
+        has any.
 
     Raises
     ------
     RasterError
         As `read_raster`.
     """
-    # 0.2 s to import, and only large scenes are read in parts.
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    from rasterio.windows import Window
-
-    info = read_info(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
-                window = Window(0, start, info.width, stop - start)
-                rows: AnyArray = dataset.read(list(range(1, info.count + 1)), window=window)
-    except RasterioError as error:
-        raise RasterError(
-            f"{path} is damaged and cannot be decoded ({error}). Copy, download or export it again."
-        ) from error
-    return rows
+    if is_png(path):
+        part = read_raster(path)[:, slice(*rows), slice(*cols) if cols else slice(None)]
+        if shape is None:
+            return part
+        picked = [
+            ((np.arange(n) + 0.5) * length / n).astype(int) for n, length in zip(shape, part.shape[1:], strict=True)
+        ]
+        return part[:, picked[0][:, None], picked[1]]
+    return read_planes(path, rows, cols, shape)
 
 
 def read_mask_codes(path: Path) -> AnyArray:
@@ -395,12 +415,14 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
         dtype=np.dtype(series.dtype),
         nodata=float(text) if text else None,
         georef=GeoRef.from_tags(tags),
+        blocked=bool(page.is_tiled),
+        overviews=len(series.levels) - 1,
     )
 
 
 def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
     """A file cut short still opens; its last strips lie beyond its end."""
-    size = path.stat().st_size
+    size = tif.filehandle.size
     for page in tif.series[0].pages:
         if page is None:
             continue
@@ -413,10 +435,12 @@ def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    if not path.is_file():
+    member = span(path)
+    if member is None and not path.is_file():
         raise RasterError(f"{path} does not exist or is not a file. Give the path of a TIFF.")
+    place = {} if member is None else {"offset": member[1], "size": member[2]}
     try:
-        with tifffile.TiffFile(path) as tif:
+        with tifffile.TiffFile(path if member is None else member[0], **place) as tif:  # type: ignore[arg-type]
             yield tif
     except (RasterError, SaveError):
         raise

@@ -4,20 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.products import Product
 
-
-@dataclass(frozen=True, slots=True)
-class BandSource:
-    """Where a band of a tile is read: a file, the position of the band in it, and its nodata value.
-
-    Without a position it is the mean of all planes: grey from colours.
-    """
-
-    path: Path
-    index: int | None = 0
-    nodata: float | None = None
+__all__ = ["BandSource", "Tile", "band_size_message"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +18,8 @@ class Tile:
 
     `bands` come in the order of `ALL_BANDS`; at least one of them is spectral, or of a picture.
     `new_mask_path` is where a mask goes that does not exist yet: the label folder, under Band1's name, as a TIFF.
+    `product` is there for scenes as their makers deliver them. `blocked` says that the files are stored in blocks,
+    so that a part costs no more than its own pixels; else whole rows are read.
     """
 
     id: str
@@ -36,6 +30,8 @@ class Tile:
     georef: GeoRef | None
     mask_path: Path | None
     new_mask_path: Path
+    product: Product | None = None
+    blocked: bool = False
 
     @property
     def name(self) -> str:

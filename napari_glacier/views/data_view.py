@@ -98,7 +98,7 @@ class DataView(GlacierView):
         opening = QVBoxLayout()
         row = QHBoxLayout()
         self._path = QLineEdit()
-        self._path.setPlaceholderText("Folder of tiles, or a five-band TIFF")
+        self._path.setPlaceholderText("Folder of tiles or scene, or a .tar")
         self._path.returnPressed.connect(lambda: self.open(self._path.text()))
         self._open_button = QPushButton("Open…")
         self._open_button.clicked.connect(self._choose)
@@ -114,7 +114,9 @@ class DataView(GlacierView):
         empty.addWidget(
             hint(
                 "<b>No dataset is open.</b><br>Choose a folder above, or drop one on the window. It holds a folder "
-                "for each band (B2, B3, B4, B6, B10, or Band1 to Band5), and one for the masks if there are any."
+                "for each band (B2, B3, B4, B6, B10, or Band1 to Band5), and one for the masks if there are any; or it "
+                "is a Landsat or Sentinel-2 scene as it was downloaded. A .tar of Landsat opens without unpacking: "
+                "drop it, or type its path."
             )
         )
         self._sample_button = QPushButton("Open the sample region")
@@ -137,6 +139,7 @@ class DataView(GlacierView):
         about.addWidget(self._bar)
         about.addWidget(self._legend)
         facts.addWidget(group("What is in it", about))
+        facts.addWidget(self._make_extras())
         self._findings = hint("")
         findings_layout = QVBoxLayout()
         findings_layout.addWidget(self._findings)
@@ -144,6 +147,17 @@ class DataView(GlacierView):
         facts.addWidget(self._findings_box)
         facts.addWidget(self._make_tiles(), 1)
         return self._facts
+
+    def _make_extras(self) -> QWidget:
+        row = QHBoxLayout()
+        self._extra = QComboBox()
+        self._extra.setToolTip("Indices, reflectance, temperature and clouds; below the labels, read as you look")
+        self._extra.activated.connect(self._say_why_not)
+        self._add_extra = QPushButton("Add layer")
+        self._add_extra.clicked.connect(self.add_extra)
+        row.addWidget(self._extra, 1)
+        row.addWidget(self._add_extra)
+        return group("More layers", row)
 
     def _make_tiles(self) -> QWidget:
         tiles = QVBoxLayout()
@@ -192,6 +206,16 @@ class DataView(GlacierView):
         if folder is not None:
             self.open(folder)
 
+    def add_extra(self) -> None:
+        """Show the layer that is chosen; where it cannot be made, say why."""
+        key = self._extra.currentData()
+        if key is not None:
+            self.tell("")
+            self.attempt(lambda: self.workspace.add_extra(key))
+
+    def _say_why_not(self) -> None:
+        self.tell(self._extra.currentData(Qt.ItemDataRole.ToolTipRole) or "")
+
     def fly_to(self, tile_id: str) -> None:
         """Bring a tile to the middle of the view."""
         session = self.workspace.session
@@ -211,6 +235,8 @@ class DataView(GlacierView):
     def _show_scene(self, number: int) -> None:
         self.attempt(lambda: self.workspace.show_scene(number))
         self._scene.setCurrentIndex(number)
+        if self._session is not None:
+            self._show_summary(self._session)
         self._refresh()
 
     def _leave(self) -> None:
@@ -233,12 +259,7 @@ class DataView(GlacierView):
             slot = self._forward_refresh
             signal.connect(slot)
             self._followed.append((signal, slot))
-        while self._form.rowCount():
-            self._form.removeRow(0)
-        for name, text in summary(session):
-            label = QLabel(text)
-            label.setWordWrap(True)
-            self._form.addRow(QLabel(name), label)
+        self._show_summary(session)
         self._table.setColumnHidden(1, len(session.dataset.splits) < 2)
         one_by_one = len(session.scenes) > 1 and not session.stacked
         self._scene.setVisible(one_by_one)
@@ -247,6 +268,23 @@ class DataView(GlacierView):
             self._scene.addItems([scene.name for scene in session.scenes])
             self._scene.setCurrentIndex(session.scene_number)
         self._refresh()
+
+    def _show_summary(self, session: Any) -> None:
+        while self._form.rowCount():
+            self._form.removeRow(0)
+        for name, text in summary(session):
+            label = QLabel(text)
+            label.setWordWrap(True)
+            self._form.addRow(QLabel(name), label)
+        self._show_extras(session)
+
+    def _show_extras(self, session: Any) -> None:
+        chosen = self._extra.currentData()
+        self._extra.clear()
+        for number, extra in enumerate(session.extra_layers()):
+            self._extra.addItem(extra.title if not extra.reason else f"{extra.title} – not here", extra.key)
+            self._extra.setItemData(number, extra.reason or None, Qt.ItemDataRole.ToolTipRole)
+        self._extra.setCurrentIndex(max(self._extra.findData(chosen), 0))
 
     def _forward_refresh(self, *_: Any) -> None:
         # May come from the journal's idle timer, which is another thread.
