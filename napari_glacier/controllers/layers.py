@@ -209,7 +209,7 @@ def derived_layer(scenes: "Sequence[Mosaic]", wanted: Derived, tag: dict[str, An
         names = {p.tile.product.temperature_name for s in scenes for p in s.placements if p.tile.product is not None}
         title = f"{names.pop() if len(names) == 1 else 'Temperature'} (K)"
     elif not all(band in calibration_of(scene) for scene in scenes for band in wanted.bands):
-        title = f"{title}, of digital numbers"
+        title = f"{title.split(' (')[0]} (raw numbers)"
 
     def paint(
         scene: "Mosaic", image_CHW: npt.NDArray[np.float32], valid_HW: npt.NDArray[np.bool_]

@@ -63,7 +63,11 @@ def _product_rows(session: Session) -> list[tuple[str, str]]:
         rows.append(("Acquired", product.date if len(session.current_scenes) == 1 else f"{product.date} (first tile)"))
     if product.cloud_percent is not None:
         rows.append(("Clouds", f"{product.cloud_percent:.0f} % of the scene"))
-    rows.append(("Units", "reflectance, kelvin" if product.calibration else "not known"))
+    quantities = {calibration.quantity for calibration in product.calibration.values()}
+    known = [
+        name for name, quantity in (("reflectance", "reflectance"), ("kelvin", "temperature")) if quantity in quantities
+    ]
+    rows.append(("Units", ", ".join(known) or "not known"))
     return rows
 
 

@@ -192,7 +192,9 @@ def _describe(
         uncalibrated=uncalibrated,
         quality=_quality(quality, [digits for _, digits, _ in chosen.values()]),
         complete=() if level2 else tuple(band for band in REFLECTIVE_BANDS if band in chosen),
-        notes=() if metadata is not None else (f"{scene} has no metadata file (_MTL.txt): what it says is not known.",),
+        notes=()
+        if metadata is not None
+        else ("The scene has no metadata file (_MTL.txt); put it beside the bands, so that units are known.",),
     )
 
 

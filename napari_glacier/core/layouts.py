@@ -227,7 +227,8 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
 
 def _tile_of_scene(scene: FoundScene) -> Tile:
     product = scene.product
-    mask_folder = _mask_folder(scene.folder)
+    # Beside an archive the folder is made when the first labels are saved.
+    mask_folder = _mask_folder(scene.folder) if scene.folder.is_dir() else scene.folder / "label"
     bands = {band: replace(source, zoom=scene.zooms[band]) for band, source in scene.files.bands.items()}
     tile = _make_tile(product.name, "all", bands, None, mask_folder)
     masks = rasters_in(mask_folder) if mask_folder.is_dir() else []

@@ -28,6 +28,11 @@ from napari_glacier.views.pieces import Legend, ShareBar
 _COLUMNS = ("Tile", "Split", "Labels", "Edits", "Review")
 
 
+def _breakable(text: str) -> str:
+    """Text whose long names may go on in the next line, so that they do not push the widget out of its dock."""
+    return text.replace("_", "_\u200b").replace("/", "/\u200b")
+
+
 class TileTable(QAbstractTableModel):
     """The tile list as Qt wants it."""
 
@@ -179,6 +184,9 @@ class DataView(GlacierView):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(36)
+        # Names of scenes are long; whole they stand in the cell's tooltip.
+        header.setMaximumSectionSize(190)
+        self._table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setHighlightSections(False)
         self._table.clicked.connect(lambda index: self.fly_to(self._model.rows[index.row()].tile_id))
@@ -299,7 +307,9 @@ class DataView(GlacierView):
         self._legend.show_rows([(color, name, share_text(share)) for color, name, share in shares])
         found = findings(session)
         self._findings.setText(
-            "<ul style='margin: 0 0 0 -24px'>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
+            "<ul style='margin: 0 0 0 -24px'>"
+            + "".join(f"<li>{_breakable(escape(text, quote=False))}</li>" for text in found)
+            + "</ul>"
         )
         self._findings_box.setVisible(bool(found))
         self._model.show_rows(tile_rows(session))
