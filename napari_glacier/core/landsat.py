@@ -59,8 +59,13 @@ class SceneFiles:
 
 
 def is_landsat(names: Sequence[str]) -> bool:
-    """Whether among file names there is a band of a Landsat scene."""
-    return any((match := _BAND.match(name)) and _SCENE.match(match["scene"]) for name in names)
+    """Whether among file names are bands of Landsat scenes: at least two, as a mask takes the name of its first band."""
+    bands = {
+        (match["kind"], match["number"], match["gain"])
+        for name in names
+        if (match := _BAND.match(name)) and _SCENE.match(match["scene"])
+    }
+    return len(bands) > 1
 
 
 def read_landsat(files: Sequence[Path], place: Path) -> SceneFiles:

@@ -101,7 +101,7 @@ def _is_scene_archive(path: Path) -> bool:
     try:
         return _reader_of(members(path)) is not None
     except RasterError:
-        return is_landsat([f"{path.stem}_B2.TIF"])
+        return is_landsat([f"{path.stem}_B2.TIF", f"{path.stem}_B3.TIF"])
 
 
 def _files_of(place: Path) -> list[Path]:
