@@ -53,21 +53,25 @@ def summary(session: Session) -> list[tuple[str, str]]:
 
 
 def _product_rows(session: Session) -> list[tuple[str, str]]:
-    """What the scene on screen says of itself: product, day, clouds."""
-    tile = session.current_scenes[0].placements[0].tile
-    product = tile.product
-    if product is None:
+    """What the scenes on screen say of themselves: sensor, days, clouds, units."""
+    tiles = [place.tile for scene in session.current_scenes for place in scene.placements]
+    products = [tile.product for tile in tiles if tile.product is not None]
+    if not products:
         return []
-    rows = [("Scene", f"{product.sensor}, {product.level}")]
-    if product.date:
-        rows.append(("Acquired", product.date if len(session.current_scenes) == 1 else f"{product.date} (first tile)"))
-    if product.cloud_percent is not None:
-        rows.append(("Clouds", f"{product.cloud_percent:.0f} % of the scene"))
-    quantities = {calibration.quantity for calibration in product.calibration.values()}
-    known = [
-        name for name, quantity in (("reflectance", "reflectance"), ("kelvin", "temperature")) if quantity in quantities
+    sensors = list(dict.fromkeys(f"{product.sensor}, {product.level}" for product in products))
+    rows = [("Scene", "; ".join(sensors))]
+    days = sorted({product.date for product in products if product.date})
+    if days:
+        rows.append(("Acquired", ", ".join(days) if len(days) < 4 else f"{days[0]} to {days[-1]}, {len(days)} days"))
+    cover = [product.cloud_percent for product in products if product.cloud_percent is not None]
+    if cover:
+        share = f"{min(cover):.0f}" if len(cover) == 1 else f"{min(cover):.0f} to {max(cover):.0f}"
+        rows.append(("Clouds", f"{share} % of the scene"))
+    known = {one.quantity for product in products for one in product.calibration.values()}
+    units = [
+        unit for unit, quantity in (("reflectance", "reflectance"), ("kelvin", "temperature")) if quantity in known
     ]
-    rows.append(("Units", ", ".join(known) or "not known"))
+    rows.append(("Units", ", ".join(units) or "not known"))
     return rows
 
 

@@ -59,7 +59,7 @@ class SceneFiles:
 
 
 def is_landsat(names: Sequence[str]) -> bool:
-    """Whether among file names are bands of Landsat scenes: at least two, as a mask takes the name of its first band."""
+    """Whether among file names are bands of Landsat scenes: two at least, as a mask takes the name of a first band."""
     bands = {
         (match["kind"], match["number"], match["gain"])
         for name in names

@@ -186,7 +186,7 @@ class DataView(GlacierView):
         header.setMinimumSectionSize(36)
         # Names of scenes are long; whole they stand in the cell's tooltip.
         header.setMaximumSectionSize(190)
-        self._table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self._table.setTextElideMode(Qt.TextElideMode.ElideRight)
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setHighlightSections(False)
         self._table.clicked.connect(lambda index: self.fly_to(self._model.rows[index.row()].tile_id))
