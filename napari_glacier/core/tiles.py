@@ -44,6 +44,13 @@ class Tile:
         return not self.bands.keys().isdisjoint(PICTURE_BANDS)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that decide its pixels, and which of them are nodata."""
+        quality = self.product.quality if self.product is not None else None
+        fill = [quality.pixel] if quality is not None and quality.pixel is not None else []
+        return tuple(dict.fromkeys(source.path for source in (*self.bands.values(), *fill)))
+
+    @property
     def usual_bands(self) -> tuple[str, ...]:
         """The bands that a tile of this kind should have, and that say which of its pixels are nodata."""
         return PICTURE_BANDS if self.is_picture else CANONICAL_BANDS

@@ -301,9 +301,9 @@ class Predictor:
     def _of_pixels(self, scene: Scene, settings: ComputeSettings) -> dict[str, Any]:
         """All that decides the probabilities of a scene, as plain values."""
         sources = sorted(
-            (str(source.path), (stat := file_of(source.path).stat()).st_size, stat.st_mtime_ns)
+            (str(path), (stat := file_of(path).stat()).st_size, stat.st_mtime_ns)
             for place in getattr(scene, "placements", ())
-            for source in place.tile.bands.values()
+            for path in place.tile.files
         )
         return {
             "program": __version__,

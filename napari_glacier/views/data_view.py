@@ -33,6 +33,12 @@ def _breakable(text: str) -> str:
     return text.replace("_", "_\u200b").replace("/", "/\u200b")
 
 
+def _let_shrink(box: QComboBox) -> None:
+    """A box as wide as its place, not as its longest entry."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(14)
+
+
 class TileTable(QAbstractTableModel):
     """The tile list as Qt wants it."""
 
@@ -158,6 +164,7 @@ class DataView(GlacierView):
         self._extra = QComboBox()
         self._extra.setToolTip("Indices, reflectance, temperature and clouds; below the labels, read as you look")
         self._extra.activated.connect(self._say_why_not)
+        _let_shrink(self._extra)
         self._add_extra = QPushButton("Add layer")
         self._add_extra.clicked.connect(self.add_extra)
         row.addWidget(self._extra, 1)
@@ -169,6 +176,7 @@ class DataView(GlacierView):
         self._scene = QComboBox()
         self._scene.setToolTip("The tiles differ in size, so one is shown at a time")
         self._scene.activated.connect(self._show_scene)
+        _let_shrink(self._scene)
         tiles.addWidget(self._scene)
         self._table = QTableView()
         self._model = TileTable(self)
