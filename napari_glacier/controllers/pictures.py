@@ -308,7 +308,15 @@ def for_napari(data: "LazyPainting | LazyQuality", scenes: "Sequence[Mosaic]") -
 def samples(
     scenes: "Sequence[Mosaic]", bands: Sequence[str]
 ) -> "Iterator[tuple[Mosaic, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]":
-    """Bands and validity of windows spread evenly over scenes; of large ones small windows, and no more is read."""
+    """Bands and validity of windows spread evenly over scenes; of large ones small windows, and no more is read.
+
+    A large scene whose files hold reduced copies gives the coarsest view of it, which is looked at first anyway.
+    """
+    if len(scenes) == 1 and scenes[0].is_large and all(place.tile.reduced for place in scenes[0].placements):
+        factor = level_factors(scenes[0].shape)[-1]
+        height, width = scenes[0].reduced_shape(factor)
+        yield scenes[0], *scenes[0].read_reduced(factor, Window(0, 0, height, width), bands)
+        return
     for scene, window in _spread_windows(scenes):
         if not scene.is_large:
             yield scene, *scene.read(window, bands)

@@ -284,6 +284,7 @@ def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: 
         new_mask_path=mask_folder
         / (name if Path(name).suffix.lower() in RASTER_SUFFIXES else f"{Path(name).stem}.tif"),
         blocked=all(infos[source.path].blocked for source in ordered.values()),
+        reduced=all(infos[source.path].overviews > 0 for source in ordered.values()),
     )
 
 

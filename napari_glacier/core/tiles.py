@@ -19,7 +19,8 @@ class Tile:
     `bands` come in the order of `ALL_BANDS`; at least one of them is spectral, or of a picture.
     `new_mask_path` is where a mask goes that does not exist yet: the label folder, under Band1's name, as a TIFF.
     `product` is there for scenes as their makers deliver them. `blocked` says that the files are stored in blocks,
-    so that a part costs no more than its own pixels; else whole rows are read.
+    so that a part costs no more than its own pixels; else whole rows are read. `reduced` says that they hold reduced
+    copies of themselves, so that a view from afar costs little.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Tile:
     new_mask_path: Path
     product: Product | None = None
     blocked: bool = False
+    reduced: bool = False
 
     @property
     def name(self) -> str:

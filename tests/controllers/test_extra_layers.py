@@ -192,3 +192,23 @@ def test_a_level_takes_every_index(make_landsat):
     ):
         np.testing.assert_array_equal(level[key], whole_HW[key])
     session.close()
+
+
+def test_limits_of_a_large_scene_come_from_its_overviews(make_landsat, small_means_large, monkeypatch):
+    import rasterio.shutil
+
+    # Enough pixels for percentiles.
+    monkeypatch.setattr(pictures, "_COARSEST_PX", 300)
+    folder = make_landsat(shape=(1200, 1100), quality=False)
+    for path in folder.glob("*.TIF"):
+        rasterio.shutil.copy(path, path.with_suffix(".cog"), driver="COG", overview_resampling="nearest", blocksize=128)
+        path.with_suffix(".cog").replace(path)
+    session = Session.open(folder)
+    (scene,) = session.scenes
+    (place,) = scene.placements
+    assert place.tile.reduced
+    assert place.tile.blocked
+    image_CHW, valid_HW = scene.read(scene.whole, ("B3",))
+    expected = np.percentile(image_CHW[0][valid_HW], [2, 98])
+    np.testing.assert_allclose(pictures.band_limits([scene], ("B3",))["B3"], expected, rtol=0.05)
+    session.close()
