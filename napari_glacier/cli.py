@@ -182,12 +182,7 @@ def _demo(options: argparse.Namespace) -> int:
     return walk_demo(options.out) if options.walk else open_demo(options.out)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="napari-glacier", description="Map glaciers from five-band Landsat tiles.")
-    parser.add_argument("--version", action="version", version=f"napari-glacier {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
+def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", help="predict the class mask of every tile of a folder")
     predict.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tiles, or one TIFF")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where masks go, under Band1's names")
@@ -228,6 +223,48 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--masks", help=argparse.SUPPRESS)  # accepted and unused: some graders pass it
     predict.set_defaults(run=_predict)
 
+
+def _add_change(commands: Any) -> None:
+    change = commands.add_parser("change", help="compare masks of two dates: areas, gains, losses, and a map")
+    change.add_argument("before", type=Path, metavar="A", help="a mask or a folder of masks")
+    change.add_argument("after", type=Path, metavar="B", help="the same of a later date")
+    change.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and tables go")
+    change.add_argument("--scheme", help="class scheme of the masks, where their values do not tell")
+    change.add_argument(
+        "--scenes", type=Path, nargs=2, metavar=("A", "B"), help="the data of both dates: tell where nothing was seen"
+    )
+    change.add_argument("--clear", action="store_true", help="with --scenes: leave out clouds and their shadows")
+    change.set_defaults(run=_change)
+
+
+def _change(options: argparse.Namespace) -> int:
+    from napari_glacier.core.change import compare_dates
+
+    if options.clear and not options.scenes:
+        raise GlacierError("--clear needs the scenes, which know the clouds. Add --scenes A B.")
+    scenes = None if options.scenes is None else (options.scenes[0], options.scenes[1])
+    change = compare_dates(
+        options.before, options.after, options.out, scheme=options.scheme, scenes=scenes, clear_only=options.clear
+    )
+    _print_warnings(change.warnings)
+    unit = "px" if change.pixel_area_m2 is None else "km2"
+    columns = [f"{name}_{unit}" for name in ("before", "after", "gained", "lost")]
+    print(f"{'class':<12}" + "".join(f"{column.replace('_', ' '):>14}" for column in columns) + f"{'change':>10}")
+    for row in change.rows():
+        cells = "".join(f"{row[column]:14,.3f}" if unit == "km2" else f"{row[column]:14,}" for column in columns)
+        share = row["change_percent"]
+        print(f"{row['class']:<12}{cells}{'new' if share is None else f'{share:+.1f} %':>10}")
+    print(f"{change.unseen:,} pixels not seen at both dates; {len(change.maps)} map(s) and tables in {options.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="napari-glacier", description="Map glaciers from five-band Landsat tiles.")
+    parser.add_argument("--version", action="version", version=f"napari-glacier {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    _add_predict(commands)
     evaluate = commands.add_parser("evaluate", help="compare predicted masks with true ones")
     evaluate.add_argument("--pred", type=Path, required=True, metavar="DIR")
     evaluate.add_argument("--truth", type=Path, required=True, metavar="DIR")
@@ -275,6 +312,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_data.add_commands(commands)
     cli_inventory.add_commands(commands)
+    _add_change(commands)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="working copy and results")

@@ -129,6 +129,31 @@ class Workspace:
         self.viewer.reset_view()
         self.layers_changed.emit()
 
+    def add_extra(self, key: str) -> Any:
+        """Show an index, reflectance, temperature or the clouds (see `Session.extra_layers`) below the labels.
+
+        One that is there already is shown again. Gives the layer.
+
+        Raises
+        ------
+        GlacierError
+            If it cannot be made of the data on screen.
+        """
+        session = self._need_session()
+        data, arguments, kind = session.extra_layer(key)
+        layer = self._find(arguments["metadata"][KEY]["role"])
+        if layer is None:
+            layer = getattr(self.viewer, f"add_{kind}")(data, **arguments)
+            if kind == "labels":
+                layer.editable = False
+            labels = self.labels_layer
+            if labels is not None:
+                index = self.viewer.layers.index(labels)
+                self.viewer.layers.move(self.viewer.layers.index(layer), index)
+                self.viewer.layers.selection.active = labels
+        layer.visible = True
+        return layer
+
     def close_session(self) -> None:
         """Take the session's layers away and release it (and with it the dataset's lock)."""
         if self.session is not None:

@@ -19,6 +19,7 @@ from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Placement
 from napari_glacier.core.recorder import IDLE_S, StrokeRecorder, WaitingStroke
 from napari_glacier.core.strokes import ABSENT, MaskArray, Stroke, fingerprint
+from napari_glacier.core.validity import LazyValidity
 
 
 class EditableMask(CopyingArray):
@@ -28,7 +29,7 @@ class EditableMask(CopyingArray):
     ----------
     index_HW : uint8 array, shape (H, W) of a mosaic or (tiles, H, W) of a stack
         Taken over, not copied.
-    editable_HW : bool array of the same shape
+    editable_HW : bool array (or `LazyValidity`) of the same shape
         False on nodata and in gaps.
     placements : sequence of Placement
         The tiles of the mosaic; in a stack, tile k lies on plane k.
@@ -56,7 +57,7 @@ class EditableMask(CopyingArray):
     def __init__(
         self,
         index_HW: MaskArray,
-        editable_HW: npt.NDArray[np.bool_],
+        editable_HW: npt.NDArray[np.bool_] | LazyValidity,
         placements: Sequence[Placement],
         journal: Journal | None = None,
         *,

@@ -34,7 +34,7 @@ from napari_glacier.core.hkh_raw import RawHkh, find_raw, rule_for
 from napari_glacier.core.hkh_split import Split, split_slices
 from napari_glacier.core.layouts import DESCRIPTION_FILE
 from napari_glacier.core.preparing import Progress, State, file_window, north_up, signature
-from napari_glacier.core.raster import RasterInfo, read_info, read_window
+from napari_glacier.core.raster import RasterInfo, read_info, read_part
 from napari_glacier.core.statistics import PooledStatistics
 from napari_glacier.core.tiling import Window, windows
 
@@ -225,7 +225,8 @@ def _cut(
     if _glacier_px(mask_HW) < settings.min_glacier_px:
         return None
     inner = window.clipped(info.height, info.width)
-    planes_CHW = read_window(info.path, file_window(inner, info.height, turned), list(settings.bands.values()))
+    rows, cols = file_window(inner, info.height, turned).slices
+    planes_CHW = read_part(info.path, (rows.start, rows.stop), (cols.start, cols.stop))[list(settings.bands.values())]
     planes_CHW = planes_CHW[:, ::-1] if turned else planes_CHW
     num_spectral = len(CANONICAL_BANDS)
     gone_CHW = ~np.isfinite(planes_CHW) | is_nodata(planes_CHW, info.nodata)

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.burning import Burner, ClassRule, Outlines, crs_of, read_outlines, scene_bounds
 from napari_glacier.core.classes import ClassScheme, get_scheme
-from napari_glacier.core.dataset import is_nodata, open_dataset, write_scheme
+from napari_glacier.core.dataset import Dataset, is_nodata, open_dataset, write_scheme
 from napari_glacier.core.errors import BandError, DataError
 from napari_glacier.core.preparing import Progress, State, file_window, north_up, safe_name, signature
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_info, read_raster, read_window, write_mask, write_raster
+from napari_glacier.core.raster import read_info, write_mask, write_raster
 from napari_glacier.core.tiles import BandSource, Tile
 from napari_glacier.core.tiling import Window, windows
 
@@ -91,7 +91,8 @@ def prepare_tiles(
     SaveError
         If `out` holds something else.
     """
-    tiles = _open(scene, settings.bands)
+    dataset = _open(scene, settings.bands)
+    tiles = dataset.tiles
     classes = _classes(outlines, settings)
     scheme = get_scheme(settings.scheme or ("glacier2" if classes <= {0, 1} else "glacier4"))
     if max(classes, default=0) >= scheme.num_classes:
@@ -112,7 +113,7 @@ def prepare_tiles(
         key = [[signature(source.path) for source in tile.bands.values()], outline_signatures]
         count = state.find(name, key)
         if count is None:
-            cutter = _Cutter(tile, _outlines(tile, outlines, settings), settings)
+            cutter = _Cutter(dataset, tile, _outlines(tile, outlines, settings), settings)
             count = 0
             for k, window in enumerate(cuts[name]):
                 place = (window.row // _step(settings), window.col // _step(settings))
@@ -133,9 +134,9 @@ def prepare_tiles(
 class _Cutter:
     """Reads windows of one scene, and the outlines on them."""
 
-    def __init__(self, tile: Tile, outlines: Outlines, settings: TileSettings) -> None:
+    def __init__(self, dataset: Dataset, tile: Tile, outlines: Outlines, settings: TileSettings) -> None:
         assert tile.georef is not None
-        self._tile, self._settings = tile, settings
+        self._dataset, self._tile, self._settings = dataset, tile, settings
         self._bands = tuple(tile.bands)
         self._burner = Burner(outlines)
         self._georef, self._turned = north_up(tile.georef, tile.height)
@@ -166,11 +167,9 @@ class _Cutter:
         sources = [self._tile.bands[band] for band in self._bands]
         image_CHW = np.zeros((len(sources), window.height, window.width), np.float32)
         valid_HW = np.zeros(image_CHW.shape[1:], bool)
-        for k, (band, source) in enumerate(zip(self._bands, sources, strict=True)):
-            if source.path.suffix.lower() in RASTER_SUFFIXES:
-                plane_HW = read_window(source.path, window, [source.index or 0])[0]
-            else:
-                plane_HW = read_raster(source.path, self._tile.number)[source.index or 0][window.slices]
+        rows, cols = window.slices
+        planes = self._dataset.read_values(self._tile, self._bands, (rows.start, rows.stop), (cols.start, cols.stop))
+        for k, (band, source, plane_HW) in enumerate(zip(self._bands, sources, planes, strict=True)):
             gone_HW = ~np.isfinite(plane_HW) | is_nodata(plane_HW, source.nodata)
             image_CHW[k] = np.where(gone_HW, np.nan if self._nodata(band) is None else 0, plane_HW)
             if band in CANONICAL_BANDS:
@@ -183,12 +182,12 @@ class _Cutter:
         return 0 if source.nodata is not None else None
 
 
-def _open(scene: Path, bands: tuple[int, ...] | None) -> list[Tile]:
+def _open(scene: Path, bands: tuple[int, ...] | None) -> Dataset:
     """The tiles of a scene or folder; with `bands`, one TIFF of which these are the five."""
     scene = Path(scene).expanduser().absolute()
     if bands is None:
         # Naming a scheme spares reading masks, which do not count here.
-        tiles = list(open_dataset(scene, "glacier4").tiles)
+        dataset = open_dataset(scene, "glacier4")
     else:
         info = read_info(scene)
         if not all(1 <= band <= info.count for band in bands):
@@ -196,16 +195,16 @@ def _open(scene: Path, bands: tuple[int, ...] | None) -> list[Tile]:
         sources = {
             name: BandSource(scene, band - 1, info.nodata) for name, band in zip(CANONICAL_BANDS, bands, strict=True)
         }
-        tiles = [
-            Tile(scene.stem, "all", sources, info.height, info.width, info.georef, None, scene.with_suffix(".mask"))
-        ]
+        tile = Tile(scene.stem, "all", sources, info.height, info.width, info.georef, None, scene.with_suffix(".mask"))
+        dataset = Dataset(scene.parent, (tile,), None, CANONICAL_BANDS)
+    tiles = dataset.tiles
     unplaced = [tile.id for tile in tiles if tile.georef is None]
     if unplaced or any(set(tile.bands) & set(PICTURE_BANDS) for tile in tiles):
         raise DataError(
             f"{scene} has tiles without a georeference ({', '.join(unplaced[:5]) or 'pictures'}), so outlines cannot "
             "be laid over them. Export them as GeoTIFF."
         )
-    return tiles
+    return dataset
 
 
 def _classes(outlines: Sequence[Path], settings: TileSettings) -> set[int]:

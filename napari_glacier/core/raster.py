@@ -6,7 +6,7 @@ Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the f
 import errno
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +18,25 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from napari_glacier.core.archives import file_of, span
 from napari_glacier.core.arrays import is_array, read_array, read_array_header, read_mask_array
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
+from napari_glacier.core.gdal_parts import is_jpeg2000, jpeg2000_header, read_planes
 from napari_glacier.core.georef import GEO_TAGS, GeoRef
 from napari_glacier.core.png import is_png, read_png, read_png_header
-from napari_glacier.core.tiling import Window
 
 __all__ = [
     "RASTER_SUFFIXES",
     "GeoRef",
     "RasterInfo",
+    "file_of",
     "read_description",
     "read_info",
     "read_mask_codes",
+    "read_part",
     "read_raster",
-    "read_rows",
-    "read_window",
     "rewrite_mask",
     "write_cog",
     "write_mask",
@@ -71,7 +72,10 @@ AnyArray = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
-    """What a raster file holds, known without reading its pixels."""
+    """What a raster file holds, known without reading its pixels.
+
+    `blocked` says that it is stored in blocks, not in rows; `overviews` how many reduced copies it has.
+    """
 
     path: Path
     height: int
@@ -80,10 +84,14 @@ class RasterInfo:
     dtype: np.dtype[Any]
     nodata: float | None
     georef: GeoRef | None
+    blocked: bool = False
+    overviews: int = 0
 
 
 def read_info(path: Path) -> RasterInfo:
-    """Size, bands, type, nodata value and georeference of a TIFF, or of a PNG or NumPy file (without the last two).
+    """Size, number of bands, type, nodata value and georeference; a PNG or a NumPy file has no last two.
+
+    A TIFF may lie in a tar archive: ``scene.tar/scene_B2.TIF``.
 
     Raises
     ------
@@ -93,11 +101,17 @@ def read_info(path: Path) -> RasterInfo:
     path = Path(path)
     if is_png(path):
         header = read_png_header(path)
-        _check_size(path, header.height * header.width * header.count * header.dtype.itemsize)
+        _check_size(path, path.stat().st_size, header.height * header.width * header.count * header.dtype.itemsize)
         return RasterInfo(path, header.height, header.width, header.count, header.dtype, None, None)
     if is_array(path):
         tiles = read_array_header(path)
         return RasterInfo(path, tiles.height, tiles.width, tiles.count, tiles.dtype, None, None)
+    if is_jpeg2000(path):
+        plain = jpeg2000_header(path)
+        _check_size(path, path.stat().st_size, int(np.prod(plain.size)) * plain.count * plain.dtype.itemsize)
+        return RasterInfo(
+            path, *plain.size, plain.count, plain.dtype, plain.nodata, plain.georef, True, plain.overviews
+        )
     with _opened(path) as tif:
         return _info(path, tif)
 
@@ -118,6 +132,8 @@ def read_raster(path: Path, number: int | None = None) -> AnyArray:
         return read_png(path)
     if is_array(path):
         return read_array(path, number)
+    if is_jpeg2000(path):
+        return read_planes(path)
     with _opened(path) as tif:
         info = _info(path, tif)
         series = tif.series[0]
@@ -128,67 +144,40 @@ def read_raster(path: Path, number: int | None = None) -> AnyArray:
         return array.reshape(info.count, info.height, info.width)
 
 
-def read_rows(path: Path, start: int, stop: int, number: int | None = None) -> AnyArray:
-    """Some rows of a raster, shape (bands, stop - start, W), in the file's own type; the others are not decoded.
+def read_part(
+    path: Path,
+    rows: tuple[int, int],
+    cols: tuple[int, int] | None = None,
+    shape: tuple[int, int] | None = None,
+    number: int | None = None,
+) -> AnyArray:
+    """Part of a raster, shape (bands, h, w), in the file's own type; what lies elsewhere is not decoded.
 
-    `number` is as for `read_raster`.
+    Parameters
+    ----------
+    path : Path
+    rows, cols : pairs of int
+        First, and the one after the last; all columns by default.
+    shape : pair of int, optional
+        Rows and columns to give instead: of every group of pixels one is taken, from the file's overviews where it
+        has any.
+    number : int, optional
+        As for `read_raster`.
 
     Raises
     ------
     RasterError
         As `read_raster`.
     """
-    if is_array(Path(path)):
-        return read_array(Path(path), number)[:, start:stop]
-    # 0.2 s to import, and only large scenes are read in parts.
-    import rasterio
-    from rasterio import windows
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
-    info = read_info(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
-                window = windows.Window(0, start, info.width, stop - start)
-                rows: AnyArray = dataset.read(list(range(1, info.count + 1)), window=window)
-    except RasterioError as error:
-        raise RasterError(
-            f"{path} is damaged and cannot be decoded ({error}). Copy, download or export it again."
-        ) from error
-    return rows
-
-
-def read_window(path: Path, window: Window, bands: Sequence[int]) -> AnyArray:
-    """Some bands of a window inside a TIFF, shape (len(bands), height, width), in the file's own type.
-
-    Parameters
-    ----------
-    path : Path
-    window : Window
-    bands : sequence of int
-        Positions, from 0.
-
-    Raises
-    ------
-    RasterError
-        If the pixels cannot be decoded.
-    """
-    import rasterio
-    from rasterio import windows
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
-    part = windows.Window(window.col, window.row, window.width, window.height)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
-                pixels: AnyArray = dataset.read([k + 1 for k in bands], window=part)
-    except (RasterioError, IndexError) as error:
-        raise RasterError(
-            f"{path} is damaged and cannot be decoded ({error}). Copy, download or export it again."
-        ) from error
-    return pixels
+    if is_png(path) or is_array(path):
+        part = read_raster(path, number)[:, slice(*rows), slice(*cols) if cols else slice(None)]
+        if shape is None:
+            return part
+        picked = [
+            ((np.arange(n) + 0.5) * length / n).astype(int) for n, length in zip(shape, part.shape[1:], strict=True)
+        ]
+        return part[:, picked[0][:, None], picked[1]]
+    return read_planes(path, rows, cols, shape)
 
 
 def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
@@ -442,7 +431,7 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
     if "Y" not in axes or "X" not in axes or len([n for n in others if n > 1]) > 1:
         raise RasterError(f"{path} has the axes {axes} {shape}; an image of rows, columns and bands is needed.")
     _check_complete(path, tif)
-    _check_size(path, int(np.prod(shape, dtype=object)) * np.dtype(series.dtype).itemsize)
+    _check_size(path, tif.filehandle.size, int(np.prod(shape, dtype=object)) * np.dtype(series.dtype).itemsize)
     tags = {tag.code: tag.value for tag in page.tags.values() if tag.code in (*GEO_TAGS, _GDAL_NODATA)}
     text = str(tags.get(_GDAL_NODATA, "")).strip().strip("\0")
     return RasterInfo(
@@ -453,12 +442,13 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
         dtype=np.dtype(series.dtype),
         nodata=float(text) if text else None,
         georef=GeoRef.from_tags(tags),
+        blocked=bool(page.is_tiled),
+        overviews=len(series.levels) - 1,
     )
 
 
-def _check_size(path: Path, num_bytes: int) -> None:
-    """Refuse a header that asks for far more memory than its file can have pixels for."""
-    size = path.stat().st_size
+def _check_size(path: Path, size: int, num_bytes: int) -> None:
+    """Refuse a header that asks for far more memory than a file of `size` bytes can have pixels for."""
     if num_bytes > max(_SMALL_BYTES, _HIGHEST_RATIO * size):
         raise RasterError(
             f"{path} says that it holds {num_bytes:,} bytes of pixels, and has {size:,} bytes: its header is damaged. "
@@ -468,7 +458,7 @@ def _check_size(path: Path, num_bytes: int) -> None:
 
 def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
     """A file cut short still opens; its last strips lie beyond its end."""
-    size = path.stat().st_size
+    size = tif.filehandle.size
     for page in tif.series[0].pages:
         if page is None:
             continue
@@ -481,10 +471,12 @@ def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    if not path.is_file():
+    member = span(path)
+    if member is None and not path.is_file():
         raise RasterError(f"{path} does not exist or is not a file. Give the path of a TIFF.")
+    place = {} if member is None else {"offset": member[1], "size": member[2]}
     try:
-        with tifffile.TiffFile(path) as tif:
+        with tifffile.TiffFile(path if member is None else member[0], **place) as tif:  # type: ignore[arg-type]
             yield tif
     except (RasterError, SaveError):
         raise

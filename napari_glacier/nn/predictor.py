@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from napari_glacier import __version__
+from napari_glacier.core.archives import file_of
 from napari_glacier.core.bands import ALL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.errors import ConfigError, DataError
@@ -304,9 +305,9 @@ class Predictor:
     def _of_pixels(self, scene: Scene, settings: ComputeSettings) -> dict[str, Any]:
         """All that decides the probabilities of a scene, as plain values."""
         sources = sorted(
-            (str(source.path), (stat := source.path.stat()).st_size, stat.st_mtime_ns)
+            (str(path), (stat := file_of(path).stat()).st_size, stat.st_mtime_ns)
             for place in getattr(scene, "placements", ())
-            for source in place.tile.bands.values()
+            for path in place.tile.files
         )
         return {
             "program": __version__,

@@ -161,7 +161,7 @@ def test_a_whole_tile_is_read_in_strips_as_at_once(make_dataset, monkeypatch):
 
 
 def test_rows_of_a_raster_are_those_of_the_whole(make_dataset):
-    from napari_glacier.core.raster import read_rows
+    from napari_glacier.core.raster import read_part
 
     path = next((make_dataset() / "Band1").iterdir())
-    np.testing.assert_array_equal(read_rows(path, 11, 40), read_raster(path)[:, 11:40])
+    np.testing.assert_array_equal(read_part(path, (11, 40)), read_raster(path)[:, 11:40])
