@@ -1,5 +1,6 @@
 """Smart scribble: a few strokes of each class, and a random walk decides what lies between them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,13 @@ UNMARKED = 255
 # A random walk may cross any border, if seldom.
 _LEAST_WEIGHT = 1e-4
 # Pull of the classes' looks against that of the neighbours, for a border of mean length.
-_PRIOR = 0.05
+_PRIOR = 0.2
+# Scribbles slip over borders: a superpixel counts as scribbled when this share of it is.
+_SEED_SHARE = 0.15
+# Looks of a class are learnt from this many of its scribbled pixels.
+_LOOKS_PX = 256
+# Superpixels are right to about this; within it the outline is drawn by the pixels themselves.
+_REFINE_PX = 3
 
 
 def random_walk(
@@ -93,7 +100,7 @@ def solve_scribbles(
     index_HW : uint8 array
         The class; `UNMARKED` on nodata, outside of `within_HW` and where no scribble reaches.
     probability_HW : float32 array
-        Of that class, between 0 and 1.
+        Of that class in the walk, between 0 and 1.
 
     Raises
     ------
@@ -116,9 +123,8 @@ def solve_scribbles(
     first_E, second_E = cut.first_E[edge_E], cut.second_E[edge_E]
     weight_E, spread = _weights(cut, first_E, second_E, edge_E)
     features_NF, seeds_N = cut.features_NF[take_N], seed_N[take_N]
-    prior_NK = _looks(features_NF, seeds_N, classes.size, spread) * (
-        _PRIOR * float(weight_E.mean() if weight_E.size else 1)
-    )
+    drawn = [evidence.features[:, marked_HW & (marks_HW == label)].T for label in classes]
+    prior_NK = _looks(features_NF, drawn, spread) * (_PRIOR * float(weight_E.mean() if weight_E.size else 1))
     walked_NK = random_walk(
         number_N[first_E], number_N[second_E], weight_E, seed_N=seeds_N, num_seeds=classes.size, prior_NK=prior_NK
     )
@@ -130,10 +136,11 @@ def solve_scribbles(
     index_N[take_N] = np.where(reached_N > 0, classes[best_N], UNMARKED)
     probability_N[take_N] = reached_N
     index_HW, probability_HW = index_N[cut.label_HW], probability_N[cut.label_HW]
+    index_HW[~evidence.valid_HW] = UNMARKED
+    index_HW = _refined(index_HW, evidence.edges, marked_HW)
     # What a person drew stays as drawn, where two classes share a superpixel, too.
     index_HW[marked_HW] = marks_HW[marked_HW]
     probability_HW[marked_HW] = 1.0
-    index_HW[~evidence.valid_HW] = UNMARKED
     return index_HW, probability_HW
 
 
@@ -143,7 +150,11 @@ def _seeds(
     """Of each superpixel, the class scribbled most on it, as its number in `classes`; -1 where none was."""
     key = cut.label_HW[marked_HW].astype(np.intp) * classes.size + np.searchsorted(classes, marks_HW[marked_HW])
     votes_NK = np.bincount(key, minlength=cut.count * classes.size).reshape(cut.count, classes.size)
-    return np.where(votes_NK.any(axis=1), votes_NK.argmax(axis=1), -1)
+    size_N = np.bincount(cut.label_HW.ravel(), minlength=cut.count)
+    enough_N = votes_NK.sum(axis=1) >= _SEED_SHARE * size_N
+    # A class with only a dot to its name keeps the superpixel it covers best.
+    enough_N[votes_NK.argmax(axis=0)] = True
+    return np.where(enough_N & votes_NK.any(axis=1), votes_NK.argmax(axis=1), -1)
 
 
 def _weights(
@@ -155,23 +166,35 @@ def _weights(
     return cut.border_E[edge_E] * (np.exp(-squared_E / (2 * spread)) + _LEAST_WEIGHT), spread
 
 
-def _looks(
-    features_NF: FloatArray, seeds_N: npt.NDArray[np.intp], num_classes: int, spread: float
-) -> npt.NDArray[np.float64]:
-    """How much each superpixel looks like the nearest of each class's scribbled ones; sums to 1 over classes."""
-    squared_NK = np.stack(
-        [
-            np.square(cKDTree(features_NF[seeds_N == k]).query(features_NF)[0])
-            if (seeds_N == k).any()
-            else np.full(len(features_NF), np.inf)
-            for k in range(num_classes)
-        ],
-        axis=1,
-    )
+def _looks(features_NF: FloatArray, drawn: Sequence[npt.NDArray[np.float32]], spread: float) -> npt.NDArray[np.float64]:
+    """How much each superpixel looks like the nearest of each class's scribbled pixels; sums to 1 over classes."""
+    nearest = [cKDTree(pixels_NF[:: -(-len(pixels_NF) // _LOOKS_PX)]).query(features_NF)[0] for pixels_NF in drawn]
+    squared_NK = np.square(np.stack(nearest, axis=1))
     squared_NK -= squared_NK.min(axis=1, keepdims=True)
     like_NK: npt.NDArray[np.float64] = np.exp(-squared_NK / (4 * spread))
     like_NK /= like_NK.sum(axis=1, keepdims=True)
     return like_NK
+
+
+def _refined(index_HW: MaskArray, edge_HW: FloatArray, marked_HW: BoolArray) -> MaskArray:
+    """Let the outlines between classes run along the strongest edge nearby: a watershed in a band around them."""
+    import cv2
+    from skimage.segmentation import watershed
+
+    box = np.ones((3, 3), np.uint8)
+    # Where the neighbourhood holds more than one class (255 stands for none, and stays).
+    band_HW = cv2.dilate(index_HW, box, iterations=_REFINE_PX) != cv2.erode(index_HW, box, iterations=_REFINE_PX)
+    known_HW = index_HW != UNMARKED
+    band_HW &= (
+        known_HW & ~marked_HW & ~cv2.dilate((~known_HW).astype(np.uint8), box, iterations=_REFINE_PX).astype(bool)
+    )
+    if not band_HW.any():
+        return index_HW
+    rim_HW = cv2.dilate(band_HW.astype(np.uint8), box).astype(bool) & known_HW
+    marker_HW = np.where(rim_HW & ~band_HW, index_HW.astype(np.int32) + 1, 0)
+    flood: Any = watershed
+    side_HW = flood(edge_HW, marker_HW, mask=rim_HW)
+    return np.where(band_HW & (side_HW > 0), side_HW - 1, index_HW).astype(np.uint8)
 
 
 def _has_anchor(weights: sparse.csr_matrix, anchored_N: BoolArray) -> BoolArray:

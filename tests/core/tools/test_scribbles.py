@@ -115,14 +115,14 @@ def test_a_few_strokes_find_both_materials(seed):
         rows, cols = np.nonzero((truth == label) & evidence.valid_HW)
         middle = np.argsort(gaussian_filter((truth == label).astype(float), 4)[rows, cols])[-1]
         row, col = rows[middle], cols[middle]
-        marks[row - 1 : row + 2, max(col - 5, 0) : col + 5] = label
+        marks[max(row - 1, 0) : row + 2, max(col - 5, 0) : col + 5] = label
     marks[(marks != truth) & (marks != UNMARKED)] = UNMARKED
 
     index, probability = solve_scribbles(evidence, marks)
 
     valid = evidence.valid_HW
     assert (index[~valid] == UNMARKED).all()
-    assert (index[valid] == truth[valid]).mean() > 0.95
+    assert (index[valid] == truth[valid]).mean() > 0.98
     drawn = (marks != UNMARKED) & valid
     assert np.array_equal(index[drawn], marks[drawn])
     assert probability[valid].min() >= 0.5 - 1e-6
