@@ -1,5 +1,7 @@
 """What to look at next, kept up to date while a person works. No Qt."""
 
+import zlib
+from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_glacier.controllers.predicted import shown_prediction
+from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.attention import AttentionQueue, UncertainRegion
@@ -22,6 +25,7 @@ _UNSEEN_TOOLS = ("accept",)
 _APPROVED = "approved"
 # A region is shown with at least this much around it.
 _SURROUNDINGS_PX = 48
+_SPARSE_PX = 8
 
 
 class AttentionController:
@@ -47,6 +51,10 @@ class AttentionController:
         self.stale = True
         self._queue: AttentionQueue | None = None
         self._lock = RLock()
+        # Strokes recorded while a queue is built elsewhere.
+        self._missed: list[Patch] = []
+        self._building = False
+        self._print: tuple[int, ...] = ()
         self._followed: tuple[Any, Any, Any] = (None, None, None)
         workspace.session_changed.connect(self._follow)
         workspace.layers_changed.connect(self._follow)
@@ -57,34 +65,42 @@ class AttentionController:
         """Whether there is a prediction with its uncertainty to go by."""
         return shown_prediction(self.workspace) is not None and self.workspace.uncertainty_layer is not None
 
-    def build(self) -> AttentionQueue | None:
-        """A queue of what is on screen, less what was looked at; may run in a thread. See `install`."""
+    def plan(self) -> Callable[[], AttentionQueue] | None:
+        """What builds a queue of what is on screen, less what was looked at; None where there is nothing to go by.
+
+        Called on the GUI thread; what it gives may run in another one. See `install`.
+        """
         session, predicted = self.workspace.session, shown_prediction(self.workspace)
         doubt = self.workspace.uncertainty_layer
-        if session is None or predicted is None or doubt is None:
+        if session is None or predicted is None or doubt is None or doubt.data.shape != session.mask.shape:
             return None
         self.stale = False
-        shape = session.mask.shape
-        entropy = np.asarray(doubt.data, np.float32)
-        known = predicted.known_everywhere() & session.valid
-        georef = session.georef()
+        self._building = True
+        self._missed = []
+        entropy, known, georef = doubt.data, predicted.known_everywhere() & session.valid, session.georef()
         area_m2 = georef.pixel_area_m2 if georef is not None else None
-        queue = AttentionQueue(entropy.reshape(shape), known, area_m2 / 1e6 if area_m2 else 1.0)
-        with self._lock:
+
+        def build() -> AttentionQueue:
+            queue = AttentionQueue(np.asarray(entropy, np.float32), known, area_m2 / 1e6 if area_m2 else 1.0)
             for patch in session.journal.drawn(_UNSEEN_TOOLS):
-                self._mark(queue, patch.tile_id, patch.row, patch.col, patch.edited)
+                _mark(session, queue, patch.tile_id, (patch.row, patch.col), patch.edited)
             for area in session.journal.seen.all():
-                self._mark(queue, area.tile_id, area.row, area.col, area.where_HW)
+                _mark(session, queue, area.tile_id, (area.row, area.col), area.where_HW)
             for tile in session.dataset.tiles:
                 if session.review(tile.id) == _APPROVED:
-                    self._mark(queue, tile.id, 0, 0, np.ones((tile.height, tile.width), bool))
-        return queue
+                    _mark(session, queue, tile.id, (0, 0), np.ones((tile.height, tile.width), bool))
+            return queue
+
+        return build
 
     def install(self, queue: AttentionQueue | None) -> None:
         """Use a queue that was built."""
         with self._lock:
             self._queue = queue
             self.current = None
+            for patch in self._missed if queue is not None else ():
+                self._mark_patch(patch)
+            self._missed, self._building = [], False
         self.changed.emit()
 
     def regions(self) -> list[UncertainRegion]:
@@ -108,7 +124,8 @@ class AttentionController:
             If nothing is left, or there is no prediction.
         """
         if self.stale or self._queue is None:
-            self.install(self.build())
+            build = self.plan()
+            self.install(build() if build is not None else None)
         if self._queue is None:
             raise DataError("There is no prediction to go by. Run a model first (Predict widget).")
         regions = self.regions()
@@ -183,15 +200,6 @@ class AttentionController:
         with self._lock:
             return self.current, self._queue.where(self.current.number)
 
-    def _mark(self, queue: AttentionQueue, tile_id: str, row: int, col: int, where_HW: BoolArray) -> None:
-        session = self.workspace.session
-        assert session is not None
-        number, place = session.find(tile_id)
-        if not session.stacked and number != session.scene_number:
-            return
-        window = Window(place.row + row, place.col + col, *where_HW.shape)
-        queue.mark(number if session.stacked else 0, window, where_HW)
-
     def _follow(self, session: Any = None) -> None:
         session, layer = self.workspace.session, self.workspace.prediction_layer
         mask = session.mask if session is not None and not session.closed else None
@@ -206,6 +214,7 @@ class AttentionController:
         if layer is not None:
             layer.events.set_data.connect(self._on_prediction)
         self.stale = True
+        self._print = self._fingerprint()
         self.install(None)
 
     def _let_go(self) -> None:
@@ -219,12 +228,21 @@ class AttentionController:
         self._followed = (None, None, None)
 
     def _on_prediction(self, event: Any = None) -> None:
-        self.stale = True
-        self.changed.emit()
+        # napari says the same when a layer is only shown or hidden.
+        if self._fingerprint() != self._print:
+            self._print = self._fingerprint()
+            self.stale = True
+            self.changed.emit()
+
+    def _fingerprint(self) -> tuple[int, ...]:
+        both = (self.workspace.prediction_layer, self.workspace.uncertainty_layer)
+        layers = [layer for layer in both if layer is not None]
+        sparse = [np.ascontiguousarray(np.asarray(layer.data)[..., ::_SPARSE_PX, ::_SPARSE_PX]) for layer in layers]
+        return tuple(zlib.crc32(part.tobytes()) for part in sparse)
 
     def _on_recorded(self, stroke_id: int) -> None:
         session = self._followed[0]
-        if session is None or self._queue is None:
+        if session is None or session.closed:
             return
         stroke = session.journal.stroke(stroke_id)
         if stroke.tool in _UNSEEN_TOOLS:
@@ -232,16 +250,26 @@ class AttentionController:
         with self._lock:
             for patch in stroke.patches:
                 self._mark_patch(patch)
+                if self._building:
+                    self._missed.append(patch)
         self.changed.emit()
 
     def _mark_patch(self, patch: Patch) -> None:
         if self._queue is not None:
-            self._mark(self._queue, patch.tile_id, patch.row, patch.col, patch.edited)
+            _mark(self._followed[0], self._queue, patch.tile_id, (patch.row, patch.col), patch.edited)
 
     def _on_reviewed(self, tile_id: str) -> None:
         # A tile may lose its approval as well as gain it.
         self.stale = True
         self.changed.emit()
+
+
+def _mark(session: Session, queue: AttentionQueue, tile_id: str, corner: tuple[int, int], where_HW: BoolArray) -> None:
+    """Note in a queue that pixels of a tile were looked at; those of another scene are passed over."""
+    number, place = session.find(tile_id)
+    if session.stacked or number == session.scene_number:
+        window = Window(place.row + corner[0], place.col + corner[1], *where_HW.shape)
+        queue.mark(number if session.stacked else 0, window, where_HW)
 
 
 def _cut(window: Window, where_HW: BoolArray, place: Any) -> SeenArea | None:

@@ -189,12 +189,12 @@ class Pointer:
 
     def _far(self, path: list[tuple[float, float]]) -> bool:
         layer = self._layer
-        scale = abs(float(layer.scale[-1])) * float(self.workspace.viewer.camera.zoom)
+        scale = abs(float(layer.scale[-1])) * float(self.workspace.viewer.scene.camera.zoom)
         spread = np.ptp(np.asarray(path), axis=0).max() * scale
         return bool(spread > _CLICK_PX)
 
     def _pan(self, start: Any, now: Any) -> None:
-        camera = self.workspace.viewer.camera
+        camera = self.workspace.viewer.scene.camera
         centre = np.array(camera.center)
         centre[-2:] += np.subtract(start, now)[-2:]
         camera.center = tuple(centre)

@@ -12,7 +12,7 @@ from napari_glacier.core.tools.evidence import BoolArray
 
 # Label values of the outline and of pixels without a proposal; classes count from 0 and are far fewer.
 NONE, DARK, LIGHT = 255, 254, 253
-_OPACITY = 0.85
+_OPACITY = 0.65
 _DASH_PX = 3
 
 

@@ -18,6 +18,7 @@ from napari_glacier.controllers.evidence import EvidenceSource
 from napari_glacier.controllers.preview import Preview
 from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
+from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
@@ -200,6 +201,7 @@ class ToolController:
         had = self.proposal is not None or self._marks is not None
         self._forget()
         if had:
+            self.told.emit("")
             self.changed.emit()
         return had
 
@@ -297,6 +299,8 @@ class ToolController:
         self._plane = self.workspace.plane
         self.proposal = Proposal(tool, area, index_HW) if tool else None
         self._preview.show(area.window, index_HW, area.where_HW)
+        if tool:
+            self.told.emit(f"{counted(area.num_px, 'pixel')} proposed: Enter takes them, Escape drops them.")
         self.changed.emit()
 
     def _forget(self) -> None:

@@ -6,7 +6,7 @@ from skimage.measure import label
 
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.controllers.layers import KEY, class_features
+from napari_glacier.controllers.layers import KEY, class_features, world_placement
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster import read_raster
 
@@ -36,14 +36,16 @@ def lay_prediction(workspace, index, entropy=None, known=None, probabilities=Non
     """Layers as the Predict widget puts them."""
     session = workspace.session
     tag = {"session": session}
+    place = world_placement(None if session.stacked else session.georef(), index.ndim)
     doubt = np.zeros(index.shape, np.float32) if entropy is None else entropy.astype(np.float32)
-    workspace.viewer.add_image(doubt, name="Uncertainty", metadata={KEY: {**tag, "role": "uncertainty"}})
+    workspace.viewer.add_image(doubt, name="Uncertainty", metadata={KEY: {**tag, "role": "uncertainty"}}, **place)
     known = np.ones(index.shape, bool) if known is None else known
     layer = workspace.viewer.add_labels(
         index.astype(np.uint8),
         name="Prediction",
         features=class_features(session.scheme),
         metadata={KEY: {**tag, "role": "prediction", "model": "tiny", "known": known, "probabilities": probabilities}},
+        **place,
     )
     workspace.viewer.layers.selection.active = workspace.labels_layer
     return layer
