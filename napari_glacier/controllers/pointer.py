@@ -165,6 +165,8 @@ class Pointer:
         panning_from = event.position if tool == toolbox.SCRIBBLE and shift else None
         if scribbling:
             self._attempt(lambda: self.tools.begin_scribble(*path[0]))
+        # The view stays while a loop is drawn, also when Shift is let go before the button is.
+        layer.mouse_pan = toolbox.TOOL_OF[tool].pans and not shift
         yield
         while event.type == "mouse_move":
             if panning_from is not None:
@@ -172,6 +174,7 @@ class Pointer:
             else:
                 path.append(self._at(layer, event))
             yield
+        layer.mouse_pan = toolbox.TOOL_OF[tool].pans
         if panning_from is not None:
             return
         moved = self._far(path)

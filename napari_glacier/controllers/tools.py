@@ -93,9 +93,9 @@ class ToolController:
             if self.workspace.labels_layer is None:
                 raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
             self._need_right(tool)
-        self.drop()
-        if tool != self.tool:
-            self.tool = tool
+        # The tool first: what listens must not take the one before back into the hand.
+        before, self.tool = self.tool, tool
+        if not self.drop() and tool != before:
             self.changed.emit()
 
     def set_strength(self, strength: int) -> None:
