@@ -134,6 +134,7 @@ class CorrectView(GlacierView):
         brush.addWidget(self._brush_slider, 1)
         brush.addWidget(self._brush_spin)
         self._keys_button = QPushButton("Keys…")
+        self._keys_button.setMinimumWidth(1)
         self._keys_button.setToolTip("See and change the keys of the smart tools")
         self._keys_button.clicked.connect(self.choose_keys)
         brush.addWidget(self._keys_button)
@@ -145,6 +146,7 @@ class CorrectView(GlacierView):
         self._status = hint("")
         layout.addWidget(self._status)
         row = QHBoxLayout()
+        row.setSpacing(2)
         self._undo_button = QPushButton("Undo")
         self._undo_button.setToolTip("Take back the last stroke (Ctrl+Z)")
         self._undo_button.clicked.connect(lambda: self.attempt(self.controller.undo))
@@ -160,6 +162,8 @@ class CorrectView(GlacierView):
         self._discard_button.setToolTip("Drop every stroke that was not saved")
         self._discard_button.clicked.connect(self._ask_discard)
         for button in (self._undo_button, self._redo_button, self._save_button, self._discard_button):
+            # Longer words in another style or language do not widen the window.
+            button.setMinimumWidth(1)
             row.addWidget(button)
         layout.addLayout(row)
         return layout

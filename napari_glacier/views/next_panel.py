@@ -50,6 +50,7 @@ class NextPanel(QWidget):
         for name, title, tip in _BUTTONS:
             button = QPushButton(title)
             button.setToolTip(tip)
+            button.setMinimumWidth(1)
             button.clicked.connect(lambda _=False, name=name: attempt(acts[name]))
             self._buttons[name] = button
             row.addWidget(button)
@@ -59,7 +60,7 @@ class NextPanel(QWidget):
         """Show what is left, and which region is on screen."""
         attention = self._attention
         for name, title, _ in _BUTTONS:
-            self._buttons[name].setText(f"{title} ({shown_key(self._pointer.keys[name])})")
+            self._buttons[name].setText(f"{title} {shown_key(self._pointer.keys[name])}")
             self._buttons[name].setEnabled(attention.available and (name == "next" or attention.current is not None))
         if not attention.available:
             self._said.setText("Predict first: uncertain regions are then listed here, most at stake first.")
