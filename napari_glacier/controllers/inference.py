@@ -337,7 +337,7 @@ class InferenceController:
             name="Prediction",
             colormap=class_colormap(outcome.scheme),
             features=class_features(outcome.scheme),
-            metadata={KEY: {**tag, "role": "prediction", "model": outcome.name}},
+            metadata={KEY: {**tag, "role": "prediction", "model": outcome.name, "known": self._known}},
             **common,
         )
         prediction.editable = False

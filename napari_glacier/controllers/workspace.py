@@ -196,8 +196,16 @@ class Workspace:
 
     def assign(self, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """Write many labels at once as one stroke; gives the number of pixels that changed."""
+        session = self._need_session()
+        return self._show_stroke(session.mask.assign(index, where, tool, model))
+
+    def assign_window(self, window: Window, index: Any, where: Any, tool: str, model: str | None = None) -> int:
+        """The same for a window of the scene (of the stack's scene on screen)."""
+        session = self._need_session()
+        return self._show_stroke(session.mask.assign_window(window, index, where, tool, model=model, plane=self.plane))
+
+    def _show_stroke(self, stroke_id: int | None) -> int:
         session, layer = self._need_session(), self.labels_layer
-        stroke_id = session.mask.assign(index, where, tool, model)
         if stroke_id is None:
             return 0
         stroke = session.journal.stroke(stroke_id)

@@ -24,6 +24,10 @@ class Window:
         bottom, right = min(self.row + self.height, height), min(self.col + self.width, width)
         return Window(top, left, max(bottom - top, 0), max(right - left, 0))
 
+    def holds(self, row: int, col: int) -> bool:
+        """Whether a pixel of the scene lies in the window."""
+        return self.row <= row < self.row + self.height and self.col <= col < self.col + self.width
+
     @property
     def slices(self) -> tuple[slice, slice]:
         """Row and column slices of the window."""
