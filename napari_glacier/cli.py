@@ -82,6 +82,8 @@ def _predict(options: argparse.Namespace) -> int:
     if options.scheduler is not None:
         cluster = ClusterBatch(job, options.scheduler)
         _print_warnings(cluster.warnings)
+        for report in cluster.failed:
+            tell(report)
         print(f"Progress page: {cluster.progress_page}", file=sys.stderr)
         with tqdm(total=cluster.num_scenes, unit="scene", disable=None) as bar:
             for report in cluster.run():
@@ -90,6 +92,8 @@ def _predict(options: argparse.Namespace) -> int:
     else:
         batch = Batch(job)
         _print_warnings(batch.warnings)
+        for report in batch.failed:
+            tell(report)
         for scene in batch.scenes:
             run = batch.map(scene)
             with tqdm(total=None, unit="window", desc=scene.name, disable=None) as bar:
@@ -112,7 +116,7 @@ def _predict(options: argparse.Namespace) -> int:
     print(f"{sum(len(report.written) for report in reports)} files written to {options.out}")
     failed = [report.scene for report in reports if report.problem]
     if failed:
-        print(f"{len(failed)} of {len(reports)} scenes failed: {', '.join(failed)}.", file=sys.stderr)
+        print(f"{len(failed)} of {len(reports)} failed: {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
 
 

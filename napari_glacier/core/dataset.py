@@ -15,7 +15,7 @@ from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.landsat import UNITS
-from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, unpaired_terrain
+from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, leaving_out_damaged, unpaired_terrain
 from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.products import Calibration
 from napari_glacier.core.raster import read_mask_codes, read_part, read_raster
@@ -59,6 +59,8 @@ class Dataset:
         Those of the warnings that say what was assumed, where nothing need be wrong.
     units : mapping of band to Calibration
         What `dataset.yaml` says of the numbers of tiles that carry no metadata (``units: landsat-c2-l2``).
+    damaged : mapping of tile id to str
+        Tiles that were left out, and why.
     """
 
     root: Path
@@ -69,6 +71,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     units: Mapping[str, Calibration] = field(default_factory=dict)
+    damaged: Mapping[str, str] = field(default_factory=dict)
     _by_id: Mapping[str, Tile] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -287,7 +290,9 @@ def _without_gaps(
     return np.where(gone_HW, known.mean(dtype=np.float64) if known.size else 0.0, plane_HW)
 
 
-def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | None = None) -> Dataset:
+def open_dataset(
+    path: Path, scheme: str | None = None, zero_is_nodata: bool | None = None, *, without_damaged: bool = False
+) -> Dataset:
     """Find the tiles of a folder (or a single file) and decide their class scheme.
 
     Reads every header and, to decide the scheme, every mask; no band is read.
@@ -301,6 +306,9 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | N
     zero_is_nodata : bool, optional
         Whether a pixel with all bands zero is nodata; by default it is under bands and is not in pictures, where
         black is a value as any other.
+    without_damaged : bool
+        Leave out tiles whose files cannot be read or do not fit together, and note them in `Dataset.damaged`, as long
+        as others remain.
 
     Raises
     ------
@@ -310,13 +318,29 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | N
     path = Path(path).expanduser().absolute()
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a folder of tiles or a TIFF.")
-    root, everything, tiles = find_tiles(path)
+    damaged: dict[str, str] = {}
+    if without_damaged:
+        root, everything, tiles, damaged = _find_sound_tiles(path)
+    else:
+        root, everything, tiles = find_tiles(path)
     bands = tuple(band for band in ALL_BANDS if any(band in tile.distinct_bands for tile in tiles))
     warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *_product_notes(tiles))
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
     chosen, note = choose_scheme(root, everything, scheme)
-    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note, described_units(root))
+    units = described_units(root)
+    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note, units, damaged)
+
+
+def _find_sound_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile], dict[str, str]]:
+    """As `find_tiles`, without the tiles that are damaged, and why these are."""
+    with leaving_out_damaged() as reasons:
+        root, everything, tiles = find_tiles(path)
+    damaged = {tile.id: reasons[tile.files[0]] for tile in tiles if not tile.height}
+    if len(damaged) == len(tiles):
+        raise DataError(next(iter(damaged.values())))
+    sound, wanted = ([tile for tile in some if tile.height] for some in (everything, tiles))
+    return root, sound, wanted, damaged
 
 
 def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:

@@ -14,9 +14,13 @@ Beside the folders of bands, ``elevation`` (or ``dem``) and ``slope`` may lie, f
 A folder called ``Train`` (or ``train``) with such a layout opens by itself, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from napari_glacier.core.archives import is_archive
 from napari_glacier.core.array_layout import arrays_in, tiles_of_arrays
@@ -25,7 +29,7 @@ from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS,
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError
 from napari_glacier.core.pairing import pair_extras, pair_files
 from napari_glacier.core.png import PNG_SUFFIXES, is_png
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_info
+from napari_glacier.core.raster import RASTER_SUFFIXES, RasterInfo, read_info
 from napari_glacier.core.scenes import FoundScene, find_scenes, metadata_folder, names_a_scene
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
@@ -33,6 +37,9 @@ _MASK_FOLDERS = ("label", "labels", "mask", "masks")
 _SPLITS = ("train", "val", "test")
 _PICTURE_FOLDER = "images"
 DESCRIPTION_FILE = "dataset.yaml"
+
+# Reasons by file while `leaving_out_damaged`; a context's own, as several threads open data sets.
+_DAMAGED: ContextVar[dict[Path, str] | None] = ContextVar("_DAMAGED", default=None)
 
 
 def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
@@ -199,7 +206,7 @@ def _tiles_of_pictures(folder: Path, pictures: Path, split: str) -> list[Tile]:
 
 def _picture_bands(path: Path) -> dict[str, BandSource]:
     """A picture of one plane serves every colour; one of three gives grey by its mean."""
-    if read_info(path).count == 1:
+    if _info(path).count == 1:
         return {band: BandSource(path) for band in PICTURE_BANDS}
     return {"grey": BandSource(path, None)} | {
         band: BandSource(path, index) for index, band in enumerate(("red", "green", "blue"))
@@ -209,7 +216,7 @@ def _picture_bands(path: Path) -> dict[str, BandSource]:
 def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Tile]:
     """Five-band files as tiles; masks are paired over all files of the folder."""
     for path in wanted:
-        count = read_info(path).count
+        count = _info(path).count
         if count == 1 and (band := band_of_folder(path.parent.name)):
             raise BandError(
                 f"{path} is band {band} of a tile. Open the folder {path.parent.parent} that holds all the bands."
@@ -261,8 +268,55 @@ def _with_nodata(source: BandSource, usual: float | None) -> BandSource:
     return source if source.nodata is not None else replace(source, nodata=usual)
 
 
+@contextmanager
+def leaving_out_damaged() -> Iterator[dict[Path, str]]:
+    """Let tiles whose files are damaged or do not fit together pass, without a size, instead of refusing them all.
+
+    Yields the reasons, by the first file of each such tile.
+    """
+    reasons: dict[Path, str] = {}
+    token = _DAMAGED.set(reasons)
+    try:
+        yield reasons
+    finally:
+        _DAMAGED.reset(token)
+
+
+def _info(path: Path) -> RasterInfo:
+    damaged = _DAMAGED.get()
+    if damaged is None:
+        return read_info(path)
+    try:
+        return read_info(path)
+    except DataError as error:
+        damaged[path] = str(error)
+        # As many bands as a file with all bands has, so that it passes for one.
+        return RasterInfo(path, 0, 0, len(CANONICAL_BANDS), np.dtype(np.float32), None, None)
+
+
 def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path) -> Tile:
-    infos = {path: read_info(path) for path in {source.path: None for source in bands.values()}}
+    """A tile of files that fit together; one without a size where they do not and may be left out."""
+    damaged = _DAMAGED.get()
+    if damaged is None:
+        return _whole_tile(tile_id, split, bands, mask, mask_folder)
+    reason = None
+    try:
+        tile = _whole_tile(tile_id, split, bands, mask, mask_folder)
+    except DataError as error:
+        reason = str(error)
+        tile = Tile(tile_id, split, bands, 0, 0, None, None, mask_folder)
+    # Beside a damaged file, the others seem to be of another size.
+    reason = next((damaged[source.path] for source in bands.values() if source.path in damaged), reason)
+    if reason is None:
+        return tile
+    damaged[tile.files[0]] = reason
+    return replace(tile, height=0, width=0, mask_path=None)
+
+
+def _whole_tile(
+    tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path
+) -> Tile:
+    infos = {path: _info(path) for path in {source.path: None for source in bands.values()}}
     ordered = {band: replace(bands[band], nodata=infos[bands[band].path].nodata) for band in ALL_BANDS if band in bands}
     sizes = {
         band: (infos[source.path].height * source.zoom, infos[source.path].width * source.zoom)

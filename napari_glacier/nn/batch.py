@@ -89,6 +89,8 @@ class Batch:
     Attributes
     ----------
     scenes : tuple of Mosaic
+    failed : tuple of Report
+        Tiles that cannot be read, which no scene has.
     warnings : tuple of str
         About the data set.
 
@@ -100,10 +102,11 @@ class Batch:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        dataset = open_dataset(job.data, job.scheme)
+        dataset = open_dataset(job.data, job.scheme, without_damaged=True)
         refuse_source_folder(dataset, job.out)
         self.warnings = dataset.warnings
         self.scenes: tuple[Mosaic, ...] = plan_scenes(dataset)
+        self.failed = tuple(Report(tile_id, problem=reason) for tile_id, reason in dataset.damaged.items())
         self._recorded = recorded_fingerprints(job.out)
         self._predictor = Predictor(resolve_models(list(job.models) or None), **dict(job.settings))
 
@@ -189,6 +192,8 @@ class ClusterBatch:
     Attributes
     ----------
     num_scenes : int
+    failed : tuple of Report
+        As of `Batch`.
     progress_page : str
         Address at which a browser shows what the workers do.
 
@@ -210,7 +215,7 @@ class ClusterBatch:
             ) from error
         batch = Batch(job)
         self._job, self._names = job, [scene.name for scene in batch.scenes]
-        self.num_scenes, self.warnings = len(batch.scenes), batch.warnings
+        self.num_scenes, self.failed, self.warnings = len(batch.scenes), batch.failed, batch.warnings
         local = re.fullmatch(r"local(?::([1-9]\d*))?", scheduler)
         if local is None and "://" not in scheduler:
             raise ConfigError(

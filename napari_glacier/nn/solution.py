@@ -9,28 +9,26 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import yaml
 
 from napari_glacier import __version__
 from napari_glacier.core import dataset as datasets
-from napari_glacier.core import layouts
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.dataset import Dataset, choose_scheme
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
+from napari_glacier.core.layouts import find_tiles, leaving_out_damaged
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.raster import RasterInfo, read_info, read_raster, write_raster
-from napari_glacier.core.tiles import BandSource, Tile
+from napari_glacier.core.raster import read_raster, write_raster
+from napari_glacier.core.tiles import Tile
 from napari_glacier.nn.stand_ins import equip_tifffile
 
 DESCRIPTION = "bundle.yaml"
@@ -200,9 +198,8 @@ def _folder(data: str | Path | Mapping[str, str]) -> Path:
 
 def _open(path: Path) -> tuple[Dataset, dict[str, str]]:
     """As `open_dataset`, but tiles with damaged files, or files of different sizes, are left out, with the reason."""
-    refused: dict[Path, str] = {}
-    with _forgiving_layouts(refused):
-        root, everything, found = layouts.find_tiles(path)
+    with leaving_out_damaged() as reasons:
+        root, everything, found = find_tiles(path)
     everything, tiles = ([tile for tile in some if tile.height] for some in (everything, found))
     bands = tuple(band for band in ALL_BANDS if any(band in tile.distinct_bands for tile in tiles))
     try:
@@ -212,51 +209,8 @@ def _open(path: Path) -> tuple[Dataset, dict[str, str]]:
         logger.warning("Note: %s The codes of the model are written.", error)
         scheme = None
     zero_is_nodata = not any(tile.is_picture for tile in tiles)
-    skipped = {tile.id: refused[_first_file(tile)] for tile in found if not tile.height}
+    skipped = {tile.id: reasons[tile.files[0]] for tile in found if not tile.height}
     return Dataset(root, tuple(tiles), scheme, bands, zero_is_nodata, ()), skipped
-
-
-@contextmanager
-def _forgiving_layouts(refused: dict[Path, str]) -> Iterator[None]:
-    """Let `layouts` give a tile of no size for one that it would refuse; `refused` tells why, by its first file."""
-    make_tile = layouts._make_tile
-    broken: dict[Path, str] = {}
-
-    def forgiving_info(path: Path) -> RasterInfo:
-        try:
-            return read_info(path)
-        except DataError as error:
-            broken[path] = str(error)
-            # As many bands as a file with all bands has, so that it passes for one.
-            return RasterInfo(path, 0, 0, 5, np.dtype(np.float32), None, None)
-
-    def forgiving_tile(
-        tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path
-    ) -> Tile:
-        reason = None
-        try:
-            tile = make_tile(tile_id, split, bands, mask, mask_folder)
-        except DataError as error:
-            reason = str(error)
-            tile = Tile(tile_id, split, bands, 0, 0, None, None, mask_folder)
-        # Beside a damaged file, the others seem to be of another size.
-        reason = next((broken[source.path] for source in bands.values() if source.path in broken), reason)
-        if reason is not None:
-            tile = replace(tile, height=0, width=0, mask_path=None)
-            refused[_first_file(tile)] = reason
-        return tile
-
-    usual = {"read_info": read_info, "_make_tile": make_tile}
-    forgiving = {"read_info": forgiving_info, "_make_tile": forgiving_tile}
-    try:
-        vars(layouts).update(forgiving)
-        yield
-    finally:
-        vars(layouts).update(usual)
-
-
-def _first_file(tile: Tile) -> Path:
-    return next(iter(tile.bands.values())).path
 
 
 def _readable(dataset: Dataset, bands: Sequence[str], skipped: dict[str, str]) -> Iterator[Tile]:

@@ -25,13 +25,16 @@ def _masks(out):
     return {path.name: read_mask_codes(path) for path in sorted(out.glob("*.tif"))}
 
 
-@pytest.fixture
-def stack(make_dataset):
+@pytest.fixture(params=["cut short", "damaged inside"])
+def stack(make_dataset, request):
     """Eight tiles that no grid joins, so that each is a scene, one of them damaged; gives root and the damaged one."""
     root = make_dataset(grid=(2, 4), georeferenced=False)
     damaged = sorted((root / "Band3").iterdir())[5]
     content = bytearray(damaged.read_bytes())
-    content[200 : len(content) // 2] = os.urandom(len(content) // 2 - 200)
+    if request.param == "cut short":
+        del content[len(content) // 2 :]
+    else:
+        content[200 : len(content) // 2] = os.urandom(len(content) // 2 - 200)
     damaged.write_bytes(content)
     return root, damaged
 
@@ -44,9 +47,22 @@ def test_a_damaged_scene_does_not_stop_the_others(stack, make_checkpoint, tmp_pa
     assert len(_masks(tmp_path / "out")) == 7
     assert said.err.count("Failed: ") == 1
     assert damaged.name in said.err
-    assert "1 of 8 scenes failed" in said.err
+    assert "1 of 8 failed" in said.err
     if scheduler:
         assert "Progress page: http" in said.err
+
+
+def test_a_tile_cut_short_is_a_gap_in_its_mosaic(make_dataset, make_checkpoint, tmp_path, capsys):
+    root, checkpoint, out = make_dataset(), make_checkpoint(), tmp_path / "out"
+    damaged = sorted((root / "Band3").iterdir())[3]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    assert _predict(root, out, checkpoint) == 1
+    assert damaged.name in capsys.readouterr().err
+    assert len(_masks(out)) == 3
+    damaged.write_bytes(whole)
+    assert _predict(root, out, checkpoint) == 0
+    assert len(_masks(out)) == 4
 
 
 def test_a_cluster_and_one_process_make_the_same_maps(make_dataset, make_checkpoint, tmp_path):
