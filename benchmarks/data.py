@@ -21,10 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
-from napari_glacier.core.burning import ClassRule
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.doctor import examine
-from napari_glacier.core.prepare_hkh import HkhSettings, prepare_hkh
+from napari_glacier.core.prepare.burning import ClassRule
+from napari_glacier.core.prepare.hkh import HkhSettings, prepare_hkh
 from napari_glacier.core.texture import HALO_PX, NUM_LEVELS, glcm_texture, grey_levels
 
 TILE_PX = 512

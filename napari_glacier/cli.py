@@ -242,7 +242,7 @@ def _add_change(commands: Any) -> None:
 
 
 def _change(options: argparse.Namespace) -> int:
-    from napari_glacier.core.change import compare_dates
+    from napari_glacier.core.inventory.change import compare_dates
 
     if options.clear and not options.scenes:
         raise GlacierError("--clear needs the scenes, which know the clouds. Add --scenes A B.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from napari_glacier.core.preparing import Progress
+    from napari_glacier.core.prepare.preparing import Progress
 
 Result = TypeVar("Result")
 
@@ -95,8 +95,8 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare_hkh(options: argparse.Namespace) -> int:
-    from napari_glacier.core.burning import ClassRule
-    from napari_glacier.core.prepare_hkh import HkhSettings, prepare_hkh
+    from napari_glacier.core.prepare.burning import ClassRule
+    from napari_glacier.core.prepare.hkh import HkhSettings, prepare_hkh
 
     rule = ClassRule.parse(options.attribute, options.classes)
     settings = HkhSettings(
@@ -122,8 +122,8 @@ def _prepare_hkh(options: argparse.Namespace) -> int:
 
 
 def _prepare_tiles(options: argparse.Namespace) -> int:
-    from napari_glacier.core.burning import ClassRule
-    from napari_glacier.core.prepare_tiles import TileSettings, prepare_tiles
+    from napari_glacier.core.prepare.burning import ClassRule
+    from napari_glacier.core.prepare.tiles import TileSettings, prepare_tiles
 
     settings = TileSettings(
         tile_px=options.tile_px,

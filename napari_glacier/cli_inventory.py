@@ -69,9 +69,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _outlines(options: argparse.Namespace) -> int:
-    from napari_glacier.core.class_maps import open_maps
-    from napari_glacier.core.outline_files import DRIVERS, check_target, write_outlines
-    from napari_glacier.core.outlines import OutlineOptions, outline_maps
+    from napari_glacier.core.inventory.class_maps import open_maps
+    from napari_glacier.core.inventory.outline_files import DRIVERS, check_target, write_outlines
+    from napari_glacier.core.inventory.outlines import OutlineOptions, outline_maps
 
     if options.like is not None:
         return _rasterise(options)
@@ -102,7 +102,7 @@ def _outlines(options: argparse.Namespace) -> int:
 
 def _rasterise(options: argparse.Namespace) -> int:
     from napari_glacier.core.classes import get_scheme
-    from napari_glacier.core.outline_files import rasterise_file
+    from napari_glacier.core.inventory.outline_files import rasterise_file
 
     scheme = get_scheme(options.scheme or "glacier4")
     written = rasterise_file(
@@ -113,11 +113,11 @@ def _rasterise(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from napari_glacier.core.calibration import curves_of
-    from napari_glacier.core.class_maps import open_maps
     from napari_glacier.core.files import write_text_atomically
-    from napari_glacier.core.report import area_rows, make_report, tile_rows, write_csv
-    from napari_glacier.core.report_page import html_page
+    from napari_glacier.core.inventory.calibration import curves_of
+    from napari_glacier.core.inventory.class_maps import open_maps
+    from napari_glacier.core.inventory.report import area_rows, make_report, tile_rows, write_csv
+    from napari_glacier.core.inventory.report_page import html_page
 
     names = ("report.html", "areas.csv", "tiles.csv", "calibration.json")
     present = [name for name in names if (options.out / name).exists()]
@@ -153,7 +153,7 @@ def _calibration(path: Path) -> Any:
     """The curves that a report wrote, as a function of the class's name and its probabilities."""
     import numpy as np
 
-    from napari_glacier.core.calibration import Curve
+    from napari_glacier.core.inventory.calibration import Curve
 
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["calibration"]

@@ -19,11 +19,11 @@ from rasterio.transform import Affine
 from sklearn.metrics import matthews_corrcoef, recall_score
 
 from napari_glacier.cli import main
-from napari_glacier.core import prepare_hkh as module
-from napari_glacier.core.burning import ClassRule, Outlines, read_outlines
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import OutlineError, PairingError, SaveError
-from napari_glacier.core.prepare_hkh import HkhSettings, prepare_hkh
+from napari_glacier.core.prepare import hkh as module
+from napari_glacier.core.prepare.burning import ClassRule, Outlines, read_outlines
+from napari_glacier.core.prepare.hkh import HkhSettings, prepare_hkh
 from napari_glacier.core.raster import read_mask_codes, read_raster
 from training.run import main as train
 

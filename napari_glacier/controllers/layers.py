@@ -26,7 +26,7 @@ from napari_glacier.controllers.pictures import (
 from napari_glacier.core.bands import ALL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.derived import Derived, check_numbers, derive
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.products import QUALITY_CLASSES, Calibration
+from napari_glacier.core.scenes.products import QUALITY_CLASSES, Calibration
 
 if TYPE_CHECKING:
     from napari.utils.colormaps import DirectLabelColormap

@@ -14,11 +14,11 @@ from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.landsat import UNITS
 from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, leaving_out_damaged, unpaired_terrain
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.products import Calibration
 from napari_glacier.core.raster import read_mask_codes, read_part, read_raster
+from napari_glacier.core.scenes.landsat import UNITS
+from napari_glacier.core.scenes.products import Calibration
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 __all__ = [

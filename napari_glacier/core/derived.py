@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_glacier.core.channels import normalised_difference, ratio
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.products import REFLECTIVE_BANDS, THERMAL_BAND, Calibration
+from napari_glacier.core.scenes.products import REFLECTIVE_BANDS, THERMAL_BAND, Calibration
 
 # Products count in thousands; reflectance and the like, in a file of floats, do not reach this.
 _LEAST_NUMBER = 50.0

@@ -30,7 +30,7 @@ from napari_glacier.core.errors import BandError, DataError, PairingError, Raste
 from napari_glacier.core.pairing import pair_extras, pair_files
 from napari_glacier.core.png import PNG_SUFFIXES, is_png
 from napari_glacier.core.raster import RASTER_SUFFIXES, RasterInfo, read_info
-from napari_glacier.core.scenes import FoundScene, find_scenes, metadata_folder, names_a_scene
+from napari_glacier.core.scenes.finding import FoundScene, find_scenes, metadata_folder, names_a_scene
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 _MASK_FOLDERS = ("label", "labels", "mask", "masks")

@@ -7,7 +7,7 @@ from pathlib import Path
 from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.products import Product
+from napari_glacier.core.scenes.products import Product
 
 __all__ = ["BandSource", "Tile", "band_size_message"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import BandError, DataError
-from napari_glacier.core.mtl import MTL_NAME, Metadata, read_mtl
-from napari_glacier.core.products import REFLECTIVE_BANDS, THERMAL_BAND, Calibration, Product, Quality
+from napari_glacier.core.scenes.mtl import MTL_NAME, Metadata, read_mtl
+from napari_glacier.core.scenes.products import REFLECTIVE_BANDS, THERMAL_BAND, Calibration, Product, Quality
 
 _TM = dict(zip(CANONICAL_BANDS, ("1", "2", "3", "5", "6"), strict=True))
 _OLI = dict(zip(CANONICAL_BANDS, ("2", "3", "4", "6", "10"), strict=True))

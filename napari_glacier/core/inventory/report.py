@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.calibration import Calibration, Expectation, Sample, calibrate
-from napari_glacier.core.class_maps import ClassMap, MapSource, MaskFile
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme
 from napari_glacier.core.errors import ConfigError, DataError, SchemeError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.projection import pixel_areas_m2, pixel_size_m
+from napari_glacier.core.inventory.calibration import Calibration, Expectation, Sample, calibrate
+from napari_glacier.core.inventory.class_maps import ClassMap, MapSource, MaskFile
+from napari_glacier.core.inventory.projection import pixel_areas_m2, pixel_size_m
 
 Image = npt.NDArray[np.float32]
 Index = npt.NDArray[np.uint8]

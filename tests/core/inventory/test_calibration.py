@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import brier_score_loss
 
-from napari_glacier.core.calibration import (
+from napari_glacier.core.inventory.calibration import (
     Calibration,
     Expectation,
     Kernel,

@@ -6,7 +6,14 @@ import pytest
 
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.projection import crs_of, pixel_areas_m2, pixel_size_m, to_longitude_latitude, utm_zones, xy_of
+from napari_glacier.core.inventory.projection import (
+    crs_of,
+    pixel_areas_m2,
+    pixel_size_m,
+    to_longitude_latitude,
+    utm_zones,
+    xy_of,
+)
 
 GEOD = pyproj.Geod(ellps="WGS84")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from napari_glacier.core.archives import is_archive, is_packed, members
 from napari_glacier.core.errors import BandError, DataError, RasterError
 from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.landsat import SceneFiles, is_landsat, read_landsat
-from napari_glacier.core.mtl import MTL_NAME, georef_of
-from napari_glacier.core.products import Product
 from napari_glacier.core.raster import RasterInfo, read_info
-from napari_glacier.core.sentinel2 import METADATA_NAME, is_sentinel2, read_sentinel2, safe_files
+from napari_glacier.core.scenes.landsat import SceneFiles, is_landsat, read_landsat
+from napari_glacier.core.scenes.mtl import MTL_NAME, georef_of
+from napari_glacier.core.scenes.products import Product
+from napari_glacier.core.scenes.sentinel2 import METADATA_NAME, is_sentinel2, read_sentinel2, safe_files
 
 __all__ = ["FoundScene", "find_scenes", "metadata_folder", "names_a_scene"]
 

@@ -19,8 +19,8 @@ from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.pairing import pair_files
-from napari_glacier.core.products import QUALITY_CLASSES
 from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
+from napari_glacier.core.scenes.products import QUALITY_CLASSES
 from napari_glacier.core.tiling import Window
 
 MADE_BY = "napari-glacier change"

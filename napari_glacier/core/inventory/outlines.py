@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.class_maps import ClassMap, MapSource, MaskFile
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.journal import REVIEW_STATES
-from napari_glacier.core.projection import (
+from napari_glacier.core.inventory.class_maps import ClassMap, MapSource, MaskFile
+from napari_glacier.core.inventory.projection import (
     LONGITUDE_LATITUDE,
     crs_of,
     pixel_areas_m2,
@@ -24,7 +23,8 @@ from napari_glacier.core.projection import (
     to_longitude_latitude,
     utm_zones,
 )
-from napari_glacier.core.vectorize import Polygons, polygonise, recode, smooth, to_map
+from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
+from napari_glacier.core.journal import REVIEW_STATES
 
 if TYPE_CHECKING:
     import pyproj

@@ -12,8 +12,8 @@ from napari_glacier.core.archives import read_text
 from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import BandError, DataError
-from napari_glacier.core.landsat import SceneFiles
-from napari_glacier.core.products import Calibration, Product, Quality
+from napari_glacier.core.scenes.landsat import SceneFiles
+from napari_glacier.core.scenes.products import Calibration, Product, Quality
 
 # Our band -> the product's, and the number of the product's band in its metadata.
 _BANDS = dict(zip(CANONICAL_BANDS, (("02", 1), ("03", 2), ("04", 3), ("11", 11)), strict=False))

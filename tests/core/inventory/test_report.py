@@ -10,14 +10,14 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import perimeter_crofton
 
 from napari_glacier.cli import main
-from napari_glacier.core.class_maps import open_maps
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.projection import pixel_areas_m2
+from napari_glacier.core.inventory.report import interface_length, make_report
 from napari_glacier.core.journal import Journal
-from napari_glacier.core.projection import pixel_areas_m2
 from napari_glacier.core.raster import write_mask, write_raster
-from napari_glacier.core.report import interface_length, make_report
 
 FOUR = get_scheme("glacier4")
 

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from napari_glacier.core.calibration import Calibration
-from napari_glacier.core.report import Area, Report
-from napari_glacier.core.report_figures import change_map, class_map, interval_chart, probability_map, reliability_chart
+from napari_glacier.core.inventory.calibration import Calibration
+from napari_glacier.core.inventory.report import Area, Report
+from napari_glacier.core.inventory.report_figures import (
+    change_map,
+    class_map,
+    interval_chart,
+    probability_map,
+    reliability_chart,
+)
 
 # Maps beyond this many are in the tables only: a page of fifty maps is not read.
 _MOST_MAPS = 6

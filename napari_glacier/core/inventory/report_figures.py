@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.calibration import Calibration, Reliability
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme
-from napari_glacier.core.projection import pixel_size_m
-from napari_glacier.core.report import Area, Report, Scene, quantities_of
+from napari_glacier.core.inventory.calibration import Calibration, Reliability
+from napari_glacier.core.inventory.projection import pixel_size_m
+from napari_glacier.core.inventory.report import Area, Report, Scene, quantities_of
 
 _MOST_PX = 1400
 _LAND, _OUTSIDE = "#e3e3df", "#ffffff"

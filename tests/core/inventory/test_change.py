@@ -8,9 +8,9 @@ import pytest
 import rasterio
 
 from napari_glacier.cli import main
-from napari_glacier.core.change import compare_dates
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
+from napari_glacier.core.inventory.change import compare_dates
 from napari_glacier.core.raster import GeoRef, read_info, write_mask, write_raster
 
 GLACIER4 = get_scheme("glacier4")

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_glacier.core.burning import VECTOR_SUFFIXES, ClassRule, fields_of, usual_class
 from napari_glacier.core.errors import DataError, OutlineError
 from napari_glacier.core.layouts import rasters_in
-from napari_glacier.core.preparing import distinct_names
+from napari_glacier.core.prepare.burning import VECTOR_SUFFIXES, ClassRule, fields_of, usual_class
+from napari_glacier.core.prepare.preparing import distinct_names
 
 IMAGE_FOLDER, LABEL_FOLDER, METADATA_FILE = "HKH_images", "HKH_labels", "metadata.csv"
 _REGION_COLUMNS = ("region", "subregion", "sub_region", "basin", "sub_basin", "country", "area")

@@ -1,0 +1,1 @@
+"""Making data sets: HKH, and scenes with outlines."""

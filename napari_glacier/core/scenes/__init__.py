@@ -1,0 +1,1 @@
+"""Scenes as their makers deliver them: Landsat and Sentinel-2."""
