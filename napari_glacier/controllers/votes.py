@@ -44,7 +44,7 @@ class Votes:
     Attributes
     ----------
     where : str
-        The pixel, for people.
+        The pixel, for people, in a line or two.
     shown_index : int
         The class that the Prediction layer shows.
     index : int
@@ -188,12 +188,12 @@ class VotesController:
         where = f"Row {row}, column {col}"
         georef = None if session.stacked else session.georef()
         where = f"{scene.name}, {where}" if session.stacked else where
-        where += f" · {map_text(georef, tuple(point))}" if georef is not None else ""
+        where += f"\n{map_text(georef, tuple(point))}" if georef is not None else ""
         area = shown.area_at(number, row, col)
         if area is None:
-            return f"{where}: not predicted (yet)."
+            return f"{where}\nNot predicted (yet)."
         if not shown.is_known(number, row, col):
-            return f"{where}: no data. The bands hold nothing there; the map calls it background without asking anyone."
+            return f"{where}\nNo data: the bands hold nothing there. The map calls it background without asking anyone."
         return Question(area.made, scene, number, row, col, where)
 
     def known(self, question: Question) -> Votes | None:

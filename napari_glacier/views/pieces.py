@@ -110,6 +110,8 @@ class Legend(QWidget):
         for number, (color, name, *figures) in enumerate(rows):
             self._grid.addWidget(swatch_label(color), number, 0)
             title = QElidingLabel(name)
+            # Names of members often differ at their ends alone.
+            title.setElideMode(Qt.TextElideMode.ElideMiddle)
             title.setToolTip(name)
             self._grid.addWidget(title, number, 1)
             for column, figure in enumerate(figures):

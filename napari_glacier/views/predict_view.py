@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -12,6 +13,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -81,6 +83,7 @@ class PredictView(GlacierView):
         votes = QVBoxLayout()
         self.votes_panel = VotesPanel(VotesController(self.controller))
         self.votes_panel.failed.connect(self.fail)
+        self.votes_panel.answered.connect(self._on_answered)
         votes.addWidget(self.votes_panel)
         result.addWidget(group("At a pixel", votes))
         desk.addWidget(self._result)
@@ -146,6 +149,7 @@ class PredictView(GlacierView):
         self._bar = QProgressBar()
         self._bar.setVisible(False)
         self._doing = QLabel("")
+        self._doing.setWordWrap(True)
         self._doing.setVisible(False)
         layout.addWidget(self._bar)
         layout.addWidget(self._doing)
@@ -307,6 +311,16 @@ class PredictView(GlacierView):
             if partly and not self.running:
                 said += f" <b>Incomplete</b>: {partly} of what was asked for. Only that is accepted."
             self._shown.setText(said)
+
+    def _on_answered(self) -> None:
+        # How high the panel is now is known once the window has laid it out.
+        QTimer.singleShot(0, self._post, self._reveal_votes)
+
+    def _reveal_votes(self) -> None:
+        """Scroll the answer into sight: on a laptop it would lie below the widget's edge."""
+        scroll = self.findChild(QScrollArea)
+        if isinstance(scroll, QScrollArea):
+            scroll.ensureWidgetVisible(self.votes_panel, 0, 12)
 
     def _fill_models(self) -> None:
         chosen = self.model

@@ -28,9 +28,12 @@ class VotesPanel(QWidget):
     busy : bool
         Whether the networks are at work on a run.
     failed : signal (BaseException)
+    answered : signal ()
+        An answer is shown, and takes more room than there was before.
     """
 
     failed = QtSignal(object)
+    answered = QtSignal()
 
     def __init__(self, votes: VotesController) -> None:
         super().__init__()
@@ -82,7 +85,7 @@ class VotesPanel(QWidget):
         if votes is not None:
             self._show_votes(votes)
         elif self.busy:
-            self._say(f"{question.where}: the networks are busy. Click again when the run has ended, or cancel it.")
+            self._say(f"{question.where}\nThe networks are busy. Click again when the run has ended, or cancel it.")
         else:
             self._ask_members(question)
 
@@ -99,7 +102,7 @@ class VotesPanel(QWidget):
 
     def _ask_members(self, question: Question) -> None:
         def on_step(step: Step) -> None:
-            self._say(f"{question.where}<br>{step.message}")
+            self._say(f"{question.where}\n{step.message}")
             self._bar.setMaximum(step.total)
             self._bar.setValue(step.done)
             self._bar.setVisible(True)
@@ -112,14 +115,14 @@ class VotesPanel(QWidget):
                 self._show_votes(votes)
 
         def on_error(error: BaseException) -> None:
-            self._say(f"{question.where}: the members could not be asked.")
+            self._say(f"{question.where}\nThe members could not be asked.")
             self.failed.emit(error)
 
         self._task = Background(self, self.votes.job(question), on_step, on_return, on_error)
 
     def _show_votes(self, votes: Votes) -> None:
         names, colors = votes.scheme.class_names, votes.scheme.colors
-        self._say(f"{votes.where}<br>The map shows <b>{names[votes.shown_index]}</b>.{_doubt(votes)}")
+        self._say(f"{votes.where}\nThe map shows <b>{names[votes.shown_index]}</b>.{_doubt(votes)}")
         likeliest_first = sorted(range(len(names)), key=lambda k: -votes.mean_K[k])
         self._mean.show_rows([(colors[k], names[k], _percent(votes.mean_K[k])) for k in likeliest_first])
         self._members.show_rows(
@@ -129,9 +132,10 @@ class VotesPanel(QWidget):
             f"Entropy {votes.entropy:.3f}, disagreement {votes.mutual_information:.3f} (0 sure, 1 knows nothing)."
         )
         self._answer.setVisible(True)
+        self.answered.emit()
 
     def _say(self, text: str) -> None:
-        self._text.setText(text)
+        self._text.setText(text.replace("\n", "<br>"))
         self._bar.setVisible(False)
         self._answer.setVisible(False)
 

@@ -142,7 +142,7 @@ def _two_architectures(make_card) -> list[LoadedModel]:
 
 
 def test_votes_at_the_terminal(make_dataset, make_card, tmp_path, monkeypatch, capsys) -> None:
-    root, out = make_dataset(grid=(1, 2), size_px=600, georeferenced=True), tmp_path / "out"
+    root, out = make_dataset(grid=(1, 1), size_px=540), tmp_path / "out"
     members = _two_architectures(make_card)
     monkeypatch.setattr(batch, "resolve_models", lambda _: Ensemble(members))
     usual = ["predict", "--data", str(root), "--out", str(out), "--tta", "off", "--device", "cpu", "--engine", "torch"]
