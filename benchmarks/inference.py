@@ -1,10 +1,10 @@
 """How fast scenes are mapped, as ratios of one run.
 
-    python benchmarks/inference.py [--quick] [--json FILE] [--rounds N] [--large]
+    python benchmarks/inference.py [--quick] [--json FILE] [--rounds N] [--large] [--model PATH]
 
 `ours_over_bare`
     Pixels per second of the whole predictor (reading, views, blending, uncertainty, classes) over those of its own
-    engine on ready tensors, one for each window and view.
+    engine on ready tensors of the same windows and views.
 `ours_over_monai_ttach`
     The same over MONAI's `sliding_window_inference` around a ttach wrapper, as their documentation writes them:
     float32, windows of 512 px, a quarter overlap, Gaussian blending, the eight views of the square.
@@ -13,9 +13,10 @@
 `label_agreement`
     Share of pixels with the label of the float32 network in the same windows and views, for the bundled ensemble's
     first member on the bundled region: an untrained network would prove nothing.
-`labels_changed_by_shift`, `labels_changed_by_window`
-    Share of pixels, more than 128 px from the scene's border, whose label changes where the windows' grid is moved by
-    64 px both ways, and where windows have 384 px: the bundled ensemble on the bundled region, no further views.
+`labels_changed_by_shift`, `labels_changed_by_window` (with `_fp32` likewise, computed in float32)
+    Share of pixels, more than 200 px from the scene's border, whose label changes where the windows' grid is moved by
+    96 px both ways, and where windows have 768 px: a synthetic scene of 2 048 x 2 048 px, no further views, the bundled
+    ensemble or `--model`. Attention that pools over a window, as in the bundled networks, sees another window.
 `scene_peak_rss_gb`, `scene_over_small` (with --large)
     Peak memory on a scene of 7 800 x 7 800 px of five bands on disk, and its pixels per second over those of
     1 024 x 1 024 px, with the bundled member and no further views.
@@ -39,7 +40,8 @@ from typing import Any
 sys.path.append(str(Path(__file__).parent))
 import contest
 
-SIDE_PX, QUICK_SIDE_PX, WINDOW_PX, OVERLAP_PX = 1024, 512, 512, 128
+SIDE_PX, QUICK_SIDE_PX, THEIR_WINDOW_PX = 1536, 512, 512
+SMALL_PX, GRID_PX, QUICK_GRID_PX = 1024, 2048, 1536
 LARGE_PX, QUICK_LARGE_PX = 7800, 2600
 BANDS = ("B2", "B3", "B4", "B6", "B10")
 OURS, BARE, MONAI, PLAIN = "ours", "bare engine", "MONAI + ttach", "plain loop"
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="also a whole Landsat scene")
     parser.add_argument("--engine", default="auto", help="engine of ours and of the bare one")
+    parser.add_argument("--model", help="model whose maps are compared between grids; the bundled ensemble by default")
     parser.add_argument("--as", dest="contestant", help=argparse.SUPPRESS)
     parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -74,8 +77,8 @@ def main() -> None:
         "peak_gb": {name: turns[-1][1] for name, turns in answers.items()},
         "label_agreement": float(_ask(command, "agreement")[0]),
     }
-    shift, window = map(float, _ask(command, "grid"))
-    figures |= {"labels_changed_by_shift": shift, "labels_changed_by_window": window}
+    for suffix, changes in zip(("", "_fp32"), _grid_of(command, options.model), strict=True):
+        figures |= {f"labels_changed_by_{what}{suffix}": share for what, share in changes.items()}
     if options.large:
         figures |= _large_scene(command, options.quick)
     print()
@@ -86,11 +89,13 @@ def main() -> None:
         ("label_agreement", ""),
         ("labels_changed_by_shift", "below 0.0005"),
         ("labels_changed_by_window", "below 0.0005"),
+        ("labels_changed_by_shift_fp32", "below 0.0005"),
+        ("labels_changed_by_window_fp32", "below 0.0005"),
         ("scene_peak_rss_gb", "at most 2.5"),
         ("scene_over_small", "0.95"),
     ):
         if name in figures:
-            print(f"{name:<24}{figures[name]:>9.4g}   {f'(goal {goal})' if goal else ''}")
+            print(f"{name:<30}{figures[name]:>9.4g}   {f'(goal {goal})' if goal else ''}")
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -101,11 +106,17 @@ def _ask(command: Sequence[str], name: str, *more: str) -> list[str]:
     return result.stdout.rpartition("@")[2].split()
 
 
+def _grid_of(command: Sequence[str], model: str | None) -> list[dict[str, float]]:
+    """Shares of labels that change with the grid, in the usual precision and in float32."""
+    shares = list(map(float, _ask(command, "grid", *(["--model", model] if model else []))))
+    return [dict(zip(("shift", "window"), shares[k : k + 2], strict=True)) for k in (0, 2)]
+
+
 def _large_scene(command: Sequence[str], quick: bool) -> dict[str, float]:
     """A scene on disk mapped by a process of its own, whose memory is looked at."""
     with tempfile.TemporaryDirectory() as folder:
         pace, peak_gb = {}, 0.0
-        for side in (SIDE_PX, QUICK_LARGE_PX if quick else LARGE_PX):
+        for side in (SMALL_PX, QUICK_LARGE_PX if quick else LARGE_PX):
             _write_scene(Path(folder) / str(side), side)
             answer = _ask(command, "scene", "--scene", str(Path(folder) / str(side)))
             pace[side], peak_gb = float(answer[0]), float(answer[1])
@@ -145,7 +156,7 @@ def _compete(options: argparse.Namespace) -> None:
         print(f"@{_agreement(options.engine)}", flush=True)
         return
     if options.contestant == "grid":
-        print("@" + " ".join(map(str, _grid_changes())), flush=True)
+        print("@" + " ".join(map(str, _grid_changes(options.quick, options.model))), flush=True)
         return
     if options.contestant == "scene":
         seconds, pixels = _map_folder(options.scene)
@@ -211,7 +222,7 @@ def _predictor(member: Any, engine: str, **settings: Any) -> Any:
     from napari_glacier.nn.ensemble import Ensemble
     from napari_glacier.nn.predictor import Predictor
 
-    return Predictor(Ensemble([member]), window_px=WINDOW_PX, overlap_px=OVERLAP_PX, engine=engine, **settings)
+    return Predictor(Ensemble([member]), engine=engine, **settings)
 
 
 def _finished(run: Any) -> Any:
@@ -231,20 +242,22 @@ def _ours(options: argparse.Namespace) -> Callable[[], None]:
 def _bare(options: argparse.Namespace) -> Callable[[], None]:
     import torch
 
-    from napari_glacier.core.tiling import windows
+    from napari_glacier.core.tiling import OVERLAP_PX, WINDOW_PX, windows
     from napari_glacier.nn.device import inference_dtype, pick_device
     from napari_glacier.nn.engines import make_engine
     from napari_glacier.nn.memory import usual_batch
 
-    side, device = _side(options.quick), pick_device()
-    member = _member(_network(options.quick))
-    engine, _ = make_engine(member, device, inference_dtype(device), window_px=WINDOW_PX, kind=options.engine)
-    passes, batch = len(windows(side, side, WINDOW_PX, OVERLAP_PX)) * 8, usual_batch(device)
-    ready = torch.randn(batch, 5, WINDOW_PX, WINDOW_PX)
+    side, device, views = _side(options.quick), pick_device(), 8
+    window_px = min(WINDOW_PX, side)
+    member, batch = _member(_network(options.quick)), usual_batch(device, window_px)
+    engine, _ = make_engine(member, device, inference_dtype(device), window_px=window_px, kind=options.engine)
+    plan = [window.clipped(side, side) for window in windows(side, side, window_px, min(OVERLAP_PX, side // 4))]
+    ready = [torch.randn(min(batch, views), 5, window.height, window.width) for window in plan]
 
     def work() -> None:
-        for _ in range(0, passes, batch):
-            engine.probabilities(ready)
+        for images in ready:
+            for _ in range(0, views, len(images)):
+                engine.probabilities(images)
 
     return work
 
@@ -261,7 +274,9 @@ def _monai(options: argparse.Namespace) -> Callable[[], None]:
 
     def work() -> None:
         with torch.no_grad():
-            logits = sliding_window_inference(image, (WINDOW_PX, WINDOW_PX), 4, model, overlap=0.25, mode="gaussian")
+            logits = sliding_window_inference(
+                image, (THEIR_WINDOW_PX, THEIR_WINDOW_PX), 4, model, overlap=0.25, mode="gaussian"
+            )
             logits.softmax(1).argmax(1).cpu()
 
     return work
@@ -277,9 +292,9 @@ def _plain(options: argparse.Namespace) -> Callable[[], None]:
 
     def work() -> None:
         with torch.no_grad():
-            for row in range(0, side, WINDOW_PX):
-                for col in range(0, side, WINDOW_PX):
-                    tile = image_CHW[None, :, row : row + WINDOW_PX, col : col + WINDOW_PX].to(device)
+            for row in range(0, side, THEIR_WINDOW_PX):
+                for col in range(0, side, THEIR_WINDOW_PX):
+                    tile = image_CHW[None, :, row : row + THEIR_WINDOW_PX, col : col + THEIR_WINDOW_PX].to(device)
                     total = torch.zeros(1, 4, *tile.shape[-2:], device=device)
                     for turns in range(4):
                         for flip in (False, True):
@@ -306,38 +321,43 @@ def _agreement(engine: str) -> float:
     return float((ours.index_HW == exact.index_HW)[valid].mean())
 
 
-class _Moved:
-    """A scene with a margin of nodata above and to the left of it, which moves the windows' grid."""
+class _Cut:
+    """A synthetic scene without its first rows and columns, which moves the windows' grid."""
 
-    def __init__(self, scene: Any, margin: int) -> None:
-        self.name, self._scene, self._margin = scene.name, scene, margin
-        self.shape = (scene.shape[0] + margin, scene.shape[1] + margin)
+    def __init__(self, image_CHW: Any, margin: int) -> None:
+        self.name, self._image_CHW = "synthetic", image_CHW[:, margin:, margin:]
+        self.shape = self._image_CHW.shape[1:]
 
     def read(self, window: Any, bands: Sequence[str]) -> Any:
-        from napari_glacier.core.tiling import Window
-
-        moved = Window(window.row - self._margin, window.col - self._margin, window.height, window.width)
-        return self._scene.read(moved, bands)
+        image_CHW = self._image_CHW[(slice(None), *window.slices)]
+        return image_CHW, image_CHW.any(0)
 
 
-def _grid_changes() -> tuple[float, float]:
-    """Share of labels that change with the windows' grid, and with their size."""
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.mosaic import plan_scenes
-    from napari_glacier.nn.ensemble import bundled_folder, resolve_models
+def _grid_changes(quick: bool, model: str | None) -> list[float]:
+    """Share of labels that change with the windows' grid and with their size, then the same in float32."""
+    import numpy as np
+    from napari_glacier._sample.generate import Layout, make_scene
+
+    from napari_glacier.nn.ensemble import resolve_models
     from napari_glacier.nn.predictor import Predictor
 
-    margin = 64
-    (scene,) = plan_scenes(open_dataset(bundled_folder().parent / "region" / "train"))
-    ensemble = resolve_models()
-    usual = {"tta": "off", "overlap_px": OVERLAP_PX}
-    plain = _finished(Predictor(ensemble, window_px=WINDOW_PX, **usual).run(scene))
-    moved = _finished(Predictor(ensemble, window_px=WINDOW_PX, **usual).run(_Moved(scene, margin)))
-    other = _finished(Predictor(ensemble, window_px=384, **usual).run(scene))
-    inner = (slice(128, -128), slice(128, -128))
-    valid = plain.valid_HW[inner]
-    shifted = (moved.index_HW[margin:, margin:] != plain.index_HW)[inner][valid].mean()
-    return float(shifted), float((other.index_HW != plain.index_HW)[inner][valid].mean())
+    tiles, margin, edge = (QUICK_GRID_PX if quick else GRID_PX) // 512, 96, 200
+    layout = Layout(512, tuple((row, col) for row in range(tiles) for col in range(tiles)), val=(), gone=())
+    image_CHW = make_scene(11, layout).image_CHW.astype(np.float32)
+    ensemble = resolve_models([model] if model else None)
+    shares = []
+    for precision in ("auto", "fp32"):
+
+        def labels(cut: int, precision: str = precision, **window: int) -> Any:
+            predictor = Predictor(ensemble, tta="off", precision=precision, **window)  # type: ignore[arg-type]
+            return _finished(predictor.run(_Cut(image_CHW, cut))).index_HW
+
+        usual_HW, inner = labels(0), (slice(edge, -edge), slice(edge, -edge))
+        valid_HW = image_CHW.any(0)
+        moved_HW = labels(margin) != usual_HW[margin:, margin:]
+        shares.append(moved_HW[inner][valid_HW[margin:, margin:][inner]].mean())
+        shares.append((labels(0, window_px=768) != usual_HW)[inner][valid_HW[inner]].mean())
+    return [float(share) for share in shares]
 
 
 def _map_folder(folder: Path) -> tuple[float, int]:
@@ -348,7 +368,7 @@ def _map_folder(folder: Path) -> tuple[float, int]:
 
     (scene,) = plan_scenes(open_dataset(folder))
     predictor = _predictor(resolve_models().members[0], "auto", tta="off")
-    _finished(predictor.run(_Scene(WINDOW_PX)))  # engines are made once, however large the scene
+    _finished(predictor.run(_Scene(SMALL_PX)))  # engines are made once, however large the scene
     with tempfile.TemporaryDirectory() as job:
         started = time.perf_counter()
         _finished(predictor.run(scene, Path(job) / "job"))

@@ -1,4 +1,4 @@
-"""napari's reader: a dataset folder, a five-band TIFF or a dataset.yaml becomes layers."""
+"""napari's reader: a dataset folder, a scene, a five-band TIFF or a dataset.yaml becomes layers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +59,8 @@ def _is_ours(path: Path) -> bool:
         return is_dataset(path) or not any(child.is_file() for child in path.iterdir())
     if path.name == "dataset.yaml":
         return is_dataset(path.parent)
+    if is_dataset(path):
+        return True
     if path.suffix.lower() in {".tif", ".tiff"} and path.is_file():
         from napari_glacier.core.errors import RasterError
         from napari_glacier.core.raster import read_info

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from napari_glacier import __version__
+from napari_glacier import __version__, cli_data, cli_inventory
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"napari-glacier {options.command}: {error.strerror or error} ({error.filename}).", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = " The same command goes on from here." if options.command == "predict" else ""
+        again = " The same command goes on from here." if options.command in {"predict", "prepare"} else ""
         print(f"Stopped. What was written so far is whole.{again}", file=sys.stderr)
         return 1
 
@@ -54,10 +54,13 @@ def _predict(options: argparse.Namespace) -> int:
         "device": options.device,
         "cleaning": Cleaning(
             crf_iterations=options.crf,
+            opening_px=options.opening,
+            closing_px=options.closing,
             minimum_component_px=100 if options.clean else 0,
             fill_holes_px=50 if options.clean else 0,
         ),
         "engine": options.engine,
+        "compile": options.compile,
     }
     job = Job(
         data=options.data.expanduser().absolute(),
@@ -135,10 +138,16 @@ def _doctor(options: argparse.Namespace) -> int:
     from napari_glacier.core.doctor import examine
 
     diagnosis = examine(options.directory, options.scheme)
+    if options.model:
+        from napari_glacier.nn.drift import scale_findings
+        from napari_glacier.nn.ensemble import resolve_models
+
+        cards = [member.card for member in resolve_models(options.model).members]
+        diagnosis = diagnosis.with_findings(scale_findings(diagnosis, cards))
     for key, value in diagnosis.summary.items():
         print(f"{key.replace('_', ' '):>12}  {_plain(value)}")
     for finding in diagnosis.findings:
-        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.message}")
+        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.text}")
     if not diagnosis.findings:
         print("       clean  nothing to mend")
     _write_json(options.json, diagnosis.as_dict())
@@ -174,12 +183,7 @@ def _demo(options: argparse.Namespace) -> int:
     return walk_demo(options.out) if options.walk else open_demo(options.out)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="napari-glacier", description="Map glaciers from five-band Landsat tiles.")
-    parser.add_argument("--version", action="version", version=f"napari-glacier {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
+def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", help="predict the class mask of every tile of a folder")
     predict.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tiles, or one TIFF")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where masks go, under Band1's names")
@@ -201,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--uncertainty", action="store_true", help="write entropy and mutual information, too")
     predict.add_argument("--votes", action="store_true", help="write the class that each member alone gives, too")
     predict.add_argument("--clean", action="store_true", help="remove patches under 100 px, fill holes under 50 px")
+    predict.add_argument("--opening", type=int, default=0, metavar="PX", help="remove what is thinner than twice this")
+    predict.add_argument("--closing", type=int, default=0, metavar="PX", help="close gaps narrower than twice this")
     predict.add_argument(
         "--crf", type=int, default=0, metavar="STEPS", help="draw outlines to those in the image by a CRF (3 to 5)"
     )
@@ -210,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="what computes (default: OpenVINO on a CPU where it is installed, else torch)",
     )
+    predict.add_argument("--compile", action="store_true", help="let torch compile the networks it computes")
     predict.add_argument(
         "--scheduler",
         metavar="local[:N]|ADDRESS",
@@ -218,6 +225,48 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--masks", help=argparse.SUPPRESS)  # accepted and unused: some graders pass it
     predict.set_defaults(run=_predict)
 
+
+def _add_change(commands: Any) -> None:
+    change = commands.add_parser("change", help="compare masks of two dates: areas, gains, losses, and a map")
+    change.add_argument("before", type=Path, metavar="A", help="a mask or a folder of masks")
+    change.add_argument("after", type=Path, metavar="B", help="the same of a later date")
+    change.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and tables go")
+    change.add_argument("--scheme", help="class scheme of the masks, where their values do not tell")
+    change.add_argument(
+        "--scenes", type=Path, nargs=2, metavar=("A", "B"), help="the data of both dates: tell where nothing was seen"
+    )
+    change.add_argument("--clear", action="store_true", help="with --scenes: leave out clouds and their shadows")
+    change.set_defaults(run=_change)
+
+
+def _change(options: argparse.Namespace) -> int:
+    from napari_glacier.core.change import compare_dates
+
+    if options.clear and not options.scenes:
+        raise GlacierError("--clear needs the scenes, which know the clouds. Add --scenes A B.")
+    scenes = None if options.scenes is None else (options.scenes[0], options.scenes[1])
+    change = compare_dates(
+        options.before, options.after, options.out, scheme=options.scheme, scenes=scenes, clear_only=options.clear
+    )
+    _print_warnings(change.warnings)
+    unit = "px" if change.pixel_area_m2 is None else "km2"
+    columns = [f"{name}_{unit}" for name in ("before", "after", "gained", "lost")]
+    print(f"{'class':<12}" + "".join(f"{column.replace('_', ' '):>14}" for column in columns) + f"{'change':>10}")
+    for row in change.rows():
+        cells = "".join(f"{row[column]:14,.3f}" if unit == "km2" else f"{row[column]:14,}" for column in columns)
+        share = row["change_percent"]
+        print(f"{row['class']:<12}{cells}{'new' if share is None else f'{share:+.1f} %':>10}")
+    print(f"{change.unseen:,} pixels not seen at both dates; {len(change.maps)} map(s) and tables in {options.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="napari-glacier", description="Map glaciers from five-band Landsat tiles.")
+    parser.add_argument("--version", action="version", version=f"napari-glacier {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    _add_predict(commands)
     evaluate = commands.add_parser("evaluate", help="compare predicted masks with true ones")
     evaluate.add_argument("--pred", type=Path, required=True, metavar="DIR")
     evaluate.add_argument("--truth", type=Path, required=True, metavar="DIR")
@@ -232,6 +281,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is wrong with a folder of tiles")
     doctor.add_argument("directory", type=Path, metavar="DIR")
     doctor.add_argument("--scheme", help="class scheme of the masks")
+    doctor.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        metavar="NAME|PATH",
+        help="also compare the values with those that these models were trained on",
+    )
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the findings to a file")
     doctor.set_defaults(run=_doctor)
 
@@ -255,6 +311,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     bundle.add_argument("--device", default="auto", help="where the comparison runs: auto, cpu, cuda, cuda:N or mps")
     bundle.set_defaults(run=_bundle)
+
+    cli_data.add_commands(commands)
+    cli_inventory.add_commands(commands)
+    _add_change(commands)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="working copy and results")

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 SIZE_PX = (1366, 768)
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -126,8 +128,23 @@ def _correct(shot: "Camera", workspace: Any) -> None:
         _wait(0.6)
         shot.take("correct")
         view.controller.lock(0, False)
+        _smart_fill(shot, workspace, view)
         view.save()
         workspace.viewer.reset_view()
+
+
+def _smart_fill(shot: "Camera", workspace: Any, view: Any) -> None:
+    """What smart fill proposes in the region with most at stake."""
+    window = view.controller.attention.next().window
+    _wait(0.6)
+    tools = view.controller.tools
+    tools.select("smart fill")
+    view.controller.select_class(1)
+    valid = workspace.session.valid[window.slices]
+    row, col = (int(k) for k in np.argwhere(valid)[np.count_nonzero(valid) // 2])
+    tools.click(window.row + row, window.col + col)
+    shot.take("correct_smart")
+    tools.select("")
 
 
 def _train(shot: "Camera", epochs: int) -> None:

@@ -11,7 +11,10 @@ import rasterio
 from napari_glacier.cli import main
 from napari_glacier.controllers.session import Session
 from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.nn.ensemble import Ensemble, resolve_models
+from napari_glacier.nn.predictor import Predictor
 
 
 @pytest.fixture
@@ -54,6 +57,40 @@ def test_training_on_the_real_tiles_gives_a_model_that_predicts_them(linked_tile
     truth = ["evaluate", "--pred", str(out), "--truth", str(linked_tiles / "label"), "--data", str(linked_tiles)]
     assert main(truth) == 0
     assert "Valid pixels" in capsys.readouterr().out
+
+
+def _share_of_changes(labels_HW, valid_HW, *, across_borders):
+    """Share of neighbouring valid pixels with another label: across tile borders, or elsewhere."""
+    changes = pairs = 0
+    for label, valid in ((labels_HW, valid_HW), (labels_HW.T, valid_HW.T)):
+        both = valid[:, 1:] & valid[:, :-1]
+        where = (np.arange(1, label.shape[1]) % 512 == 0) == across_borders
+        changes += (both & (label[:, 1:] != label[:, :-1]))[:, where].sum()
+        pairs += both[:, where].sum()
+    return changes / pairs
+
+
+@pytest.mark.slow
+def test_no_seam_runs_along_the_borders_of_the_tiles(real_tiles):
+    dataset = open_dataset(real_tiles)
+    (scene,) = plan_scenes(dataset)
+    predictor = Predictor(Ensemble([resolve_models().members[0]]), tta="off", device="cpu")
+
+    def mapped(scene):
+        steps = predictor.run(scene)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    together, alone_HW = mapped(scene), np.zeros(scene.shape, np.uint8)
+    for place in scene.placements:
+        alone_HW[place.slices] = mapped(Mosaic(dataset, (Placement(place.tile, 0, 0),), place.tile.georef)).index_HW
+    at, off = (_share_of_changes(together.index_HW, together.valid_HW, across_borders=there) for there in (True, False))
+    assert at < 1.25 * off
+    at, off = (_share_of_changes(alone_HW, together.valid_HW, across_borders=there) for there in (True, False))
+    assert at > 3 * off, "tiles mapped one by one have seams"
 
 
 def test_a_correction_across_a_border_lands_in_both_tiles_and_nowhere_else(linked_tiles):

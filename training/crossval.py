@@ -106,7 +106,7 @@ def _fold_runs(config: RunConfig, folder: RunFolder, notes: Notes) -> tuple[list
             )
     assert config.folds is not None
     labelled = open_labelled_tiles(config.data)
-    folds = settle_folds(folder.path / FOLDS_FILE, labelled, config.folds, config.seed)
+    folds = settle_folds(folder.path / FOLDS_FILE, labelled, config.folds, config.seed, config.data.splits)
     leakage = write_leakage(folder.path / LEAKAGE_FILE, labelled, folds, config.data.buffer_px)
     runs = []
     for number, fold in enumerate(folds, start=1):
@@ -166,7 +166,7 @@ def _own_config(
 ) -> RunConfig:
     """Configuration of one fold or member; paths hold wherever it is resumed from."""
     data = config.data.model_copy(deep=True)
-    for key in ("train", "val", "train_masks", "val_masks"):
+    for key in ("train", "val", "train_masks", "val_masks", "splits"):
         path = getattr(data, key)
         if path is not None:
             setattr(data, key, path.expanduser().absolute())

@@ -15,6 +15,7 @@ from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.leakage import Leakage, buffer_for, centres_m, find_leaks
 from napari_glacier.core.plain_yaml import read_yaml
+from napari_glacier.core.split_file import folds_of
 from napari_glacier.core.splits import make_folds
 from training.source import LabelledTiles
 
@@ -29,7 +30,7 @@ _HEADING = """\
 """
 
 
-def settle_folds(path: Path, labelled: LabelledTiles, num_folds: int, seed: int) -> Folds:
+def settle_folds(path: Path, labelled: LabelledTiles, num_folds: int, seed: int, splits: Path | None = None) -> Folds:
     """Read the folds from a file, or make and write them where there is none.
 
     Parameters
@@ -38,6 +39,8 @@ def settle_folds(path: Path, labelled: LabelledTiles, num_folds: int, seed: int)
     labelled : LabelledTiles
     num_folds : int
     seed : int
+    splits : Path, optional
+        What `data.splits` names: its folds are taken.
 
     Returns
     -------
@@ -51,9 +54,12 @@ def settle_folds(path: Path, labelled: LabelledTiles, num_folds: int, seed: int)
     """
     tiles = labelled.tiles.tiles
     if path.is_file():
-        return read_folds(path, [tile.id for tile in tiles], num_folds)
-    positions = make_folds(labelled.pixels_TK, num_folds, seed, centres_m(tiles))
-    folds = [[tiles[t].id for t in fold] for fold in positions]
+        return read_folds(path, [tile.id for tile in tiles if labelled.split_of.get(tile.id) != "train"], num_folds)
+    if splits is not None:
+        folds = folds_of(labelled.split_of, splits, num_folds)
+    else:
+        positions = make_folds(labelled.pixels_TK, num_folds, seed, centres_m(tiles))
+        folds = [[tiles[t].id for t in fold] for fold in positions]
     write_folds(path, folds)
     return folds
 

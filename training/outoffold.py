@@ -37,8 +37,6 @@ from training.thresholds import PixelSample, find_thresholds
 
 OOF_FOLDER, OOF_TABLE = "oof", "oof.csv"
 
-# As validation: larger tiles are cut.
-_WINDOW_PX = 1024
 _KEYS = ("all_pixels", "valid_pixels")
 _SCORES = ("mcc", "iou", "f1", "precision", "recall")
 
@@ -188,9 +186,7 @@ def write_ensemble(path: Path, checkpoints: Sequence[Path], thresholds: Mapping[
 def _predictions(
     ensemble: Ensemble, dataset: Dataset, tiles: Sequence[Tile], how: Scoring
 ) -> Iterator[tuple[Tile, Prediction]]:
-    predictor = Predictor(
-        ensemble, tta="off", device=how.device, window_px=_WINDOW_PX, thresholds={}, precision=how.precision
-    )
+    predictor = Predictor(ensemble, tta="off", device=how.device, thresholds={}, precision=how.precision)
     for tile in tiles:
         scene = Mosaic(dataset, (Placement(tile, 0, 0),), tile.georef, PixelCache(1))
         steps = predictor.run(scene)

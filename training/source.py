@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from napari_glacier.core.array_layout import arrays_in
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.classes import SCHEMES, ClassScheme
@@ -17,6 +18,7 @@ from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.layouts import DESCRIPTION_FILE, pictures_in, rasters_in
 from napari_glacier.core.leakage import Leakage, buffer_for, centres_m, excluded_windows, find_leaks
 from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.split_file import SplitOf, read_splits
 from napari_glacier.core.splits import hold_out
 from training.data import TileSet
 
@@ -68,6 +70,8 @@ class LabelledTiles:
         Mask pixels of each class in each tile.
     scheme : ClassScheme
     notes : Notes
+    split_of : dict of str to int or str
+        What `data.splits` says of each tile; empty where there is none.
     """
 
     tiles: TileSet
@@ -75,6 +79,7 @@ class LabelledTiles:
     pixels_TK: npt.NDArray[np.int64]
     scheme: ClassScheme
     notes: Notes
+    split_of: SplitOf = field(default_factory=dict)
 
 
 def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
@@ -94,6 +99,12 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
     if not tiles:
         raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")
     train = _labelled(_chosen(tiles, data.tiles, "data.tiles"), f"train ({data.train})", notes)
+    split_of: SplitOf = {}
+    if data.splits is not None:
+        split_of = read_splits(data.splits, [tile.id for tile in train])
+        train = [tile for tile in train if split_of[tile.id] != "none"]
+        if not train:
+            raise ConfigError(f"{data.splits} leaves every tile out. Leave at least two to learn from.")
     needed = required_bands(data.channels)
     _check_bands(train, needed)
     # Of the five of the satellite opening the data set has told.
@@ -101,7 +112,7 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
     labelled = TileSet(dataset, train, data.channels)
     named = tuple(tile for tile in tiles if tile.mask_path is not None)
     # Finds a value outside the scheme before anything starts.
-    return LabelledTiles(labelled, named, _count_classes(labelled, dataset.scheme), dataset.scheme, notes)
+    return LabelledTiles(labelled, named, _count_classes(labelled, dataset.scheme), dataset.scheme, notes, split_of)
 
 
 def known_tiles(tiles: TileSet, seen: Collection[str]) -> tuple[str, ...]:
@@ -114,8 +125,8 @@ def known_tiles(tiles: TileSet, seen: Collection[str]) -> tuple[str, ...]:
 def open_training_data(config: RunConfig, seen: Collection[str] = ()) -> TrainingData:
     """Find and check the tiles of a run; touches no device and reads every mask.
 
-    Validation tiles are those that `data.val_tiles` names, else those of `data.val`, else the data set's own
-    ``val`` split, else whole tiles held out.
+    Validation tiles are those that `data.val_tiles` names, else those that `data.splits` does, else those of
+    `data.val`, else the data set's own ``val`` split, else whole tiles held out.
 
     Parameters
     ----------
@@ -132,11 +143,12 @@ def open_training_data(config: RunConfig, seen: Collection[str] = ()) -> Trainin
     data, labelled = config.data, open_labelled_tiles(config.data)
     dataset, scheme, notes = labelled.tiles.dataset, labelled.scheme, labelled.notes
     train = list(labelled.tiles.tiles)
-    val_dataset, val = (dataset, []) if data.val_tiles is not None else _given_validation(dataset, data, notes)
+    val_tiles = data.val_tiles if data.val_tiles is not None else _held_out_by_file(data, labelled)
+    val_dataset, val = (dataset, []) if val_tiles is not None else _given_validation(dataset, data, notes)
     held_out: tuple[str, ...] = ()
     if not val:
-        if data.val_tiles is not None:
-            val = _chosen(labelled.named, data.val_tiles, "data.val_tiles")
+        if val_tiles is not None:
+            val = _chosen(labelled.named, val_tiles, "data.val_tiles")
         else:
             known = set(known_tiles(labelled.tiles, seen))
             candidates = [number for number, tile in enumerate(train) if known and tile.id not in known]
@@ -175,6 +187,19 @@ def open_training_data(config: RunConfig, seen: Collection[str] = ()) -> Trainin
         notes.messages.append(leakage.summary())
     notes.warnings[:] = dict.fromkeys(notes.warnings)
     return TrainingData(train_set, val_set, held_out, scheme, _is_synthetic(dataset), notes, leakage)
+
+
+def _held_out_by_file(data: DataConfig, labelled: LabelledTiles) -> list[str] | None:
+    """Tiles that `data.splits` holds out; None where there is no such file."""
+    if data.splits is None:
+        return None
+    found = [tile_id for tile_id, value in labelled.split_of.items() if value in ("val", data.val_fold)]
+    if not found:
+        raise ConfigError(
+            f"{data.splits} has no tile that validates, neither val nor of fold {data.val_fold}. Mark some, or set "
+            "data.val_fold to a fold that it has."
+        )
+    return found
 
 
 def _buffered(tiles: TileSet, held_out: Sequence[Tile], buffer_px: int, scheme: ClassScheme, notes: Notes) -> TileSet:
@@ -252,9 +277,11 @@ def _with_masks(dataset: Dataset, folder: Path, scheme: str | None, split: str) 
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
         raise DataError(f"The mask folder {folder} does not exist. Correct data.train_masks or data.val_masks.")
-    masks = rasters_in(folder) + pictures_in(folder)
+    masks = rasters_in(folder) + pictures_in(folder) or arrays_in(folder)
     if not masks:
-        raise DataError(f"The mask folder {folder} holds no TIFF or PNG. Put the masks there, or name another folder.")
+        raise DataError(
+            f"The mask folder {folder} holds no TIFF, PNG or NumPy file. Put the masks there, or name another folder."
+        )
     first_band = {next(iter(tile.bands.values())).path: tile for tile in _split_or_all(dataset, split)}
     bands_of_tile, mask_of_tile = pair_files({CANONICAL_BANDS[0]: sorted(first_band)}, masks)
     mask_of_id = {first_band[f[CANONICAL_BANDS[0]]].id: mask_of_tile.get(key) for key, f in bands_of_tile.items()}
@@ -322,8 +349,8 @@ def _is_synthetic(dataset: Dataset) -> bool:
 
 
 def _shared_tiles(train: TileSet, val: TileSet) -> list[str]:
-    trained = {tile.mask_path for tile in train.tiles}
-    shared = [tile.id for tile in val.tiles if tile.mask_path in trained]
+    trained = {(tile.mask_path, tile.number) for tile in train.tiles}
+    shared = [tile.id for tile in val.tiles if (tile.mask_path, tile.number) in trained]
     if not shared:
         return []
     return [

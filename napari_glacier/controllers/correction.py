@@ -5,7 +5,10 @@ from typing import Any
 
 from psygnal import Signal
 
+from napari_glacier.controllers.attention import AttentionController
+from napari_glacier.controllers.pointer import Pointer
 from napari_glacier.controllers.session import counted, listed
+from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, forget_history
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 from napari_glacier.core.journal import REVIEW_STATES
@@ -36,6 +39,15 @@ class CorrectionController:
     ----------
     workspace : Workspace
 
+    Attributes
+    ----------
+    tools : ToolController
+        Tools beside napari's own.
+    attention : AttentionController
+        What to look at next.
+    pointer : Pointer
+        Mouse and keys of the tools.
+
     Signals
     -------
     changed() : class, tool, brush or lock
@@ -49,6 +61,17 @@ class CorrectionController:
         self.workspace = workspace
         self._layer: Any = None
         self._session: Any = None
+        self.tools = ToolController(workspace)
+        self.attention = AttentionController(workspace, self.tools)
+        self.pointer = Pointer(
+            self.tools,
+            {
+                "next": self.attention.next,
+                "accept region": self.attention.accept,
+                "fixed": self.attention.fixed,
+                "skip": self.attention.skip,
+            },
+        )
         # Strokes that took others back by the journal; undoing them is the redo.
         self._undone: list[int] = []
         workspace.session_changed.connect(self._on_session)
@@ -96,7 +119,7 @@ class CorrectionController:
         layer = self._need_layer()
         layer.selected_label = index
         self.workspace.viewer.layers.selection.active = layer
-        if str(layer.mode) in {"pan_zoom", "transform", "erase", "pick"}:
+        if not self.tools.tool and str(layer.mode) in {"pan_zoom", "transform", "erase", "pick"}:
             self.set_tool("paint")
         self.changed.emit()
 
@@ -104,6 +127,7 @@ class CorrectionController:
         """Change the layer's mode; the journal notes strokes under the tool's name."""
         layer = self._need_layer()
         self.workspace.viewer.layers.selection.active = layer
+        self.tools.select("")
         layer.mode = tool
 
     def set_brush(self, diameter_px: int) -> None:
@@ -246,6 +270,9 @@ class CorrectionController:
 
     def close(self) -> None:
         """Disconnect from the workspace and its layer."""
+        self.pointer.close()
+        self.attention.close()
+        self.tools.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
         self.workspace.painted.disconnect(self._undone.clear, missing_ok=True)

@@ -7,14 +7,26 @@ downwards, so minus northing keeps north up on every viewer, whatever else is op
 turning its camera round.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.controllers.pictures import (
+    LazyBand,
+    LazyComposite,
+    LazyPainting,
+    LazyQuality,
+    band_limits,
+    for_napari,
+    samples,
+    stretch_limits,
+)
 from napari_glacier.core.bands import ALL_BANDS, TERRAIN_BANDS
-from napari_glacier.core.tiling import Window
+from napari_glacier.core.derived import Derived, check_numbers, derive
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.products import QUALITY_CLASSES, Calibration
 
 if TYPE_CHECKING:
     from napari.utils.colormaps import DirectLabelColormap
@@ -33,204 +45,8 @@ COMPOSITES: dict[str, tuple[str, ...]] = {
 }
 BAND_TITLES = {"B2": "blue", "B3": "green", "B4": "red", "B6": "SWIR", "B10": "thermal"}
 LABELS_OPACITY = 0.55
-
-# Percentiles from this many pixels differ from those of all pixels by less than a grey level.
-_SAMPLE_PX = 400_000
-_SAMPLE_WINDOWS = 24
-_STRIP_PX = 1024
-
-
-def stretch_limits(
-    values: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_], low: float = 2.0, high: float = 98.0
-) -> tuple[float, float]:
-    """Contrast limits of a band: two percentiles over its valid pixels.
-
-    Parameters
-    ----------
-    values : float array, any shape
-    valid : bool array, the same shape
-    low, high : float
-        Percentiles.
-
-    Returns
-    -------
-    tuple of float
-        Always finite and increasing, (0, 1) where nothing is valid.
-    """
-    inside = values[valid]
-    inside = inside[np.isfinite(inside)]
-    if inside.size == 0:
-        return 0.0, 1.0
-    if inside.size > _SAMPLE_PX:
-        inside = inside[:: inside.size // _SAMPLE_PX + 1]
-    bottom, top = (float(value) for value in np.percentile(inside, [low, high]))
-    return (bottom, top) if top > bottom else (bottom, bottom + max(abs(bottom) * 1e-6, 1.0))
-
-
-def composite_rgba(
-    image_CHW: npt.NDArray[np.floating],
-    valid_HW: npt.NDArray[np.bool_],
-    limits: Sequence[tuple[float, float]] | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Turn three bands into a picture.
-
-    Parameters
-    ----------
-    image_CHW : float array, shape (3, ..., H, W)
-        Red, green and blue.
-    valid_HW : bool array, shape (..., H, W)
-    limits : three pairs of float, optional
-        Values drawn as 0 and 255; default 2-98 percentile over valid pixels, each band for itself.
-
-    Returns
-    -------
-    uint8 array, shape (..., H, W, 4)
-        Nodata is transparent.
-    """
-    rgba = np.zeros((*valid_HW.shape, 4), np.uint8)
-    for channel, band in enumerate(image_CHW):
-        bottom, top = limits[channel] if limits is not None else stretch_limits(band, valid_HW)
-        scaled = (band - np.float32(bottom)) * np.float32(255.0 / (top - bottom))
-        rgba[..., channel] = np.clip(np.nan_to_num(scaled) + 0.5, 0.0, 255.0)
-    rgba[~valid_HW] = 0
-    rgba[..., 3] = np.where(valid_HW, 255, 0)
-    return rgba
-
-
-class _LazyLayer:
-    """An array-like that reads a scene (or one of several equal ones) when napari first looks at it.
-
-    Parameters
-    ----------
-    scenes : sequence of Mosaic
-        One scene gives shape (H, W, …), more give (N, H, W, …).
-    dtype : dtype
-    tail : tuple of int
-        Axes after the pixels, (4,) for a picture.
-    """
-
-    def __init__(self, scenes: "Sequence[Mosaic]", dtype: npt.DTypeLike, tail: tuple[int, ...] = ()) -> None:
-        self._scenes = tuple(scenes)
-        self._planes: dict[int, npt.NDArray[Any]] = {}
-        self._stacked = len(self._scenes) > 1
-        lead = (len(self._scenes),) if self._stacked else ()
-        self.dtype = np.dtype(dtype)
-        self.shape: tuple[int, ...] = (*lead, *self._scenes[0].shape, *tail)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return int(np.prod(self.shape))
-
-    @property
-    def is_read(self) -> bool:
-        """Whether any of it has been read from files yet."""
-        return bool(self._planes)
-
-    def _read(self, scene: "Mosaic") -> npt.NDArray[Any]:
-        raise TypeError(f"{type(self).__name__} does not say how it reads a scene")
-
-    def _plane(self, number: int) -> npt.NDArray[Any]:
-        if number not in self._planes:
-            self._planes[number] = self._read(self._scenes[number])
-        return self._planes[number]
-
-    def __getitem__(self, key: Any) -> Any:
-        if not self._stacked:
-            return self._plane(0)[key]
-        first, *rest = key if isinstance(key, tuple) else (key,)
-        if first is not Ellipsis and not isinstance(first, slice) and np.ndim(first) == 0:
-            # The slider's way of asking: one scene is read, not all of them.
-            return self._plane(range(self.shape[0])[int(first)])[tuple(rest)]
-        return np.asarray(self)[key]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        planes = [self._plane(number) for number in range(len(self._scenes))]
-        array = np.stack(planes) if self._stacked else planes[0]
-        return np.array(array, dtype=dtype, copy=True) if copy else np.asarray(array, dtype=dtype)
-
-
-class LazyBand(_LazyLayer):
-    """One band, float32, shape (H, W) or (N, H, W).
-
-    Parameters
-    ----------
-    scenes : sequence of Mosaic
-    band : str
-    """
-
-    def __init__(self, scenes: "Sequence[Mosaic]", band: str) -> None:
-        super().__init__(scenes, np.float32)
-        self._band = band
-
-    def _read(self, scene: "Mosaic") -> npt.NDArray[np.float32]:
-        image_CHW, _ = scene.read(Window(0, 0, *scene.shape), (self._band,))
-        band_HW: npt.NDArray[np.float32] = image_CHW[0]
-        return band_HW
-
-
-class LazyComposite(_LazyLayer):
-    """Three bands as a picture, uint8, shape (H, W, 4) or (N, H, W, 4).
-
-    Parameters
-    ----------
-    scenes : sequence of Mosaic
-    bands : three str
-        Red, green and blue.
-    limits : three pairs of float
-        Values drawn as 0 and 255.
-    """
-
-    def __init__(self, scenes: "Sequence[Mosaic]", bands: Sequence[str], limits: Sequence[tuple[float, float]]) -> None:
-        super().__init__(scenes, np.uint8, (4,))
-        self._bands = tuple(bands)
-        self._limits = tuple(limits)
-
-    def _read(self, scene: "Mosaic") -> npt.NDArray[np.uint8]:
-        height, width = scene.shape
-        rgba_HW4 = np.empty((height, width, 4), np.uint8)
-        # Strips keep the floats of a whole Landsat scene (0.7 GB) out of memory.
-        for row in range(0, height, _STRIP_PX):
-            strip = Window(row, 0, min(_STRIP_PX, height - row), width)
-            image_CHW, valid_HW = scene.read(strip, self._bands)
-            rgba_HW4[row : row + strip.height] = composite_rgba(image_CHW, valid_HW, self._limits)
-        return rgba_HW4
-
-
-def band_limits(scenes: "Sequence[Mosaic]", bands: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Contrast limits of every band: 2-98 percentile over the valid pixels of all scenes.
-
-    More than a few million pixels are sampled by evenly spread windows.
-    """
-    spread = _spread_windows(scenes)
-    read = [scene.read(window, bands) for scene, window in spread]
-    if not read:
-        return {}
-    image_CN = np.concatenate([image_CHW.reshape(len(bands), -1) for image_CHW, _ in read], axis=1)
-    valid_N = np.concatenate([valid_HW.ravel() for _, valid_HW in read])
-    return {band: stretch_limits(image_CN[number], valid_N) for number, band in enumerate(bands)}
-
-
-def _spread_windows(scenes: "Sequence[Mosaic]") -> "list[tuple[Mosaic, Window]]":
-    every = []
-    for scene in scenes:
-        for place in scene.placements:
-            height, width = place.tile.height, place.tile.width
-            every += [
-                (
-                    scene,
-                    Window(place.row + row, place.col + col, min(512, height - row), min(512, width - col)),
-                )
-                for row in range(0, height, 512)
-                for col in range(0, width, 512)
-            ]
-    step = -(-len(every) // _SAMPLE_WINDOWS)
-    return every[:: max(step, 1)]
+# Of `QUALITY_CLASSES`: seen on snow and on rock, and told apart by colour-blind people.
+QUALITY_COLORS = ("transparent", "#e69f00", "#f0e442", "#3d2b7a", "#d6278a")
 
 
 def world_placement(georef: "GeoRef | None", ndim: int = 2) -> dict[str, Any]:
@@ -313,17 +129,18 @@ def scene_layers(
     -------
     list of (data, keyword arguments, layer type)
     """
-    stacked = len(scenes) > 1
-    place = world_placement(None if stacked else scenes[0].georef, 3 if stacked else 2)
+    place = _placement(scenes)
     limits = band_limits(scenes, bands)
     composites = _composites(bands)
 
     layers: list[tuple[Any, dict[str, Any], str]] = []
     for band in sorted(bands, key=_band_order, reverse=True):
+        image = for_napari(LazyBand(scenes, band), scenes)
         layers.append(
             (
-                LazyBand(scenes, band),
+                image.pop("data"),
                 {
+                    **image,
                     "name": _band_name(band),
                     "colormap": "gray",
                     "contrast_limits": limits[band],
@@ -335,10 +152,12 @@ def scene_layers(
             )
         )
     for name, chosen in composites.items():
+        image = for_napari(LazyComposite(scenes, chosen, [limits[band] for band in chosen]), scenes)
         layers.append(
             (
-                LazyComposite(scenes, chosen, [limits[band] for band in chosen]),
+                image.pop("data"),
                 {
+                    **image,
                     "name": name,
                     "rgb": True,
                     "visible": name == list(composites)[-1],
@@ -363,6 +182,107 @@ def scene_layers(
         )
     )
     return layers
+
+
+def derived_layer(scenes: "Sequence[Mosaic]", wanted: Derived, tag: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+    """Layer data tuple of an index, reflectance or temperature.
+
+    Raises
+    ------
+    DataError
+        If a band is missing, its units are not known but needed, or its values cannot be what the product delivers.
+    """
+    reason = why_not(scenes, wanted)
+    if reason:
+        raise DataError(reason)
+    values = []
+    for scene, image_CHW, valid_HW in samples(scenes, wanted.bands):
+        for band, plane_HW in zip(wanted.bands, image_CHW, strict=True):
+            if band in calibration_of(scene):
+                check_numbers(plane_HW[valid_HW], band)
+        values_HW = derive(wanted, image_CHW, valid_HW, calibration_of(scene))
+        values.append(values_HW[np.isfinite(values_HW)])
+    found = np.concatenate(values) if values else np.zeros(0, np.float32)
+    limits = wanted.limits or stretch_limits(found, np.ones(found.shape, bool))
+    title = wanted.title
+    if wanted.kind == "temperature":
+        names = {p.tile.product.temperature_name for s in scenes for p in s.placements if p.tile.product is not None}
+        title = f"{names.pop() if len(names) == 1 else 'Temperature'} (K)"
+    elif not all(band in calibration_of(scene) for scene in scenes for band in wanted.bands):
+        title = f"{title.split(' (')[0]} (raw numbers)"
+
+    def paint(
+        scene: "Mosaic", image_CHW: npt.NDArray[np.float32], valid_HW: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
+        return derive(wanted, image_CHW, valid_HW, calibration_of(scene))
+
+    image = for_napari(LazyPainting(scenes, wanted.bands, paint, np.float32), scenes)
+    arguments = {
+        "name": title,
+        "colormap": {"temperature": "inferno", "reflectance": "gray"}.get(wanted.kind, "viridis"),
+        "contrast_limits": limits,
+        "metadata": {KEY: {**tag, "role": f"derived {wanted.key}"}},
+        **_placement(scenes),
+    }
+    return image.pop("data"), {**arguments, **image}, "image"
+
+
+def quality_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+    """Layer data tuple of the clouds, shadows and saturated pixels that the scenes' makers found.
+
+    Raises
+    ------
+    DataError
+        If the scenes have no quality bands.
+    """
+    reason = why_no_quality(scenes)
+    if reason:
+        raise DataError(reason)
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colors: dict[int | None, str] = dict(enumerate(QUALITY_COLORS))
+    image = for_napari(LazyQuality(scenes), scenes)
+    arguments = {
+        "name": "Clouds and shadows",
+        "opacity": LABELS_OPACITY,
+        "colormap": DirectLabelColormap(color_dict={**colors, None: "transparent"}),
+        "features": {"index": list(range(len(QUALITY_CLASSES))), "class": list(QUALITY_CLASSES)},
+        "metadata": {KEY: {**tag, "role": "quality"}},
+        **_placement(scenes),
+    }
+    return image.pop("data"), {**arguments, **image}, "labels"
+
+
+def why_not(scenes: "Sequence[Mosaic]", wanted: Derived) -> str:
+    """Why a layer cannot be made of these scenes, with the mend; empty where it can."""
+    tiles = [place.tile for scene in scenes for place in scene.placements]
+    lacking = [band for band in wanted.bands if not any(band in tile.bands for tile in tiles)]
+    if lacking:
+        return f"{wanted.title} needs the band {' and '.join(lacking)}, which is not there."
+    if not wanted.needs_units or all(band in calibration_of(scene) for scene in scenes for band in wanted.bands):
+        return ""
+    said = next((tile.product.uncalibrated for tile in tiles if tile.product and tile.product.uncalibrated), "")
+    return said or (
+        f"What the numbers of {', '.join(wanted.bands)} mean is not known: tiles carry no scaling. If they are cut "
+        "from Landsat Collection-2 Level-2 scenes, write `units: landsat-c2-l2` into dataset.yaml."
+    )
+
+
+def why_no_quality(scenes: "Sequence[Mosaic]") -> str:
+    """Why no clouds can be shown, with the mend; empty where they can."""
+    if any(place.tile.product and place.tile.product.quality for scene in scenes for place in scene.placements):
+        return ""
+    return "There is no quality band: QA_PIXEL of Landsat, or SCL of Sentinel-2 Level 2A. Put it beside the bands."
+
+
+def calibration_of(scene: "Mosaic") -> Mapping[str, Calibration]:
+    """Bands of a scene whose units are known; of a mosaic, those that its tiles share."""
+    return scene.dataset.calibration(scene.placements[0].tile)
+
+
+def _placement(scenes: "Sequence[Mosaic]") -> dict[str, Any]:
+    stacked = len(scenes) > 1
+    return world_placement(None if stacked else scenes[0].georef, 3 if stacked else 2)
 
 
 def _composites(bands: Sequence[str]) -> dict[str, tuple[str, ...]]:

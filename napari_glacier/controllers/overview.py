@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from napari_glacier.controllers.session import Session
+from napari_glacier.core.validity import LazyValidity
 
 _SAMPLE_PX = 4_000_000
+# Where the sample has to be read from files first.
+_LAZY_SAMPLE_PX = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +45,45 @@ def summary(session: Session) -> list[tuple[str, str]]:
         rows.append(("Place", "not georeferenced"))
     else:
         rows.append(("Place", f"{georef.crs_name}, {abs(georef.transform[0]):g} {_unit(georef)} pixels"))
+    rows += _product_rows(session)
     shown = "one mosaic" if len(session.scenes) == 1 else ("a stack" if session.stacked else "one tile at a time")
     if len(tiles) > 1:
         rows.append(("Shown as", shown))
     return rows
 
 
+def _product_rows(session: Session) -> list[tuple[str, str]]:
+    """What the scenes on screen say of themselves: sensor, days, clouds, units."""
+    tiles = [place.tile for scene in session.current_scenes for place in scene.placements]
+    products = [tile.product for tile in tiles if tile.product is not None]
+    if not products:
+        return []
+    sensors = list(dict.fromkeys(f"{product.sensor}, {product.level}" for product in products))
+    rows = [("Scene", "; ".join(sensors))]
+    days = sorted({product.date for product in products if product.date})
+    if days:
+        rows.append(("Acquired", ", ".join(days) if len(days) < 4 else f"{days[0]} to {days[-1]}, {len(days)} days"))
+    cover = [product.cloud_percent for product in products if product.cloud_percent is not None]
+    if cover:
+        share = f"{min(cover):.0f}" if len(cover) == 1 else f"{min(cover):.0f} to {max(cover):.0f}"
+        rows.append(("Clouds", f"{share} % of the scene"))
+    known = {one.quantity for product in products for one in product.calibration.values()}
+    units = [
+        unit for unit, quantity in (("reflectance", "reflectance"), ("kelvin", "temperature")) if quantity in known
+    ]
+    rows.append(("Units", ", ".join(units) or "not known"))
+    return rows
+
+
 def class_shares(session: Session) -> list[tuple[str, str, float]]:
     """Colour, name and share of each class over the valid pixels on screen."""
     # A large scene is sampled: the shares are for the eye.
-    step = max(1, round((session.mask.size / _SAMPLE_PX) ** 0.5))
+    valid = session.valid
+    lazy = isinstance(valid, LazyValidity)
+    step = max(1, round((session.mask.size / (_LAZY_SAMPLE_PX if lazy else _SAMPLE_PX)) ** 0.5))
     every = (..., slice(None, None, step), slice(None, None, step))
-    counts = np.bincount(session.mask[every][session.valid[every]], minlength=session.scheme.num_classes)
+    valid_HW = valid.sampled(step) if isinstance(valid, LazyValidity) else valid[every]
+    counts = np.bincount(session.mask[every][valid_HW], minlength=session.scheme.num_classes)
     total = max(int(counts.sum()), 1)
     scheme = session.scheme
     return [

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core import tiling
 from napari_glacier.core.mosaic import Mosaic, Placement
-from napari_glacier.core.tiling import Window
+from napari_glacier.core.tiling import Window, rim_px
 
 if TYPE_CHECKING:
     from napari_glacier.nn.prediction import Prediction
 
-WINDOW_PX, OVERLAP_PX = 512, 128
+WINDOW_PX, OVERLAP_PX = tiling.WINDOW_PX, tiling.OVERLAP_PX
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,11 @@ def part_of(number: int, scene: Mosaic, target: Window) -> Part:
 
 
 def _aligned(start: int, length: int, limit: int) -> tuple[int, int]:
-    """Start and length of the windows of a scene of `limit` pixels that touch a stretch of it."""
-    step = WINDOW_PX - OVERLAP_PX
+    """Start and length of the windows of a scene of `limit` pixels whose pixels count in a stretch of it."""
+    step, rim = WINDOW_PX - OVERLAP_PX, rim_px(OVERLAP_PX)
     count = 1 if limit <= WINDOW_PX else 1 + -(-(limit - WINDOW_PX) // step)
-    first = max(0, -(-(start - WINDOW_PX + 1) // step))
-    last = min(count - 1, (start + length - 1) // step)
+    first = min(max(0, -(-(start - WINDOW_PX + rim + 1) // step)), count - 1)
+    last = min(count - 1, max(start + length - 1 - rim, 0) // step)
     return first * step, min(last * step + WINDOW_PX, limit) - first * step
 
 

@@ -66,7 +66,7 @@ def _put_layers(workspace: Workspace, prediction: PredictionMap, model: str) -> 
         name="Prediction",
         colormap=class_colormap(scheme),
         features=class_features(scheme),
-        metadata={KEY: {**tag, "role": "prediction", "model": model}},
+        metadata={KEY: {**tag, "role": "prediction", "model": model, "known": prediction.known}},
         **common,
     )
     class_layer.editable = False

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import scene_layers
+from napari_glacier.controllers.layers import derived_layer, quality_layer, scene_layers, why_no_quality, why_not
 from napari_glacier.core.classes import ClassScheme, get_scheme
 from napari_glacier.core.dataset import Dataset, open_dataset
+from napari_glacier.core.derived import DERIVED, derived
 from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.georef import GeoRef
@@ -32,10 +33,13 @@ from napari_glacier.core.saving import (
     save_tiles,
     settle_saves,
 )
+from napari_glacier.core.validity import LazyValidity
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SCHEME = "glacier4"
+# The key of the layer that shows what the scene's quality bands say.
+QUALITY = "quality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,15 @@ class Recovered:
             f"{strokes} from an earlier session {was} restored ({listed(self.tile_ids)}); "
             f"Save keeps {keep}, Discard drops {keep}."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A layer that can be added on request, or why it cannot."""
+
+    key: str
+    title: str
+    reason: str
 
 
 def counted(number: int, noun: str) -> str:
@@ -99,7 +112,7 @@ class Session:
         self.conflicts: tuple[str, ...] = ()
         self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._masks: dict[int, EditableMask] = {}
-        self._valid: dict[int, npt.NDArray[np.bool_]] = {}
+        self._valid: dict[int, npt.NDArray[np.bool_] | LazyValidity] = {}
         try:
             self._recover()
             self.mask_of(0)
@@ -120,6 +133,11 @@ class Session:
         key = dataset.root.resolve()
         known = cls._open.get(key)
         if known is not None:
+            if not {tile.id for tile in dataset.tiles} <= set(known.tile_ids):
+                raise DataError(
+                    f"{dataset.root} is open with {listed(known.tile_ids)}. Close its layers before opening "
+                    f"{listed([tile.id for tile in dataset.tiles])} of the same folder."
+                )
             if scheme is not None and scheme != known.scheme.name:
                 raise DataError(
                     f"{dataset.root} is open with the classes of {known.scheme.name}. "
@@ -144,8 +162,8 @@ class Session:
 
     @property
     def stacked(self) -> bool:
-        """Whether the scenes are many and of one size, shown one above another with a slider."""
-        return len(self.scenes) > 1 and len({scene.shape for scene in self.scenes}) == 1
+        """Whether the scenes are many and of one size, shown one above another with a slider; large ones are not."""
+        return len({scene.shape for scene in self.scenes}) == 1 < len(self.scenes) and not self.scenes[0].is_large
 
     @property
     def current_scenes(self) -> tuple[Mosaic, ...]:
@@ -187,11 +205,16 @@ class Session:
         number = 0 if self.stacked else number
         if number not in self._masks:
             scenes = self.scenes if self.stacked else (self.scenes[number],)
-            valid = [scene.valid() for scene in scenes]
             index = [scene.read_masks() for scene in scenes]
+            valid: npt.NDArray[np.bool_] | LazyValidity
+            if self.stacked:
+                valid = np.stack([scene.valid() for scene in scenes])
+            else:
+                (scene,) = scenes
+                valid = LazyValidity(scene) if scene.is_large else scene.valid()
             mask = EditableMask(
                 np.stack(index) if self.stacked else index[0],
-                np.stack(valid) if self.stacked else valid[0],
+                valid,
                 tuple(place for scene in scenes for place in scene.placements),
                 self.journal,
                 num_classes=self.scheme.num_classes,
@@ -200,12 +223,12 @@ class Session:
             mask.recorded.append(self._on_recorded)
             mask.errors.append(self.failed.emit)
             self._masks[number] = mask
-            self._valid[number] = np.stack(valid) if self.stacked else valid[0]
+            self._valid[number] = valid
         return self._masks[number]
 
     @property
-    def valid(self) -> npt.NDArray[np.bool_]:
-        """Pixels of the mask on screen that carry data."""
+    def valid(self) -> npt.NDArray[np.bool_] | LazyValidity:
+        """Pixels of the mask on screen that carry data; of a large scene, read where it is looked at."""
         self.mask_of(self.scene_number)
         return self._valid[0 if self.stacked else self.scene_number]
 
@@ -216,6 +239,25 @@ class Session:
         return scene_layers(
             self.current_scenes, self.mask, self.scheme, self.dataset.bands, {"session": self, "role": ""}
         )
+
+    def extra_layers(self) -> list[Extra]:
+        """What can be added to the scene on screen: indices, reflectance, temperature, clouds."""
+        scenes = self.current_scenes
+        found = [Extra(wanted.key, wanted.title, why_not(scenes, wanted)) for wanted in DERIVED]
+        return [*found, Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes))]
+
+    def extra_layer(self, key: str) -> tuple[Any, dict[str, Any], str]:
+        """One of `extra_layers` for napari.
+
+        Raises
+        ------
+        DataError
+            If it cannot be made of these data; says why, and the mend.
+        """
+        tag = {"session": self, "role": ""}
+        if key == QUALITY:
+            return quality_layer(self.current_scenes, tag)
+        return derived_layer(self.current_scenes, derived(key), tag)
 
     def commit(self) -> None:
         """Write what was drawn a moment ago into the journal."""

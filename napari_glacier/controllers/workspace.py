@@ -129,6 +129,31 @@ class Workspace:
         self.viewer.reset_view()
         self.layers_changed.emit()
 
+    def add_extra(self, key: str) -> Any:
+        """Show an index, reflectance, temperature or the clouds (see `Session.extra_layers`) below the labels.
+
+        One that is there already is shown again. Gives the layer.
+
+        Raises
+        ------
+        GlacierError
+            If it cannot be made of the data on screen.
+        """
+        session = self._need_session()
+        data, arguments, kind = session.extra_layer(key)
+        layer = self._find(arguments["metadata"][KEY]["role"])
+        if layer is None:
+            layer = getattr(self.viewer, f"add_{kind}")(data, **arguments)
+            if kind == "labels":
+                layer.editable = False
+            labels = self.labels_layer
+            if labels is not None:
+                index = self.viewer.layers.index(labels)
+                self.viewer.layers.move(self.viewer.layers.index(layer), index)
+                self.viewer.layers.selection.active = labels
+        layer.visible = True
+        return layer
+
     def close_session(self) -> None:
         """Take the session's layers away and release it (and with it the dataset's lock)."""
         if self.session is not None:
@@ -171,8 +196,16 @@ class Workspace:
 
     def assign(self, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """Write many labels at once as one stroke; gives the number of pixels that changed."""
+        session = self._need_session()
+        return self._show_stroke(session.mask.assign(index, where, tool, model))
+
+    def assign_window(self, window: Window, index: Any, where: Any, tool: str, model: str | None = None) -> int:
+        """The same for a window of the scene (of the stack's scene on screen)."""
+        session = self._need_session()
+        return self._show_stroke(session.mask.assign_window(window, index, where, tool, model=model, plane=self.plane))
+
+    def _show_stroke(self, stroke_id: int | None) -> int:
         session, layer = self._need_session(), self.labels_layer
-        stroke_id = session.mask.assign(index, where, tool, model)
         if stroke_id is None:
             return 0
         stroke = session.journal.stroke(stroke_id)

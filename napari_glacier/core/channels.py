@@ -3,7 +3,8 @@
 Channels are the bands of `ALL_BANDS` (five of the satellite, elevation and slope, those of pictures),
 ``valid`` (1 on data, 0 on nodata), the normalised difference indices ``NDSI`` (Dozier 1989) and ``NDWI``
 (McFeeters 1996, with SWIR-1 in the place of the near infrared that these tiles lack, as in the modified
-index of Xu 2006), and the textures ``contrast`` and ``energy`` of SWIR-1 (see `glcm_texture`): with the five
+index of Xu 2006), ``ratio`` (red / SWIR-1, the band ratio that maps clean ice, Paul et al. 2002; at most
+`MAX_RATIO`), and the textures ``contrast`` and ``energy`` of SWIR-1 (see `glcm_texture`): with the five
 bands, these two are the seven-channel form. Textures near the border of what is passed in see fewer pixels.
 """
 
@@ -22,12 +23,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 # index name -> (a, b) of (a - b) / (a + b)
 _INDICES = {"NDSI": ("B3", "B6"), "NDWI": ("B2", "B6")}
+_RATIO = ("B4", "B6")
+# Deep shade has next to no SWIR; beyond this a ratio tells of noise alone.
+MAX_RATIO = 20.0
 _TEXTURES = ("contrast", "energy")
 _TEXTURE_BAND = "B6"
-_MADE_OF = _INDICES | dict.fromkeys(_TEXTURES, (_TEXTURE_BAND,))
+_MADE_OF = _INDICES | {"ratio": _RATIO} | dict.fromkeys(_TEXTURES, (_TEXTURE_BAND,))
 # Standard deviations between the 2nd and the 98th percentile of a normal distribution.
 _SPAN_2_98 = 4.1075
-KNOWN_CHANNELS = (*CANONICAL_BANDS, "valid", *_INDICES, *_TEXTURES, *TERRAIN_BANDS, *PICTURE_BANDS)
+KNOWN_CHANNELS = (*CANONICAL_BANDS, "valid", *_INDICES, "ratio", *_TEXTURES, *TERRAIN_BANDS, *PICTURE_BANDS)
 
 
 def check_channels(channels: Sequence[str]) -> tuple[str, ...]:
@@ -79,12 +83,26 @@ def assemble_channels(
         if name == "valid":
             out_CHW[k] = valid_HW
         elif name in _INDICES:
-            a_HW, b_HW = (plane[band] for band in _INDICES[name])
-            total_HW = a_HW + b_HW
-            np.divide(a_HW - b_HW, total_HW, out=out_CHW[k], where=total_HW != 0)
+            out_CHW[k] = normalised_difference(*(plane[band] for band in _INDICES[name]))
+        elif name == "ratio":
+            out_CHW[k] = ratio(*(plane[band] for band in _RATIO))
         else:
             out_CHW[k] = texture[name] if name in texture else plane[name]
     return out_CHW
+
+
+def normalised_difference(a_HW: FloatArray, b_HW: FloatArray) -> FloatArray:
+    """Return ``(a - b) / (a + b)``, 0 where the denominator is."""
+    total_HW = a_HW + b_HW
+    index_HW = np.zeros_like(total_HW)
+    np.divide(a_HW - b_HW, total_HW, out=index_HW, where=total_HW != 0)
+    return index_HW
+
+
+def ratio(a_HW: FloatArray, b_HW: FloatArray) -> FloatArray:
+    """Return ``a / b`` within 0 and `MAX_RATIO`; where b is not positive, `MAX_RATIO` if a is and else 0."""
+    quotient_HW = np.divide(a_HW, b_HW, out=np.full_like(a_HW, MAX_RATIO), where=b_HW > 0)
+    return np.where(a_HW > 0, np.minimum(quotient_HW, np.float32(MAX_RATIO)), np.float32(0))
 
 
 def blank_missing(

@@ -36,6 +36,10 @@ class DataConfig(_Section):
     val_tiles: list[str] | None = Field(
         None, description="Ids of the tiles held out for validation; none: chosen, and then written here."
     )
+    splits: Path | None = Field(
+        None, description="File that says which tile trains, validates, or is of which fold (napari-glacier splits)."
+    )
+    val_fold: int = Field(1, ge=1, description="Fold of data.splits that validates, where only one model is trained.")
     val_fraction: float = Field(
         0.15, gt=0.0, lt=1.0, description="Share of tiles held out where no validation data are given."
     )
@@ -84,6 +88,8 @@ class DataConfig(_Section):
     def _one_validation_set(self) -> "DataConfig":
         if self.val is not None and self.val_tiles is not None:
             raise ValueError("data.val and data.val_tiles both say what validates: give one of them")
+        if self.splits is not None and (self.val is not None or self.val_masks is not None):
+            raise ValueError("data.splits and data.val both say what validates: give one of them")
         return self
 
 

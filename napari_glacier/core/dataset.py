@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from napari_glacier.core.arrays import is_array, read_mask_arrays
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.landsat import UNITS
 from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, unpaired_terrain
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.raster import read_mask_codes, read_raster, read_rows
+from napari_glacier.core.products import Calibration
+from napari_glacier.core.raster import read_mask_codes, read_part, read_raster
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "choose_scheme",
     "described_scheme",
     "is_dataset",
+    "is_nodata",
     "missing_band_warnings",
     "open_dataset",
     "write_scheme",
@@ -51,6 +55,10 @@ class Dataset:
         Whether a pixel with all bands zero is nodata (on for satellite bands, off for pictures).
     warnings : tuple of str
         What a person should know: missing bands, an assumed scheme.
+    assumed : tuple of str
+        Those of the warnings that say what was assumed, where nothing need be wrong.
+    units : mapping of band to Calibration
+        What `dataset.yaml` says of the numbers of tiles that carry no metadata (``units: landsat-c2-l2``).
     """
 
     root: Path
@@ -59,6 +67,8 @@ class Dataset:
     bands: tuple[str, ...]
     zero_is_nodata: bool = True
     warnings: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    units: Mapping[str, Calibration] = field(default_factory=dict)
     _by_id: Mapping[str, Tile] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +81,10 @@ class Dataset:
         except KeyError:
             known = ", ".join(list(self._by_id)[:12])
             raise DataError(f"{self.root} has no tile {tile_id!r}. Its tiles are: {known}.") from None
+
+    def calibration(self, tile: Tile) -> Mapping[str, Calibration]:
+        """How a tile's numbers become reflectance and kelvin, for the bands whose units are known."""
+        return self.units if tile.product is None else tile.product.calibration
 
     def split(self, name: str) -> tuple[Tile, ...]:
         """Tiles of a split: ``train``, ``val``, ``test``, or ``all`` where the folder has none."""
@@ -90,15 +104,22 @@ class Dataset:
         return self.read(tile, ())[1]
 
     def read(
-        self, tile: Tile, bands: Sequence[str] = CANONICAL_BANDS, rows: tuple[int, int] | None = None
+        self,
+        tile: Tile,
+        bands: Sequence[str] = CANONICAL_BANDS,
+        rows: tuple[int, int] | None = None,
+        cols: tuple[int, int] | None = None,
+        shape: tuple[int, int] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Bands of a tile and the pixels that carry data, (len(bands), H, W) and (H, W).
 
-        With `rows` (first, and the one after the last) only these are read.
+        With `rows` and `cols` (first, and the one after the last) only these are read; with `shape` as well, fewer
+        pixels, evenly spread, as for a view from afar.
 
         A pixel is nodata where ALL spectral bands of the tile (all planes of a picture) are nodata, NaN or (where
         `zero_is_nodata`) 0. Validity looks at every one of them, so it does not depend on the bands asked for;
-        terrain has no say in it. Nodata pixels are 0 in every band.
+        terrain has no say in it. Of a product it is nodata, too, where its quality band says fill, and where one of
+        the bands is that `Product.complete` names. Nodata pixels are 0 in every band.
 
         A gap in one band where others carry data (nodata, NaN; in the terrain also elevation below -1000 or slope
         below 0) is given the mean of the valid pixels read outside the gap, as 0 would be pitch-black, or sea
@@ -110,17 +131,23 @@ class Dataset:
             If a band's size differs from the tile's.
         """
         deciding = [band for band in tile.distinct_bands if band in tile.usual_bands]
-        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding], rows)
-        height = tile.height if rows is None else rows[1] - rows[0]
-        image_CHW = np.zeros((len(bands), height, tile.width), np.float32)
-        valid_HW = np.zeros((height, tile.width), bool)
+        part = _Part.of(tile, rows, cols, shape)
+        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding], part)
+        image_CHW = np.zeros((len(bands), *part.shape), np.float32)
+        valid_HW = np.zeros(part.shape, bool)
         gone: dict[str, npt.NDArray[np.bool_]] = {}
         for band, plane in planes.items():
-            gone[band] = ~np.isfinite(plane) | _is_value(plane, tile.bands[band].nodata)
+            gone[band] = ~np.isfinite(plane) | is_nodata(plane, tile.bands[band].nodata)
             if band in TERRAIN_BANDS:
                 gone[band] |= plane < _LEAST[band]
             else:
                 valid_HW |= ~gone[band] & (plane != 0) if self.zero_is_nodata else ~gone[band]
+        if tile.product is not None:
+            for band in tile.product.complete:
+                valid_HW &= ~gone[band] & (planes[band] != 0)
+            quality = tile.product.quality
+            if quality is not None and quality.pixel is not None:
+                valid_HW &= ~quality.fill(self._read_plane(tile, quality.pixel, part, {}))
         for k, band in enumerate(bands):
             if band in planes:
                 image_CHW[k] = _without_gaps(planes[band], gone[band], valid_HW)
@@ -141,7 +168,7 @@ class Dataset:
             return None
         if self.scheme is None:
             raise SchemeError(f"{self.root} has no class scheme. Name one with --scheme.")
-        codes_HW = read_mask_codes(tile.mask_path)
+        codes_HW = read_mask_codes(tile.mask_path, tile.number)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(
                 f"The mask of tile {tile.id} is {codes_HW.shape[0]} x {codes_HW.shape[1]}, its bands are "
@@ -149,21 +176,106 @@ class Dataset:
             )
         return self.scheme.decode(codes_HW, source=str(tile.mask_path))
 
-    def _read_planes(
-        self, tile: Tile, bands: Sequence[str], rows: tuple[int, int] | None
-    ) -> dict[str, npt.NDArray[Any]]:
+    def read_values(
+        self, tile: Tile, bands: Sequence[str], rows: tuple[int, int], cols: tuple[int, int]
+    ) -> list[npt.NDArray[Any]]:
+        """Part of a tile's bands as its files have it, nodata included: arrays (h, w), each of its file's type."""
+        planes = self._read_planes(tile, bands, _Part.of(tile, rows, cols, None))
+        return [planes[band] for band in bands]
+
+    def read_quality(
+        self,
+        tile: Tile,
+        rows: tuple[int, int] | None = None,
+        cols: tuple[int, int] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """What a product's quality bands say of each pixel: indices into `QUALITY_CLASSES`, shape (H, W).
+
+        All clear where the tile has no quality bands. `rows`, `cols` and `shape` as for `read`.
+        """
+        part = _Part.of(tile, rows, cols, shape)
+        quality = tile.product.quality if tile.product is not None else None
+        if quality is None or (quality.pixel is None and quality.saturation is None):
+            return np.zeros(part.shape, np.uint8)
+        pixel_HW, saturation_HW = (
+            None if source is None else self._read_plane(tile, source, part, {})
+            for source in (quality.pixel, quality.saturation)
+        )
+        return quality.classes(pixel_HW, saturation_HW)
+
+    def _read_planes(self, tile: Tile, bands: Sequence[str], part: "_Part") -> dict[str, npt.NDArray[Any]]:
         rasters: dict[Path, npt.NDArray[Any]] = {}
-        planes = {}
-        for band in bands:
-            source = tile.bands[band]
-            if source.path not in rasters:
-                rasters[source.path] = read_raster(source.path) if rows is None else read_rows(source.path, *rows)
-            raster = rasters[source.path]
-            plane = raster.mean(axis=0) if source.index is None else raster[source.index]
-            if rows is None and plane.shape != (tile.height, tile.width):
-                raise BandError(band_size_message(tile.id, band, plane.shape, (tile.height, tile.width)))
-            planes[band] = plane
-        return planes
+        return {band: self._read_plane(tile, tile.bands[band], part, rasters, band) for band in bands}
+
+    def _read_plane(
+        self,
+        tile: Tile,
+        source: BandSource,
+        part: "_Part",
+        rasters: dict[Path, npt.NDArray[Any]],
+        band: str = "of quality",
+    ) -> npt.NDArray[Any]:
+        """One plane on the tile's grid; `rasters` keeps what was read, for other bands of the same file."""
+        if source.path not in rasters:
+            rasters[source.path] = part.read(source)
+        raster = rasters[source.path]
+        plane: npt.NDArray[Any] = raster.mean(axis=0) if source.index is None else raster[source.index]
+        if plane.shape != part.shape:
+            raise BandError(band_size_message(tile.id, band, plane.shape, part.shape))
+        return plane
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The part of a tile to read, and the shape to give it: `rows` is None where that is the whole tile, as it is."""
+
+    rows: tuple[int, int] | None
+    cols: tuple[int, int] | None
+    shape: tuple[int, int]
+    reduced: bool
+    number: int | None
+
+    @classmethod
+    def of(
+        cls,
+        tile: Tile,
+        rows: tuple[int, int] | None,
+        cols: tuple[int, int] | None,
+        shape: tuple[int, int] | None,
+    ) -> "_Part":
+        if rows is None and (cols is not None or shape is not None):
+            rows = (0, tile.height)
+        top, bottom = rows or (0, tile.height)
+        left, right = cols or (0, tile.width)
+        full = (bottom - top, right - left)
+        return cls(rows, cols, shape or full, shape is not None and shape != full, tile.number)
+
+    def read(self, source: BandSource) -> npt.NDArray[Any]:
+        """All planes of a source's file, on the grid of the tile."""
+        zoom = source.zoom
+        if self.rows is None:
+            return _enlarged(read_raster(source.path, self.number), zoom)
+        reduced = self.shape if self.reduced else None
+        if zoom == 1:
+            return read_part(source.path, self.rows, self.cols, reduced, self.number)
+        rows, cols = (
+            None if span is None else (span[0] // zoom, -(-span[1] // zoom)) for span in (self.rows, self.cols)
+        )
+        assert rows is not None
+        raster = read_part(source.path, rows, cols, reduced)
+        if reduced is not None:
+            return raster
+        top, left = (
+            self.rows[0] - rows[0] * zoom,
+            0 if cols is None or self.cols is None else self.cols[0] - cols[0] * zoom,
+        )
+        return _enlarged(raster, zoom)[:, top : top + self.shape[0], left : left + self.shape[1]]
+
+
+def _enlarged(raster_CHW: npt.NDArray[Any], zoom: int) -> npt.NDArray[Any]:
+    """Every pixel as often as it covers pixels of the tile: values stay those that were measured."""
+    return raster_CHW if zoom == 1 else raster_CHW.repeat(zoom, axis=1).repeat(zoom, axis=2)
 
 
 def _without_gaps(
@@ -183,7 +295,7 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | N
     Parameters
     ----------
     path : Path
-        A folder of one of the layouts above, a folder within it, or a TIFF.
+        A folder of one of the layouts of `layouts`, a folder within it, a TIFF, or a scene's archive or metadata.
     scheme : str, optional
         Name of the class scheme; else what `dataset.yaml` says, else decided over all masks.
     zero_is_nodata : bool, optional
@@ -200,11 +312,11 @@ def open_dataset(path: Path, scheme: str | None = None, zero_is_nodata: bool | N
         raise DataError(f"{path} does not exist. Give a folder of tiles or a TIFF.")
     root, everything, tiles = find_tiles(path)
     bands = tuple(band for band in ALL_BANDS if any(band in tile.distinct_bands for tile in tiles))
-    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles))
+    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *_product_notes(tiles))
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
     chosen, note = choose_scheme(root, everything, scheme)
-    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note))
+    return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note, described_units(root))
 
 
 def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
@@ -233,11 +345,12 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
     if not masks:
         return (get_scheme("salt2") if pictures else None), ()
     values: dict[float, Path] = {}
-    for mask in masks:
-        for value in np.unique(read_mask_codes(mask)).tolist():
+    for mask in dict.fromkeys(masks):
+        codes = read_mask_arrays(mask) if is_array(mask) else read_mask_codes(mask)
+        for value in np.unique(codes).tolist():
             values.setdefault(float(value), mask)
     if pictures:
-        listed = f"{sorted(int(v) for v in values)[:8]}{', …' if len(values) > 8 else ''}"
+        listed = f"[{', '.join(f'{v:g}' for v in sorted(values)[:8])}{', …' if len(values) > 8 else ''}]"
         return get_scheme("salt2"), (
             f"The masks of the pictures hold {listed}: read as salt data (salt2), where any value but 0 is salt. "
             "If that is not meant, name the classes with --scheme.",
@@ -257,6 +370,24 @@ def described_scheme(root: Path) -> str | None:
     """Name of the scheme that a data set's `dataset.yaml` states, or None."""
     scheme = _description(Path(root) / DESCRIPTION_FILE).get("scheme")
     return str(scheme) if scheme else None
+
+
+def described_units(root: Path) -> Mapping[str, Calibration]:
+    """How numbers become units by a data set's `dataset.yaml`; empty where it says nothing of it.
+
+    Raises
+    ------
+    DataError
+        If it names units that are not known.
+    """
+    name = _description(Path(root) / DESCRIPTION_FILE).get("units")
+    if name is None:
+        return {}
+    if name not in UNITS:
+        raise DataError(
+            f"{Path(root) / DESCRIPTION_FILE} says units: {name!r}. Known are: {', '.join(UNITS)}. Correct the line."
+        )
+    return UNITS[name]
 
 
 def write_scheme(root: Path, scheme: ClassScheme) -> None:
@@ -310,9 +441,14 @@ def _usual_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
     return missing_band_warnings([tile for tile in tiles if not tile.is_picture], CANONICAL_BANDS)
 
 
-def _is_value(plane_HW: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+def _product_notes(tiles: Sequence[Tile]) -> tuple[str, ...]:
+    return tuple(note for tile in tiles if tile.product is not None for note in tile.product.notes)
+
+
+def is_nodata(plane: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+    """Where an array of any shape holds a file's nodata value; nowhere if that is none, or not finite."""
     if nodata is None or not np.isfinite(nodata):
-        return np.zeros(plane_HW.shape, bool)
+        return np.zeros(plane.shape, bool)
     # A huge nodata value loses digits where it is written as text (-1.7e308), hence a relative test.
-    close = np.isclose(plane_HW, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane_HW == nodata
+    close = np.isclose(plane, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane == nodata
     return np.asarray(close, bool)

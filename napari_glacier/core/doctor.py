@@ -1,57 +1,29 @@
 """The doctor: what is wrong with a data set, before anything is trained or predicted on it."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from napari_glacier.core.band_order import SATURATED_FROM, Evidence, evidence, mistaken_bands, mistaken_visible, said
 from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
+from napari_glacier.core.classes import SCHEMES
 from napari_glacier.core.dataset import Dataset, Tile, missing_band_warnings, open_dataset
-from napari_glacier.core.errors import DataError, GlacierError
+from napari_glacier.core.errors import DataError, GlacierError, SchemeError
+from napari_glacier.core.findings import Diagnosis, Finding
+from napari_glacier.core.leakage import buffer_for, find_leaks
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info
+from napari_glacier.core.statistics import PooledStatistics
 
-Severity = Literal["info", "warning", "error"]
-# Saturated 16-bit digital numbers, as snow in the visible bands has them.
-_SATURATED_FROM = 65_454
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing the doctor noticed: how bad it is, in which tile (None: the whole data set), and the mend."""
-
-    severity: Severity
-    tile: str | None
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """All findings on a data set, with what it holds.
-
-    `summary` has plain values: tiles, splits, bands, scheme, class mix over valid pixels, share of nodata.
-    """
-
-    path: Path
-    findings: tuple[Finding, ...]
-    summary: dict[str, Any]
-
-    @property
-    def exit_code(self) -> int:
-        """0 clean, 1 warnings, 2 errors."""
-        severities = {finding.severity for finding in self.findings}
-        return 2 if "error" in severities else 1 if "warning" in severities else 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "path": str(self.path),
-            "exit_code": self.exit_code,
-            "summary": self.summary,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+# Largest value of whole numbers of few bits; others saturate as 16-bit digital numbers do.
+_LARGEST = {"uint8": 255, "int16": 32_767}
+_MUCH_SATURATED, _MUCH_NODATA = 0.2, 0.95
 
 
 def examine(path: Path, scheme: str | None = None) -> Diagnosis:
@@ -59,76 +31,226 @@ def examine(path: Path, scheme: str | None = None) -> Diagnosis:
 
     Every band and mask is decoded, so a file that is cut short or holds an unknown code is found.
     """
+    findings: list[Finding] = []
     try:
-        dataset = open_dataset(path, scheme)
+        dataset = _open(path, scheme, findings)
     except GlacierError as error:
-        return Diagnosis(Path(path), (Finding("error", None, str(error)),), {})
-    findings = [Finding("warning", None, text) for text in dataset.warnings]
-    counts: dict[int, int] = {}
-    pixels = valid_pixels = 0
+        return Diagnosis(Path(path), (Finding.of(error),), {})
+    findings += [Finding("info" if text in dataset.assumed else "warning", None, text) for text in dataset.warnings]
+    census = _Census()
     for tile in dataset.tiles:
         try:
-            tile_findings, tile_counts, tile_valid = _examine_tile(dataset, tile)
+            findings += _examine_tile(dataset, tile, census)
         except DataError as error:
-            findings.append(Finding("error", tile.id, str(error)))
-            continue
-        findings += tile_findings
-        pixels += tile.height * tile.width
-        valid_pixels += tile_valid
-        for index, count in tile_counts.items():
-            counts[index] = counts.get(index, 0) + count
+            findings.append(Finding.of(error, tile.id))
+    findings += _examine_order(census)
+    findings += _examine_copies(dataset, census)
     findings += _examine_terrain(dataset)
     findings += _examine_grid(dataset)
-    return Diagnosis(dataset.root, tuple(findings), _summary(dataset, counts, pixels, valid_pixels))
+    findings += _examine_splits(dataset)
+    absent = [
+        name for k, name in enumerate(dataset.scheme.class_names if dataset.scheme else ()) if not census.classes[k]
+    ]
+    if census.classes and absent:
+        findings.append(
+            Finding("info", None, f"No valid pixel is {' or '.join(absent)}; absent classes are not counted.")
+        )
+    return Diagnosis(dataset.root, tuple(findings), _summary(dataset, census), census.statistics)
 
 
-def _examine_tile(dataset: Dataset, tile: Tile) -> tuple[list[Finding], dict[int, int], int]:
-    findings = []
+@dataclass(slots=True)
+class _Census:
+    """What is counted over all tiles."""
+
+    pixels: int = 0
+    valid_pixels: int = 0
+    saturated: Counter[str] = field(default_factory=Counter)
+    classes: Counter[int] = field(default_factory=Counter)
+    statistics: dict[str, PooledStatistics] = field(default_factory=dict)
+    seen: dict[str, Evidence] = field(default_factory=dict)
+    digests: dict[bytes, list[str]] = field(default_factory=dict)
+
+
+def _open(path: Path, scheme: str | None, findings: list[Finding]) -> Dataset:
+    """Open a data set; where its masks fit no scheme, by the one that most of them fit, so that the rest is seen."""
+    try:
+        return open_dataset(path, scheme)
+    except SchemeError as error:
+        if scheme is not None:
+            raise
+        unread = error
+    best: tuple[int, Dataset] | None = None
+    for name in ("glacier2", "glacier4", "glacier4-index"):
+        dataset = open_dataset(path, name)
+        odd = sum(not _fits(dataset, tile) for tile in dataset.tiles)
+        if best is None or odd < best[0]:
+            best = odd, dataset
+    assert best is not None
+    if best[0] == 0:
+        # Each mask fits, but they are of different schemes: nothing else would say so.
+        findings.append(Finding.of(unread))
+    read_as = best[1].scheme.name if best[1].scheme else ", ".join(SCHEMES)
+    findings.append(Finding("info", None, f"The masks fit no scheme; most fit {read_as}, which the rest is read with."))
+    return best[1]
+
+
+def _fits(dataset: Dataset, tile: Tile) -> bool:
+    try:
+        dataset.read_mask(tile)
+    except DataError:
+        return False
+    return True
+
+
+def _examine_tile(dataset: Dataset, tile: Tile, census: _Census) -> Iterator[Finding]:
     bands = tile.distinct_bands
     image_CHW, valid_HW = dataset.read(tile, bands)
     num_valid = int(valid_HW.sum())
+    census.pixels += valid_HW.size
+    census.valid_pixels += num_valid
     if num_valid == 0:
-        findings.append(Finding("warning", tile.id, "Every pixel is nodata. Remove the tile, or export it again."))
+        yield Finding("warning", tile.id, "Every pixel is nodata.", "Remove the tile, or export it again.")
+    elif num_valid < (1 - _MUCH_NODATA) * valid_HW.size:
+        share = 1 - num_valid / valid_HW.size
+        yield Finding("info", tile.id, f"{share:.1%} of the pixels are nodata; little is to be learnt from the rest.")
+    flat = set()
     for band, plane_HW in zip(bands, image_CHW, strict=True):
         values = plane_HW[valid_HW]
+        statistics = census.statistics.setdefault(band, PooledStatistics(1))
+        statistics.update(plane_HW[None], valid_HW & np.isfinite(plane_HW))
         if values.size and values.min() == values.max():
-            findings.append(
-                Finding(
-                    "warning", tile.id, f"Band {band} has the one value {values[0]:g} on every pixel. Export it again."
-                )
+            flat.add(band)
+            yield Finding(
+                "warning", tile.id, f"Band {band} has the one value {values[0]:g} on every pixel.", "Export it again."
             )
-        from_satellite = band in CANONICAL_BANDS and values.size
-        saturated = float((values >= _SATURATED_FROM).mean()) if from_satellite else 0.0
-        if saturated > 0.2:
-            findings.append(
-                Finding(
-                    "warning", tile.id, f"{saturated:.0%} of the pixels of band {band} are saturated (bright snow)."
-                )
+        elif values.size and band in CANONICAL_BANDS:
+            yield from _examine_saturation(tile, band, values, census)
+    yield from _examine_doubles(tile, {b: p for b, p in zip(bands, image_CHW, strict=True) if b not in flat}, valid_HW)
+    if num_valid:
+        census.digests.setdefault(hashlib.blake2b(image_CHW.tobytes()).digest(), []).append(tile.id)
+    if set(CANONICAL_BANDS) <= set(bands):
+        places = [bands.index(band) for band in CANONICAL_BANDS]
+        seen = evidence(image_CHW[places], valid_HW)
+        if seen is not None:
+            census.seen[tile.id] = seen
+    yield from _examine_mask(dataset, tile, valid_HW, census)
+
+
+def _examine_saturation(tile: Tile, band: str, values: npt.NDArray[np.float32], census: _Census) -> Iterator[Finding]:
+    limit = _LARGEST.get(str(read_info(tile.bands[band].path).dtype), SATURATED_FROM)
+    num_saturated = int((values >= limit).sum())
+    census.saturated[band] += num_saturated
+    if num_saturated > _MUCH_SATURATED * values.size:
+        share = num_saturated / values.size
+        yield Finding(
+            "warning",
+            tile.id,
+            f"{share:.0%} of the pixels of band {band} are saturated (bright snow).",
+            "Take a scene with a lower gain or a lower sun, or expect little of these pixels.",
+        )
+
+
+def _examine_doubles(
+    tile: Tile, planes: Mapping[str, npt.NDArray[np.float32]], valid_HW: npt.NDArray[np.bool_]
+) -> Iterator[Finding]:
+    """Bands of a tile that are the same, pixel by pixel."""
+    first_of: dict[bytes, str] = {}
+    for band, plane_HW in planes.items():
+        other = first_of.setdefault(hashlib.blake2b(plane_HW[valid_HW].tobytes()).digest(), band)
+        if other != band:
+            yield Finding(
+                "warning", tile.id, f"Bands {other} and {band} are the same, pixel by pixel.", f"Export {band} again."
             )
+
+
+def _examine_mask(dataset: Dataset, tile: Tile, valid_HW: npt.NDArray[np.bool_], census: _Census) -> Iterator[Finding]:
     mask_HW = dataset.read_mask(tile)
     if mask_HW is None:
-        return (
-            [*findings, Finding("info", tile.id, "The tile has no mask: it can be predicted and corrected.")],
-            {},
-            num_valid,
-        )
-    mask_ref = read_info(tile.mask_path).georef if tile.mask_path else None
+        yield Finding("info", tile.id, "The tile has no mask: it can be predicted and corrected.")
+        return
+    assert tile.mask_path is not None
+    # A NumPy file has no place of its own, and a stack of masks no header of a tile.
+    mask_ref = read_info(tile.mask_path).georef if tile.mask_path.suffix != ".npy" else None
     if mask_ref is not None and tile.georef is not None and not mask_ref.same_grid(tile.georef):
-        findings.append(
-            Finding(
-                "warning",
-                tile.id,
-                f"The mask says that it lies elsewhere than the bands ({mask_ref.crs_name} {mask_ref.transform}); "
-                "it is read pixel by pixel. Re-export it on the tile's grid.",
-            )
+        yield Finding(
+            "warning",
+            tile.id,
+            f"The mask says that it lies elsewhere than the bands ({mask_ref.crs_name} {mask_ref.transform}); "
+            "it is read pixel by pixel.",
+            "Re-export it on the tile's grid.",
         )
     labelled_nodata = int((mask_HW[~valid_HW] != 0).sum())
     if labelled_nodata:
-        findings.append(
-            Finding("warning", tile.id, f"{labelled_nodata} nodata pixels carry a class; they count for nothing.")
+        yield Finding(
+            "warning",
+            tile.id,
+            f"{labelled_nodata} nodata pixels carry a class; they count for nothing.",
+            "Check that mask and bands are of the same tile, and not shifted.",
         )
     indices, numbers = np.unique(mask_HW[valid_HW], return_counts=True)
-    return findings, dict(zip(indices.tolist(), numbers.tolist(), strict=True)), num_valid
+    census.classes.update(dict(zip(indices.tolist(), numbers.tolist(), strict=True)))
+
+
+def _examine_order(census: _Census) -> Iterator[Finding]:
+    """Bands under each other's names."""
+    looks = {tile_id: mistaken_bands(seen) for tile_id, seen in census.seen.items()}
+    wrong = {tile_id: found for tile_id, found in looks.items() if found}
+    mend = "Check the names of the files or folders against the scene that they come from."
+    everywhere = len(wrong) == len(looks) and len({said(found) for found in wrong.values()}) == 1
+    if wrong and everywhere:
+        found = next(iter(wrong.values()))
+        where = f" in all {len(wrong)} tiles" if len(wrong) > 1 else ""
+        yield Finding("warning", None, f"Bands seem to be exchanged{where}: {said(found)}.", mend)
+    else:
+        for tile_id, found in wrong.items():
+            yield Finding("warning", tile_id, f"Bands seem to be exchanged: {said(found)}.", mend)
+    right = [seen for tile_id, seen in census.seen.items() if tile_id not in wrong]
+    visible = mistaken_visible(right)
+    if visible:
+        yield Finding("warning", None, f"Visible bands seem to be exchanged: {said(visible)}.", mend)
+
+
+def _examine_copies(dataset: Dataset, census: _Census) -> Iterator[Finding]:
+    """Tiles that are the same, pixel by pixel."""
+    for ids in census.digests.values():
+        if len(ids) > 1:
+            splits = {dataset.tile(tile_id).split for tile_id in ids}
+            across = (
+                f", in the splits {' and '.join(sorted(splits))}: the scores will flatter a model"
+                if splits != {next(iter(splits))}
+                else ""
+            )
+            listed = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+            yield Finding(
+                "warning",
+                None,
+                f"{len(ids)} tiles are the same, pixel by pixel{across}: {listed}.",
+                "Keep one of them.",
+            )
+
+
+def _examine_splits(dataset: Dataset) -> Iterator[Finding]:
+    """Training tiles that are near tiles of another split."""
+    train = dataset.split("train")
+    held_out = [tile for name in ("val", "test") for tile in dataset.split(name)]
+    if not train or not held_out:
+        return
+    buffer_px = buffer_for(None, [*train, *held_out])
+    leakage = find_leaks(train, held_out, buffer_px, masked=False)
+    if leakage.leaks:
+        listed = "; ".join(
+            f"{leak.train_tile} and {leak.val_tile} {leak.relation}"
+            + (f", {leak.distance_m:,.0f} m apart" if leak.relation == "near" and leak.distance_m is not None else "")
+            for leak in leakage.leaks[:5]
+        )
+        yield Finding(
+            "warning",
+            None,
+            f"{len(leakage.leaks)} pair(s) of a training tile and a held-out one are nearer than {buffer_px} px: "
+            f"{listed}"
+            f"{'; …' if len(leakage.leaks) > 5 else ''}. The scores will flatter a model.",
+            "Hold out tiles that lie apart (napari-glacier splits), or train with data.buffer_px.",
+        )
 
 
 def _examine_terrain(dataset: Dataset) -> Iterator[Finding]:
@@ -140,18 +262,29 @@ def _examine_terrain(dataset: Dataset) -> Iterator[Finding]:
 def _examine_grid(dataset: Dataset) -> Iterator[Finding]:
     unplaced = [tile.id for tile in dataset.tiles if tile.georef is None]
     if unplaced:
+        listed = (
+            f" ({', '.join(unplaced[:5])}{', …' if len(unplaced) > 5 else ''})"
+            if len(unplaced) < len(dataset.tiles)
+            else ""
+        )
         yield Finding(
-            "info", None, f"{len(unplaced)} of {len(dataset.tiles)} tiles have no georeference; tiles open as a stack."
+            "warning" if listed else "info",
+            None,
+            f"{len(unplaced)} of {len(dataset.tiles)} tiles have no georeference{listed}; tiles open as a stack.",
+            "Export them as GeoTIFF, as the others are." if listed else "",
         )
     elif len(dataset.tiles) > 1 and len(plan_scenes(dataset)) > 1:
+        systems = sorted({tile.georef.crs_name for tile in dataset.tiles if tile.georef is not None})
+        differ = f" They are in {len(systems)} reference systems: {', '.join(systems[:6])}." if len(systems) > 1 else ""
         yield Finding(
-            "info", None, "The tiles do not share one grid, or overlap; they open as a stack, not as a mosaic."
+            "info", None, f"The tiles do not share one grid, or overlap; they open as a stack, not as a mosaic.{differ}"
         )
 
 
-def _summary(dataset: Dataset, counts: dict[int, int], pixels: int, valid_pixels: int) -> dict[str, Any]:
-    labelled = sum(counts.values())
+def _summary(dataset: Dataset, census: _Census) -> dict[str, Any]:
+    labelled = census.classes.total()
     names = dataset.scheme.class_names if dataset.scheme else ()
+    of_bands = {band: statistics.count for band, statistics in census.statistics.items() if band in CANONICAL_BANDS}
     return {
         "tiles": len(dataset.tiles),
         "splits": {split: len(dataset.split(split)) for split in dataset.splits},
@@ -159,6 +292,7 @@ def _summary(dataset: Dataset, counts: dict[int, int], pixels: int, valid_pixels
         "bands": list(dataset.bands),
         "scheme": dataset.scheme.name if dataset.scheme else None,
         "crs": next((tile.georef.crs_name for tile in dataset.tiles if tile.georef), None),
-        "nodata_share": 1 - valid_pixels / pixels if pixels else None,
-        "class_mix": {name: counts.get(k, 0) / labelled for k, name in enumerate(names)} if labelled else {},
+        "nodata_share": 1 - census.valid_pixels / census.pixels if census.pixels else None,
+        "saturated_share": {band: census.saturated[band] / n for band, n in of_bands.items() if n},
+        "class_mix": {name: census.classes[k] / labelled for k, name in enumerate(names)} if labelled else {},
     }

@@ -19,6 +19,8 @@ from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Placement
 from napari_glacier.core.recorder import IDLE_S, StrokeRecorder, WaitingStroke
 from napari_glacier.core.strokes import ABSENT, MaskArray, Stroke, fingerprint
+from napari_glacier.core.tiling import Window
+from napari_glacier.core.validity import LazyValidity
 
 
 class EditableMask(CopyingArray):
@@ -28,7 +30,7 @@ class EditableMask(CopyingArray):
     ----------
     index_HW : uint8 array, shape (H, W) of a mosaic or (tiles, H, W) of a stack
         Taken over, not copied.
-    editable_HW : bool array of the same shape
+    editable_HW : bool array (or `LazyValidity`) of the same shape
         False on nodata and in gaps.
     placements : sequence of Placement
         The tiles of the mosaic; in a stack, tile k lies on plane k.
@@ -56,7 +58,7 @@ class EditableMask(CopyingArray):
     def __init__(
         self,
         index_HW: MaskArray,
-        editable_HW: npt.NDArray[np.bool_],
+        editable_HW: npt.NDArray[np.bool_] | LazyValidity,
         placements: Sequence[Placement],
         journal: Journal | None = None,
         *,
@@ -199,6 +201,49 @@ class EditableMask(CopyingArray):
                 box = tuple(slice(r.start, r.stop) for r in ranges)
                 self._write_box(box, index_HW[box], where_HW[box])
             stroke = self._collect(tool, model, group)
+        return self._send(stroke) if stroke else None
+
+    def assign_window(
+        self,
+        window: Window,
+        index_HW: MaskArray,
+        where_HW: npt.NDArray[np.bool_],
+        tool: str,
+        *,
+        model: str | None = None,
+        plane: int = 0,
+    ) -> int | None:
+        """`assign` for a window of the scene, so that a small change of a large scene costs little.
+
+        Parameters
+        ----------
+        window : Window
+            Inside the scene.
+        index_HW, where_HW : integer and bool array of the window's shape
+        tool, model : see `commit`
+        plane : int
+            Scene of a stack; 0 where there is none.
+
+        Returns
+        -------
+        int or None
+            The stroke's id; None where nothing changed.
+        """
+        size = (window.height, window.width)
+        if index_HW.shape != size or where_HW.shape != size or window.clipped(*self.shape[-2:]) != window:
+            raise ValueError(
+                f"Arrays of the shape of {window} in a scene of {self.shape} are needed, "
+                f"not {index_HW.shape} and {where_HW.shape}."
+            )
+        with self._lock:
+            self._collect()
+            if where_HW.any():
+                if self.ndim == 3:
+                    box: Box = (slice(plane, plane + 1), *window.slices)
+                    self._write_box(box, index_HW[np.newaxis], where_HW[np.newaxis])
+                else:
+                    self._write_box(window.slices, index_HW, where_HW)
+            stroke = self._collect(tool, model)
         return self._send(stroke) if stroke else None
 
     def replay(self, strokes: Iterable[Stroke]) -> None:

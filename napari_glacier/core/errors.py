@@ -5,7 +5,9 @@ GlacierError (a ValueError)
 │   ├── RasterError        an image file that cannot be read or written as asked
 │   ├── BandError          a band that is missing, doubled or of another shape
 │   ├── PairingError       bands and masks that cannot be matched by name
-│   └── SchemeError        a mask value outside the class scheme
+│   ├── SchemeError        a mask value outside the class scheme
+│   ├── OutlineError       polygons that cannot be read, placed or told apart
+│   └── RleError           a text that is no run-length encoding of such a mask
 ├── ConfigError            a key or value in a configuration
 ├── CheckpointError        a model file that is foreign, damaged or does not fit
 ├── JournalError           the edit journal cannot be opened or written
@@ -38,6 +40,14 @@ class PairingError(DataError):
 
 class SchemeError(DataError):
     """A mask holds a value outside its class scheme."""
+
+
+class OutlineError(DataError):
+    """Polygons cannot be read, placed or told apart."""
+
+
+class RleError(DataError):
+    """A text is no run-length encoding of a mask of the size asked for."""
 
 
 class ConfigError(GlacierError):

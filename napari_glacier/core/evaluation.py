@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.array_layout import arrays_in
 from napari_glacier.core.bands import exact_identity, number_identity, plain_identity
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.dataset import Dataset, Tile, open_dataset
@@ -30,8 +31,8 @@ def evaluate_folders(
     Parameters
     ----------
     predicted, truth : Path
-        Folders of masks, TIFFs or PNGs, paired by the identity in their names. Of a TIFF and a PNG of one name
-        the TIFF counts: beside it the PNG is a quick look, or what was corrected.
+        Folders of masks, TIFFs, PNGs or NumPy files, paired by the identity in their names. Of a TIFF and a PNG of
+        one name the TIFF counts: beside it the PNG is a quick look, or what was corrected.
     data : Path, optional
         The data set they belong to; it tells which pixels are valid.
     scheme : str, optional
@@ -90,7 +91,7 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
     files = {"prediction": _masks_in(predicted, truth), "truth": _masks_in(truth, predicted)}
     for name, folder in (("prediction", predicted), ("truth", truth)):
         if not files[name]:
-            raise DataError(f"{folder} holds no TIFF and no PNG. Give the folder of the {name} masks.")
+            raise DataError(f"{folder} holds no TIFF, PNG or NumPy file. Give the folder of the {name} masks.")
     tiles, _ = pair_files(files)
     alone = [key for key, found in tiles.items() if len(found) < 2]
     if alone:
@@ -102,12 +103,16 @@ def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:
 
 
 def _masks_in(folder: Path, other: Path) -> list[Path]:
-    """Masks of a folder: TIFFs, and PNGs. Beside TIFFs a PNG may be a quick look, unless the other folder knows it."""
+    """Masks of a folder: TIFFs, PNGs and NumPy files, of one name the first of these.
+
+    Beside TIFFs a PNG may be a quick look, unless the other folder knows it.
+    """
     rasters, pictures = rasters_in(folder), pictures_in(folder)
     if rasters:
         wanted = {path.stem for path in (*rasters_in(other), *pictures_in(other))} - {path.stem for path in rasters}
         pictures = [path for path in pictures if path.stem in wanted]
-    return rasters + pictures
+    known = {path.stem for path in (*rasters, *pictures)}
+    return rasters + pictures + [path for path in arrays_in(folder) if path.stem not in known]
 
 
 def _schemes(

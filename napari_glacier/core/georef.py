@@ -139,6 +139,13 @@ class GeoRef:
         moved = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
         return GeoRef(moved, self.epsg, self.geokeys, self.doubles, self.ascii)
 
+    def refined(self, times: int) -> "GeoRef":
+        """Reference of the same raster in pixels that are as many times smaller along a side."""
+        a, b, c, d, e, f = self.transform
+        return GeoRef(
+            (a / times, b / times, c, d / times, e / times, f), self.epsg, self.geokeys, self.doubles, self.ascii
+        )
+
     def pixel_of(self, x: float, y: float) -> tuple[float, float]:
         """Fractional (row, col) of a point of the CRS."""
         a, b, c, d, e, f = self.transform

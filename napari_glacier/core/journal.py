@@ -14,6 +14,7 @@ from typing import Any
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.journal_file import SCHEMA_VERSION, JournalFile
 from napari_glacier.core.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
+from napari_glacier.core.seen import SeenAreas
 from napari_glacier.core.strokes import Patch, Stroke, StrokeInfo, pack, unpack
 
 __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
@@ -47,12 +48,15 @@ class Journal:
         Who holds it, where that is another process.
     author : str
         Written with each stroke.
+    seen : SeenAreas
+        Areas that were looked at and found right.
     """
 
     def __init__(self, file: JournalFile, author: str) -> None:
         self._file = file
         self.author = author
         self.path = file.path
+        self.seen = SeenAreas(file)
         self.read_only = file.read_only
         self.holder = file.holder
 
@@ -166,6 +170,12 @@ class Journal:
         if tile_id is not None:
             return self._strokes(f"{where} AND tile_id = ?", (tile_id,))
         return self._strokes(where, values)
+
+    def drawn(self, except_tools: Sequence[str] = ()) -> list[Patch]:
+        """Patches of all strokes that were not discarded, oldest first, but for those of some tools."""
+        places = ", ".join("?" * len(except_tools))
+        strokes = self._strokes(f"state != {_DISCARDED} AND s.tool NOT IN ({places})", tuple(except_tools))
+        return [patch for stroke in strokes for patch in stroke.patches]
 
     def unsaved_tiles(self) -> dict[str, int]:
         """Tiles with unsaved patches, and how many strokes those belong to."""
@@ -327,6 +337,9 @@ class Journal:
         ]
         with self._file.writing() as connection:
             connection.executemany(_SET_REVIEW, reviews)
+        looked_at = other.seen.all()
+        if looked_at:
+            self.seen.add(looked_at, self.author)
         if strokes or reviews:
             _logger.info(
                 "%d unsaved strokes and %d review states were taken over from %s",

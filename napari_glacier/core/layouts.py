@@ -7,6 +7,8 @@ Layouts that open (folder names are read without regard to case; tile files are 
     root/*.tif            every file one tile of five bands
     a single five-band TIFF
     root/train/images   root/train/masks   root/test/images      root/images   root/masks   (pictures)
+    the same of NumPy files, with root/train_ids.txt and root/val_ids.txt (see `array_layout`)
+    a Landsat or Sentinel-2 scene: its folder, tar file or metadata file; a folder of such (see `scenes`)
 
 Beside the folders of bands, ``elevation`` (or ``dem``) and ``slope`` may lie, for all tiles or for some.
 A folder called ``Train`` (or ``train``) with such a layout opens by itself, too.
@@ -16,11 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from napari_glacier.core.archives import is_archive
+from napari_glacier.core.array_layout import arrays_in, tiles_of_arrays
+from napari_glacier.core.arrays import is_array
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
-from napari_glacier.core.errors import BandError, DataError, RasterError
+from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError
 from napari_glacier.core.pairing import pair_extras, pair_files
 from napari_glacier.core.png import PNG_SUFFIXES, is_png
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_info
+from napari_glacier.core.scenes import FoundScene, find_scenes, metadata_folder, names_a_scene
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 _MASK_FOLDERS = ("label", "labels", "mask", "masks")
@@ -40,8 +46,14 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
     DataError
         If there are none, or the tiles' files do not fit together.
     """
+    path = metadata_folder(path) or path
+    if (path.is_file() or not _holds_tiles(path)) and (scenes := find_scenes(path)):
+        tiles = [_tile_of_scene(scene) for scene in scenes]
+        return (scenes[0].folder if len(scenes) == 1 else path), tiles, tiles
     if path.is_file() and is_png(path):
         raise DataError(f"{path} is one picture. Open the folder above its folder, {path.parent.parent}.")
+    if path.is_file() and is_array(path):
+        raise DataError(f"{path} is one NumPy file. Open the folder above its folder, {path.parent.parent}.")
     if path.is_file():
         root, everything = path.parent, _tiles_of_rasters(rasters_in(path.parent), [path])
         wanted = everything
@@ -54,7 +66,8 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
     if not wanted:
         raise DataError(
             f"No tiles were found in {path}. A dataset has a folder for each band (B2, B3, B4, B6, B10 or "
-            "Band1 to Band5) with TIFFs in it, or five-band TIFFs, or a folder images with PNGs in it."
+            "Band1 to Band5) with TIFFs in it, or five-band TIFFs, or a folder images with PNGs or NumPy files in it; "
+            "a scene has the names of its maker (LC08_…_B2.TIF, …_B02.jp2)."
         )
     return root, everything, wanted
 
@@ -63,12 +76,16 @@ def is_dataset(path: Path) -> bool:
     """Whether a folder looks like a data set, from the names of its entries alone."""
     path = Path(path)
     if not path.is_dir():
-        return False
+        return (
+            path.is_file()
+            and (is_archive(path) or metadata_folder(path) is not None)
+            and names_a_scene(metadata_folder(path) or path)
+        )
     for folder in (path, *_split_folders(path).values()):
         # Folders of PNGs alone are anyone's pictures; with masks beside them they are ours.
-        if _band_folders(folder) or (_picture_folder(folder) and _mask_folder(folder).is_dir()):
+        if _band_folders(folder) or (_images_folder(folder) and _mask_folder(folder).is_dir()):
             return True
-    return bool(rasters_in(path) and (path / DESCRIPTION_FILE).exists())
+    return bool(rasters_in(path) and (path / DESCRIPTION_FILE).exists()) or names_a_scene(path)
 
 
 def _dataset_around(folder: Path) -> tuple[Path, list[Tile]]:
@@ -99,8 +116,9 @@ def _tiles_below(folder: Path) -> tuple[Path, list[Tile]]:
 def unpaired_terrain(tiles: Sequence[Tile]) -> tuple[str, ...]:
     """Say which folders of elevation or slope hold no file of any tile, and the mend."""
     said = []
-    for folder in dict.fromkeys(_folder_of(tile) for tile in tiles if not tile.is_picture):
-        paired = {band for tile in tiles if _folder_of(tile) == folder for band in tile.bands}
+    beside = [tile for tile in tiles if not tile.is_picture and tile.product is None]
+    for folder in dict.fromkeys(map(_folder_of, beside)):
+        paired = {band for tile in beside if _folder_of(tile) == folder for band in tile.bands}
         for band, child in _band_folders(folder).items():
             files = rasters_in(child) if band in TERRAIN_BANDS and band not in paired else []
             if files:
@@ -116,12 +134,19 @@ def _splits_with_tiles(folder: Path) -> dict[str, Path]:
 
 
 def _holds_tiles(folder: Path) -> bool:
-    return bool(_band_folders(folder)) or _picture_folder(folder) is not None
+    return bool(_band_folders(folder)) or _images_folder(folder) is not None
 
 
 def _tiles_in(folder: Path, split: str) -> list[Tile]:
-    pictures = _picture_folder(folder)
-    return _tiles_of_bands(folder, split) if pictures is None else _tiles_of_pictures(folder, pictures, split)
+    images = _images_folder(folder)
+    if images is None:
+        return _tiles_of_bands(folder, split)
+    if pictures_in(images):
+        return _tiles_of_pictures(folder, images, split)
+    masks = _mask_folder(folder)
+    beside = folder.parent if split in _SPLITS else folder
+    drawn = rasters_in(masks) if masks.is_dir() else []
+    return tiles_of_arrays(folder, images, masks, split=split, drawn=drawn, description=beside / DESCRIPTION_FILE)
 
 
 def _folder_of(tile: Tile) -> Path:
@@ -212,15 +237,46 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
     ]
 
 
+def _tile_of_scene(scene: FoundScene) -> Tile:
+    product = scene.product
+    # Beside an archive the folder is made when the first labels are saved.
+    mask_folder = _mask_folder(scene.folder) if scene.folder.is_dir() else scene.folder / "label"
+    bands = {band: replace(source, zoom=scene.zooms[band]) for band, source in scene.files.bands.items()}
+    tile = _make_tile(product.name, "all", bands, None, mask_folder)
+    masks = rasters_in(mask_folder) if mask_folder.is_dir() else []
+    mask = next((path for path in masks if path.name == tile.new_mask_path.name), None)
+    if mask is None and len(masks) == 1:
+        mask = masks[0]
+    elif mask is None and masks:
+        raise PairingError(
+            f"{mask_folder} holds {len(masks)} TIFFs and none is called {tile.new_mask_path.name}. "
+            "Give the mask of the scene this name."
+        )
+    ordered = {band: _with_nodata(source, bands[band].nodata) for band, source in tile.bands.items()}
+    return replace(tile, bands=ordered, georef=scene.georef, mask_path=mask, product=product)
+
+
+def _with_nodata(source: BandSource, usual: float | None) -> BandSource:
+    """The nodata value that the file states counts; where it has none, that of the product does."""
+    return source if source.nodata is not None else replace(source, nodata=usual)
+
+
 def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path) -> Tile:
     infos = {path: read_info(path) for path in {source.path: None for source in bands.values()}}
     ordered = {band: replace(bands[band], nodata=infos[bands[band].path].nodata) for band in ALL_BANDS if band in bands}
-    sizes = {band: (infos[source.path].height, infos[source.path].width) for band, source in ordered.items()}
+    sizes = {
+        band: (infos[source.path].height * source.zoom, infos[source.path].width * source.zoom)
+        for band, source in ordered.items()
+    }
     usual = max(set(sizes.values()), key=list(sizes.values()).count)
     for band, size in sizes.items():
         if size != usual:
             raise BandError(band_size_message(tile_id, band, size, usual))
-    placed = {band: ref for band, source in ordered.items() if (ref := infos[source.path].georef) is not None}
+    placed = {
+        band: ref if source.zoom == 1 else ref.refined(source.zoom)
+        for band, source in ordered.items()
+        if (ref := infos[source.path].georef) is not None
+    }
     georef = next(iter(placed.values()), None)
     for band, ref in placed.items():
         if georef is not None and not ref.same_grid(georef):
@@ -239,6 +295,8 @@ def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: 
         mask_path=mask,
         new_mask_path=mask_folder
         / (name if Path(name).suffix.lower() in RASTER_SUFFIXES else f"{Path(name).stem}.tif"),
+        blocked=all(infos[source.path].blocked for source in ordered.values()),
+        reduced=all(infos[source.path].overviews > 0 for source in ordered.values()),
     )
 
 
@@ -255,13 +313,13 @@ def _band_folders(folder: Path) -> dict[str, Path]:
     return {} if set(found) <= set(TERRAIN_BANDS) else found
 
 
-def _picture_folder(folder: Path) -> Path | None:
-    """Where the pictures of a folder are; None where it has satellite tiles, beside which quick looks may lie."""
+def _images_folder(folder: Path) -> Path | None:
+    """Where a folder's pictures or NumPy files are; None where it has other tiles, beside which quick looks may lie."""
     folders = (folder, *_split_folders(folder).values())
     if any(_band_folders(child) for child in folders) or rasters_in(folder):
         return None
     named = [child for child in _children(folder) if child.name.lower() == _PICTURE_FOLDER and child.is_dir()]
-    return next((child for child in named if pictures_in(child)), None)
+    return next((child for child in named if pictures_in(child) or arrays_in(child)), None)
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -279,7 +337,7 @@ def _mask_folder(folder: Path) -> Path:
     wanted = f"{folder.name}_masks"
     if wanted.lower() in around:
         return around[wanted.lower()]
-    if _picture_folder(folder) is not None:
+    if _images_folder(folder) is not None:
         return folder / "masks"
     if folder.name.lower() in _SPLITS and not any(name.startswith("band") for name in children):
         return folder.parent / wanted

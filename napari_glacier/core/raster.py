@@ -19,9 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from napari_glacier.core.archives import file_of, span
+from napari_glacier.core.arrays import is_array, read_array, read_array_header, read_mask_array
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
+from napari_glacier.core.gdal_parts import is_jpeg2000, jpeg2000_header, read_planes
 from napari_glacier.core.georef import GEO_TAGS, GeoRef
 from napari_glacier.core.png import is_png, read_png, read_png_header
 
@@ -29,11 +32,12 @@ __all__ = [
     "RASTER_SUFFIXES",
     "GeoRef",
     "RasterInfo",
+    "file_of",
     "read_description",
     "read_info",
     "read_mask_codes",
+    "read_part",
     "read_raster",
-    "read_rows",
     "rewrite_mask",
     "write_cog",
     "write_mask",
@@ -56,7 +60,11 @@ _READ_ERRORS = (
     struct.error,
     RuntimeError,
     OSError,
+    MemoryError,
 )
+
+# No codec packs pictures closer than this (deflate reaches 1030); less than so much memory is not worth a question.
+_HIGHEST_RATIO, _SMALL_BYTES = 5_000, 1 << 28
 
 _ENCODE_ERRORS = (ValueError, RuntimeError, TypeError, KeyError)
 
@@ -65,7 +73,10 @@ AnyArray = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class RasterInfo:
-    """What a raster file holds, known without reading its pixels."""
+    """What a raster file holds, known without reading its pixels.
+
+    `blocked` says that it is stored in blocks, not in rows; `overviews` how many reduced copies it has.
+    """
 
     path: Path
     height: int
@@ -74,10 +85,14 @@ class RasterInfo:
     dtype: np.dtype[Any]
     nodata: float | None
     georef: GeoRef | None
+    blocked: bool = False
+    overviews: int = 0
 
 
 def read_info(path: Path) -> RasterInfo:
-    """Size, number of bands, type, nodata value and georeference of a TIFF, or of a PNG (which has not the last two).
+    """Size, number of bands, type, nodata value and georeference; a PNG or a NumPy file has no last two.
+
+    A TIFF may lie in a tar archive: ``scene.tar/scene_B2.TIF``.
 
     Raises
     ------
@@ -87,13 +102,25 @@ def read_info(path: Path) -> RasterInfo:
     path = Path(path)
     if is_png(path):
         header = read_png_header(path)
+        _check_size(path, path.stat().st_size, header.height * header.width * header.count * header.dtype.itemsize)
         return RasterInfo(path, header.height, header.width, header.count, header.dtype, None, None)
+    if is_array(path):
+        tiles = read_array_header(path)
+        return RasterInfo(path, tiles.height, tiles.width, tiles.count, tiles.dtype, None, None)
+    if is_jpeg2000(path):
+        plain = jpeg2000_header(path)
+        _check_size(path, path.stat().st_size, int(np.prod(plain.size)) * plain.count * plain.dtype.itemsize)
+        return RasterInfo(
+            path, *plain.size, plain.count, plain.dtype, plain.nodata, plain.georef, True, plain.overviews
+        )
     with _opened(path) as tif:
         return _info(path, tif)
 
 
-def read_raster(path: Path) -> AnyArray:
-    """Pixels of a TIFF or PNG, shape (bands, H, W), in the file's own type; the alpha of a PNG is dropped.
+def read_raster(path: Path, number: int | None = None) -> AnyArray:
+    """Pixels of a TIFF, PNG or NumPy file, shape (bands, H, W), in the file's own type; alpha is dropped.
+
+    `number` says which tile of a NumPy file that is a stack.
 
     Raises
     ------
@@ -102,7 +129,12 @@ def read_raster(path: Path) -> AnyArray:
     """
     path = Path(path)
     if is_png(path):
+        read_info(path)
         return read_png(path)
+    if is_array(path):
+        return read_array(path, number)
+    if is_jpeg2000(path):
+        return read_planes(path)
     with _opened(path) as tif:
         info = _info(path, tif)
         series = tif.series[0]
@@ -113,35 +145,46 @@ def read_raster(path: Path) -> AnyArray:
         return array.reshape(info.count, info.height, info.width)
 
 
-def read_rows(path: Path, start: int, stop: int) -> AnyArray:
-    """Some rows of a raster, shape (bands, stop - start, W), in the file's own type; the others are not decoded.
+def read_part(
+    path: Path,
+    rows: tuple[int, int],
+    cols: tuple[int, int] | None = None,
+    shape: tuple[int, int] | None = None,
+    number: int | None = None,
+) -> AnyArray:
+    """Part of a raster, shape (bands, h, w), in the file's own type; what lies elsewhere is not decoded.
+
+    Parameters
+    ----------
+    path : Path
+    rows, cols : pairs of int
+        First, and the one after the last; all columns by default.
+    shape : pair of int, optional
+        Rows and columns to give instead: of every group of pixels one is taken, from the file's overviews where it
+        has any.
+    number : int, optional
+        As for `read_raster`.
 
     Raises
     ------
     RasterError
         As `read_raster`.
     """
-    # 0.2 s to import, and only large scenes are read in parts.
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    from rasterio.windows import Window
-
-    info = read_info(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as dataset:
-                window = Window(0, start, info.width, stop - start)
-                rows: AnyArray = dataset.read(list(range(1, info.count + 1)), window=window)
-    except RasterioError as error:
-        raise RasterError(
-            f"{path} is damaged and cannot be decoded ({error}). Copy, download or export it again."
-        ) from error
-    return rows
+    if is_png(path) or is_array(path):
+        part = read_raster(path, number)[:, slice(*rows), slice(*cols) if cols else slice(None)]
+        if shape is None:
+            return part
+        picked = [
+            ((np.arange(n) + 0.5) * length / n).astype(int) for n, length in zip(shape, part.shape[1:], strict=True)
+        ]
+        return part[:, picked[0][:, None], picked[1]]
+    return read_planes(path, rows, cols, shape)
 
 
-def read_mask_codes(path: Path) -> AnyArray:
+def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
     """Codes of a mask file, shape (H, W), in the file's own type; the first plane of a coloured PNG.
+
+    `number` is as for `read_raster`.
 
     Raises
     ------
@@ -150,6 +193,8 @@ def read_mask_codes(path: Path) -> AnyArray:
     RasterError
         As `read_raster`.
     """
+    if is_array(path):
+        return read_mask_array(path, number)
     if is_png(path) and read_png_header(path).has_palette:
         raise SchemeError(f"The mask {path} has a colour table. Export it as a grey PNG, one value for each class.")
     raster = read_raster(path)
@@ -282,10 +327,11 @@ def write_mask(
 
 def check_writable(path: Path) -> None:
     """Refuse to write over a file of a kind that is only read, with `SaveError`."""
-    if is_png(Path(path)):
+    kind = "PNG" if is_png(Path(path)) else "NumPy file" if is_array(Path(path)) else None
+    if kind is not None:
         raise SaveError(
-            f"{path} is a PNG, and only TIFFs are written; nothing was changed. "
-            "Convert it to a TIFF of the same name and take the PNG away, then try again."
+            f"{path} is a {kind}, and only TIFFs are written; nothing was changed. "
+            f"Convert it to a TIFF of the same name and take the {kind} away, then try again."
         )
 
 
@@ -388,6 +434,7 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
     if "Y" not in axes or "X" not in axes or len([n for n in others if n > 1]) > 1:
         raise RasterError(f"{path} has the axes {axes} {shape}; an image of rows, columns and bands is needed.")
     _check_complete(path, tif)
+    _check_size(path, tif.filehandle.size, int(np.prod(shape, dtype=object)) * np.dtype(series.dtype).itemsize)
     tags = {tag.code: tag.value for tag in page.tags.values() if tag.code in (*GEO_TAGS, _GDAL_NODATA)}
     text = str(tags.get(_GDAL_NODATA, "")).strip().strip("\0")
     return RasterInfo(
@@ -398,12 +445,23 @@ def _info(path: Path, tif: tifffile.TiffFile) -> RasterInfo:
         dtype=np.dtype(series.dtype),
         nodata=float(text) if text else None,
         georef=GeoRef.from_tags(tags),
+        blocked=bool(page.is_tiled),
+        overviews=len(series.levels) - 1,
     )
+
+
+def _check_size(path: Path, size: int, num_bytes: int) -> None:
+    """Refuse a header that asks for far more memory than a file of `size` bytes can have pixels for."""
+    if num_bytes > max(_SMALL_BYTES, _HIGHEST_RATIO * size):
+        raise RasterError(
+            f"{path} says that it holds {num_bytes:,} bytes of pixels, and has {size:,} bytes: its header is damaged. "
+            "Copy, download or export it again."
+        )
 
 
 def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
     """A file cut short still opens; its last strips lie beyond its end."""
-    size = path.stat().st_size
+    size = tif.filehandle.size
     for page in tif.series[0].pages:
         if page is None:
             continue
@@ -416,10 +474,12 @@ def _check_complete(path: Path, tif: tifffile.TiffFile) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
-    if not path.is_file():
+    member = span(path)
+    if member is None and not path.is_file():
         raise RasterError(f"{path} does not exist or is not a file. Give the path of a TIFF.")
+    place = {} if member is None else {"offset": member[1], "size": member[2]}
     try:
-        with tifffile.TiffFile(path) as tif:
+        with tifffile.TiffFile(path if member is None else member[0], **place) as tif:  # type: ignore[arg-type]
             yield tif
     except (RasterError, SaveError):
         raise

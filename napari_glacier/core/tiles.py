@@ -4,20 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.products import Product
 
-
-@dataclass(frozen=True, slots=True)
-class BandSource:
-    """Where a band of a tile is read: a file, the position of the band in it, and its nodata value.
-
-    Without a position it is the mean of all planes: grey from colours.
-    """
-
-    path: Path
-    index: int | None = 0
-    nodata: float | None = None
+__all__ = ["BandSource", "Tile", "band_size_message"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +18,11 @@ class Tile:
 
     `bands` come in the order of `ALL_BANDS`; at least one of them is spectral, or of a picture.
     `new_mask_path` is where a mask goes that does not exist yet: the label folder, under Band1's name, as a TIFF.
+    `number` is its position where its files are stacks of tiles.
+
+    `product` is there for scenes as their makers deliver them. `blocked` says that the files are stored in blocks,
+    so that a part costs no more than its own pixels; else whole rows are read. `reduced` says that they hold reduced
+    copies of themselves, so that a view from afar costs little.
     """
 
     id: str
@@ -36,16 +33,27 @@ class Tile:
     georef: GeoRef | None
     mask_path: Path | None
     new_mask_path: Path
+    number: int | None = None
+    product: Product | None = None
+    blocked: bool = False
+    reduced: bool = False
 
     @property
     def name(self) -> str:
-        """File name of the first band, which predictions take."""
-        return next(iter(self.bands.values())).path.name
+        """File name of the first band, which predictions take; of a tile in a stack that of its own new mask."""
+        return self.new_mask_path.name if self.number is not None else next(iter(self.bands.values())).path.name
 
     @property
     def is_picture(self) -> bool:
         """Whether the tile is a picture (grey or colours), not a satellite's bands."""
         return not self.bands.keys().isdisjoint(PICTURE_BANDS)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that decide its pixels, and which of them are nodata."""
+        quality = self.product.quality if self.product is not None else None
+        fill = [quality.pixel] if quality is not None and quality.pixel is not None else []
+        return tuple(dict.fromkeys(source.path for source in (*self.bands.values(), *fill)))
 
     @property
     def usual_bands(self) -> tuple[str, ...]:

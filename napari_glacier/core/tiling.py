@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+# Wide enough that most of what a network looks at lies inside, for every pixel.
+WINDOW_PX, OVERLAP_PX = 1024, 256
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -20,6 +23,10 @@ class Window:
         top, left = max(self.row, 0), max(self.col, 0)
         bottom, right = min(self.row + self.height, height), min(self.col + self.width, width)
         return Window(top, left, max(bottom - top, 0), max(right - left, 0))
+
+    def holds(self, row: int, col: int) -> bool:
+        """Whether a pixel of the scene lies in the window."""
+        return self.row <= row < self.row + self.height and self.col <= col < self.col + self.width
 
     @property
     def slices(self) -> tuple[slice, slice]:
@@ -48,14 +55,33 @@ def windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Wi
     ]
 
 
-def blend_weights(window_px: int, overlap_px: int) -> npt.NDArray[np.float32]:
-    """Weights of a window's pixels, shape (window_px, window_px): separable linear ramps over the overlap.
+def rim_px(overlap_px: int) -> int:
+    """How far a window's outermost pixels, which see the least around them, are left to the neighbouring window."""
+    return overlap_px * 3 // 8
 
-    Never 0, so that a pixel at the scene's border keeps its only window.
+
+def blend_weights(window: Window, height: int, width: int, overlap_px: int) -> npt.NDArray[np.float32]:
+    """Weights of a window's pixels in a scene of this size.
+
+    0 on the rim, 1 inside, rising linearly in between, towards each neighbouring window; 1 up to the scene's border.
+    Networks err most next to the border of what they see: without a rim, which pixels these are depends on the grid.
+
+    Returns
+    -------
+    float32 array, of the shape of the window's part inside the scene
     """
-    ramp = np.ones(window_px, np.float32)
-    if overlap_px:
-        rise = (np.arange(overlap_px, dtype=np.float32) + 1) / (overlap_px + 1)
+    rows = _ramp(window.row, window.height, height, overlap_px)
+    cols = _ramp(window.col, window.width, width, overlap_px)
+    return rows[:, None] * cols[None, :]
+
+
+def _ramp(start: int, window_px: int, limit: int, overlap_px: int) -> npt.NDArray[np.float32]:
+    ramp = np.ones(min(start + window_px, limit) - start, np.float32)
+    rim = rim_px(overlap_px)
+    slope = np.arange(1, overlap_px - 2 * rim + 1, dtype=np.float32) / (overlap_px - 2 * rim + 1)
+    rise = np.concatenate([np.zeros(rim, np.float32), slope, np.ones(rim, np.float32)])
+    if overlap_px and start > 0:
         ramp[:overlap_px] = rise
+    if overlap_px and start + window_px < limit:
         ramp[-overlap_px:] = np.minimum(ramp[-overlap_px:], rise[::-1])
-    return ramp[:, None] * ramp[None, :]
+    return ramp

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from napari_glacier.core.channels import required_bands
+from napari_glacier.core.findings import Diagnosis, Finding
 from napari_glacier.core.statistics import PooledStatistics
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import ModelCard
@@ -83,3 +85,21 @@ def drift_warnings(statistics: Mapping[str, PooledStatistics], card: ModelCard) 
         f"The input is far from what {card.name} was trained on: {'; '.join(odd)}. Expect a poor map; check that "
         "the bands are in the training data's units (digital numbers, reflectance, kelvin) and order."
     ]
+
+
+def scale_findings(diagnosis: Diagnosis, cards: Sequence[ModelCard]) -> tuple[Finding, ...]:
+    """What keeps models from a data set that the doctor has read: values of another scale, missing bands."""
+    findings = []
+    for card in cards:
+        missing = [band for band in required_bands(card.channels) if band not in diagnosis.statistics]
+        if missing and diagnosis.statistics:
+            findings.append(
+                Finding(
+                    "warning",
+                    None,
+                    f"The model {card.name} looks at {', '.join(missing)}, which no tile has.",
+                    "Add these bands, or choose another model.",
+                )
+            )
+        findings += [Finding("warning", None, text) for text in drift_warnings(diagnosis.statistics, card)]
+    return tuple(dict.fromkeys(findings))

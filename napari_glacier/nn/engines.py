@@ -14,7 +14,8 @@ from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn import openvino_engine
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.memory import is_out_of_memory
-from napari_glacier.nn.openvino_engine import ConversionError, Graph, OpenVinoEngine
+from napari_glacier.nn.openvino_engine import ConversionError, OpenVinoEngine
+from napari_glacier.nn.openvino_runtime import Graph, core, import_openvino
 
 __all__ = ["Engine", "EngineKind", "TorchEngine", "make_engine"]
 
@@ -156,13 +157,13 @@ def _refusal(kind: str, device: torch.device) -> str | None:
         return None
     if device.type != "cpu":
         return f"OpenVINO computes on the CPU, the device is {device}; torch computes it"
-    if openvino_engine.import_openvino() is None:
+    if import_openvino() is None:
         return "OpenVINO is not installed (pip install 'napari-glacier[openvino]'); torch computes it"
     return None
 
 
 def _has_bfloat16() -> bool:
-    return "BF16" in openvino_engine.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _fixed_note(member: LoadedModel, graph: Graph) -> str:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 MIN_WINDOW_PX = 128
 _OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "status_alloc_failed")
-_CPU_BATCH, _GPU_BATCH = 4, 16
+_CPU_BATCH_PX, _GPU_BATCH_PX = 1 << 20, 1 << 22
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -22,9 +22,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
 
 
-def usual_batch(device: torch.device) -> int:
-    """Batch of 512 px windows that fits ordinary devices; a larger one gains nothing."""
-    return _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+def usual_batch(device: torch.device, window_px: int) -> int:
+    """Batch of windows that fits ordinary devices; a larger one gains nothing."""
+    return max((_CPU_BATCH_PX if device.type == "cpu" else _GPU_BATCH_PX) // window_px**2, 1)
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class ComputeSettings:
         elif self.device.type != "cpu":
             cpu = torch.device("cpu")
             self._step(f"{self.device} -> cpu")
-            self.device, self.batch_size = cpu, min(usual.batch_size, _CPU_BATCH)
+            self.device, self.batch_size = cpu, min(usual.batch_size, usual_batch(cpu, usual.window_px))
             self.dtype = torch.float32 if usual.dtype == torch.float32 else inference_dtype(cpu)
             self.window_px, self.overlap_px = usual.window_px, usual.overlap_px
         else:

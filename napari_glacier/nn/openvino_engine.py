@@ -5,38 +5,31 @@ time. Windows go through it one at a time, several at once: batches gain nothing
 A graph is compiled for each shape of window. Padding to the network's stride stays outside of it, because tracing
 would make the padding of the first window that of all.
 
-Nothing is reported to anybody: openvino would send usage statistics on being imported.
-
 Legend: N windows, C channels, K classes, H x W a window.
 """
 
-import functools
-import hashlib
-import json
 import logging
-import os
-import sys
-import tempfile
 import warnings
-import zipfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from napari_glacier.core.files import replacing
-from napari_glacier.core.journal_place import user_data_dir
 from napari_glacier.nn.checkpoint import LoadedModel
-from napari_glacier.nn.memory import is_out_of_memory, usual_batch
+from napari_glacier.nn.memory import is_out_of_memory
+from napari_glacier.nn.openvino_cache import keep_graph, key_of, read_graph, short_reason, usual_cache_dir
+from napari_glacier.nn.openvino_runtime import (
+    Compiled,
+    Graph,
+    compile_graph,
+    num_threads,
+    run_graph,
+)
 from napari_glacier.nn.zoo.network import pad_to_stride
 
 logger = logging.getLogger(__name__)
@@ -50,65 +43,13 @@ OUTLIERS_ALLOWED = 1e-3
 BFLOAT16_SLACK = (4.0, 0.005)
 """In bfloat16 the mean error may be this many times torch's own in bfloat16, plus this much."""
 
-_FORMAT = "1"  # of the files in the cache, and of what a graph is checked for before it gets there
 _CHECK_SHAPE = (101, 163)  # of another aspect than usual windows, and no multiple of a stride
 _MAX_COMPILED = 4  # the inside of a scene, one border of it, and that turned by a quarter
-_CACHE_LIMIT_BYTES = 2 << 30
+_MOST_STREAMS = 4  # images computed side by side
 
 
 class ConversionError(Exception):
     """A network cannot be used as a graph; the text says why. torch computes it instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A converted network.
-
-    Attributes
-    ----------
-    model : openvino.Model
-        Image (1, C, H, W), padded to the stride, to probabilities (1, K, H, W).
-    num_channels : int
-    shape : (int, int)
-        H and W that it was traced with.
-    reshapes : bool
-        It is right for other shapes, too.
-    """
-
-    model: Any
-    num_channels: int
-    shape: tuple[int, int]
-    reshapes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    requests: tuple[Any, ...]
-
-
-def import_openvino() -> Any:
-    """Return the package openvino; None where it is not installed or does not load here."""
-    try:
-        with _without_reports():
-            import openvino
-    except (ImportError, OSError):
-        return None
-    return openvino
-
-
-def usual_cache_dir() -> Path:
-    """Folder in which converted networks are kept; deleting it costs seconds, no results."""
-    return user_data_dir() / "cache" / "openvino"
-
-
-def num_threads() -> int:
-    """Threads to compute with: ``OMP_NUM_THREADS`` where it is set, else the cores that this process may use."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen.isdecimal() and int(chosen):
-        return int(chosen)
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class OpenVinoEngine:
@@ -137,8 +78,7 @@ class OpenVinoEngine:
         self.name = name
         self.graph = graph
         self._network, self._precision, self._otherwise = member.model, precision, otherwise
-        self._core = core()
-        self._compiled: OrderedDict[tuple[tuple[int, int], int], _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[tuple[tuple[int, int], int], Compiled] = OrderedDict()
 
     def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
         """Class probabilities, float32 (N, K, H, W), on the CPU.
@@ -156,22 +96,22 @@ class OpenVinoEngine:
         try:
             compiled = self._compiled_for(shape, len(batch_NCHW))
             images_NCHW = np.ascontiguousarray(padded_NCHW.numpy())
-            return torch.from_numpy(_run(compiled, images_NCHW)[..., :height, :width])
+            return torch.from_numpy(run_graph(compiled, images_NCHW)[..., :height, :width])
         except RuntimeError as error:
             if _is_out_of_memory(error):
                 raise MemoryError("OpenVINO ran out of memory.") from error
             raise
 
-    def _compiled_for(self, shape: tuple[int, int], num_images: int) -> _Compiled:
+    def _compiled_for(self, shape: tuple[int, int], num_images: int) -> Compiled:
         # A single window gets all threads; several share them, which is a sixth faster than one after the other.
-        streams = 1 if num_images == 1 else min(num_threads(), usual_batch(torch.device("cpu")))
+        streams = 1 if num_images == 1 else min(num_threads(), _MOST_STREAMS)
         key = (shape, streams)
         if key in self._compiled:
             self._compiled.move_to_end(key)
             return self._compiled[key]
         while len(self._compiled) >= _MAX_COMPILED:
             self._compiled.popitem(last=False)
-        self._compiled[key] = _compile(self._core, self.graph, shape, self._precision, streams)
+        self._compiled[key] = compile_graph(self.graph, shape, self._precision, streams)
         return self._compiled[key]
 
 
@@ -194,15 +134,15 @@ def obtain_graph(member: LoadedModel, *, window: tuple[int, int], precision: str
     ConversionError
         If the network cannot be traced, or its graph gives other probabilities.
     """
-    key = _key(member, precision)
+    key = key_of(member, precision)
     shape = _padded_shape(member, window)
     folder = usual_cache_dir() if cache_dir is None else cache_dir
-    graph = _read_any(folder, key, shape)
+    graph = read_graph(folder, key, shape)
     if graph is None:
         graph = convert(member, window)
         check(member, graph, window, precision)
         graph = replace(graph, reshapes=_is_right(member, graph, _other_shape(member, graph.shape)))
-        _write(_path(folder, key, graph.shape, graph.reshapes), graph)
+        keep_graph(folder, key, graph)
     return graph
 
 
@@ -225,7 +165,7 @@ def convert(member: LoadedModel, window: tuple[int, int]) -> Graph:
         # A network can raise anything under tracing; it still runs in torch.
         if _is_out_of_memory(error):
             raise MemoryError("Memory ran out while a network was converted.") from error
-        raise ConversionError(f"OpenVINO cannot convert it ({_reason(error)})") from error
+        raise ConversionError(f"OpenVINO cannot convert it ({short_reason(error)})") from error
     return Graph(model, _channels_of(member), _shape_of(image_NCHW), reshapes=False)
 
 
@@ -254,7 +194,7 @@ def check(member: LoadedModel, graph: Graph, window: tuple[int, int], precision:
     except RuntimeError as error_:
         if _is_out_of_memory(error_):
             raise MemoryError("Memory ran out while a network was converted.") from error_
-        raise ConversionError(f"OpenVINO cannot run its graph ({_reason(error_)})") from error_
+        raise ConversionError(f"OpenVINO cannot run its graph ({short_reason(error_)})") from error_
 
 
 def sample_window(num_channels: int, height: int, width: int) -> torch.Tensor:
@@ -275,61 +215,6 @@ class _Probabilities(nn.Module):
         return torch.softmax(self.network(image_NCHW).float(), dim=1)
 
 
-@contextmanager
-def _without_reports() -> Iterator[None]:
-    """Hide the package with which openvino reports each import and use, unless a person has opted out."""
-    name = "openvino_telemetry"
-    hidden = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        if hidden is not None:
-            sys.modules[name] = hidden
-
-
-@functools.cache
-def core() -> Any:
-    """OpenVINO's entry, one for the process.
-
-    Its CPU plugin gives the thread a stack for signals, and takes the memory away again with the last entry: the next
-    signal that Python handles would then crash the process.
-    """
-    return import_openvino().Core()
-
-
-def _compile(core: Any, graph: Graph, shape: tuple[int, int], precision: str, streams: int) -> _Compiled:
-    fixed = graph.model.clone()
-    fixed.reshape([1, graph.num_channels, *shape])
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": num_threads(),
-        "NUM_STREAMS": streams,
-        "ENABLE_CPU_PINNING": False,  # pinned threads wait for whoever else computes on their core
-    }
-    compiled = core.compile_model(fixed, "CPU", settings)
-    return _Compiled(tuple(compiled.create_infer_request() for _ in range(streams)))
-
-
-def _run(compiled: _Compiled, images_NCHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Send images through the requests in turn; each is waited for only when its request is needed again."""
-    requests, results = compiled.requests, [np.empty(0, np.float32)] * len(images_NCHW)
-
-    def collect(k: int) -> None:
-        request = requests[k % len(requests)]
-        request.wait()
-        results[k] = request.get_output_tensor(0).data.copy()
-
-    for k in range(len(images_NCHW)):
-        if k >= len(requests):
-            collect(k - len(requests))
-        requests[k % len(requests)].start_async({0: images_NCHW[k : k + 1]})
-    for k in range(max(len(images_NCHW) - len(requests), 0), len(images_NCHW)):
-        collect(k)
-    return np.concatenate(results)
-
-
 def _eager(network: nn.Module, image_NCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         return torch.softmax(network(image_NCHW).float(), dim=1)
@@ -339,8 +224,8 @@ def _probabilities(network: nn.Module, graph: Graph, image_NCHW: torch.Tensor, p
     height, width = image_NCHW.shape[-2:]
     padded_NCHW = _padded(network, image_NCHW)
     shape = _shape_of(padded_NCHW)
-    compiled = _compile(core(), graph, shape, precision, streams=1)
-    return torch.from_numpy(_run(compiled, padded_NCHW.contiguous().numpy()))[..., :height, :width]
+    compiled = compile_graph(graph, shape, precision, streams=1)
+    return torch.from_numpy(run_graph(compiled, padded_NCHW.contiguous().numpy()))[..., :height, :width]
 
 
 def _outliers(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
@@ -386,11 +271,6 @@ def _channels_of(member: LoadedModel) -> int:
     return len(member.card.channels)
 
 
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:200]}" if lines else type(error).__name__
-
-
 def _is_out_of_memory(error: BaseException | None) -> bool:
     # The frontend wraps what a network raises; OpenVINO reports C++'s exception inside a RuntimeError of many lines.
     while error is not None:
@@ -398,66 +278,3 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _key(member: LoadedModel, precision: str) -> str:
-    """Digest of everything that a checked graph depends on."""
-    card, openvino = member.card, import_openvino()
-    digest = hashlib.sha256()
-    facts = [_FORMAT, card.architecture, dict(card.arguments), len(card.channels), precision]
-    facts += [openvino.get_version(), torch.__version__, core().get_property("CPU", "FULL_DEVICE_NAME")]
-    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    for name, value in member.model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def _path(folder: Path, key: str, shape: tuple[int, int], reshapes: bool) -> Path:
-    return folder / (f"{key}.zip" if reshapes else f"{key}-{shape[0]}x{shape[1]}.zip")
-
-
-def _read_any(folder: Path, key: str, shape: tuple[int, int]) -> Graph | None:
-    return _read(_path(folder, key, shape, reshapes=True)) or _read(_path(folder, key, shape, reshapes=False))
-
-
-def _read(path: Path) -> Graph | None:
-    """A kept graph; None where there is none or the file is damaged (a zip has a checksum for each part)."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            about = json.loads(file.read("about.json"))
-            model = core().read_model(file.read("model.xml"), file.read("model.bin"))
-            height, width = about["shape"]
-        path.touch()  # the cache forgets what was not used for long
-        return Graph(model, int(about["channels"]), (int(height), int(width)), bool(about["reshapes"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        logger.info("The converted network %s cannot be read (%s) and is made again.", path, _reason(error))
-        return None
-
-
-def _write(path: Path, graph: Graph) -> None:
-    """Keep a graph for the next time; where that fails, it is converted again then."""
-    openvino = import_openvino()
-    about = {"channels": graph.num_channels, "shape": graph.shape, "reshapes": graph.reshapes}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as name:
-            openvino.serialize(graph.model, str(Path(name) / "model.xml"), str(Path(name) / "model.bin"))
-            with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-                file.writestr("about.json", json.dumps(about))
-                for part in ("model.xml", "model.bin"):
-                    file.write(Path(name) / part, part)
-        _forget_oldest(path.parent)
-    except (OSError, RuntimeError) as error:
-        logger.info("The converted network cannot be kept as %s (%s).", path, _reason(error))
-
-
-def _forget_oldest(folder: Path) -> None:
-    files = sorted(((file.stat().st_mtime, file) for file in folder.glob("*.zip")), reverse=True)
-    total = 0
-    for _, file in files:
-        total += file.stat().st_size
-        if total > _CACHE_LIMIT_BYTES:
-            file.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from napari_glacier import __version__
 from napari_glacier.core.bands import ALL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.tiling import Window, blend_weights, windows
+from napari_glacier.core.tiling import OVERLAP_PX, WINDOW_PX, Window, blend_weights, windows
 from napari_glacier.nn.accumulate import Blender
 from napari_glacier.nn.augment_tta import TtaMode, views
 from napari_glacier.nn.cleaning import Cleaning
@@ -72,7 +72,8 @@ class Predictor:
         A scene of at most `window_px` on both sides is one window; larger ones are cut into windows
         anchored at the scene's first pixel and blended over the overlap.
     batch_size : int, optional
-        Images a network gets at once, over windows and views; 4 on the CPU and 16 on a GPU by default.
+        Images a network gets at once, over windows and views; by default 1 on the CPU and 4 on a GPU, or as many
+        smaller ones as have their pixels.
     cleaning : Cleaning, optional
         What is done to the class map in the end; nothing by default.
     thresholds : mapping of class name to probability, optional
@@ -97,8 +98,8 @@ class Predictor:
         tta: TtaMode | str | None = None,
         scales: Sequence[float] | None = None,
         device: str = "auto",
-        window_px: int = 512,
-        overlap_px: int = 128,
+        window_px: int = WINDOW_PX,
+        overlap_px: int = OVERLAP_PX,
         batch_size: int | None = None,
         cleaning: Cleaning | None = None,
         thresholds: Mapping[str, float] | None = None,
@@ -128,7 +129,10 @@ class Predictor:
         self._num_gpus = torch.cuda.device_count() if chosen.type == "cuda" and device in {"auto", "cuda"} else 1
         dtype = torch.float32 if precision == "fp32" else inference_dtype(chosen)
         self._engines: dict[tuple[int, torch.device, torch.dtype], list[tuple[Engine, str | None]]] = {}
-        self._settings = ComputeSettings(chosen, dtype, window_px, overlap_px, batch_size or usual_batch(chosen))
+        self._batch_size = batch_size
+        self._settings = ComputeSettings(
+            chosen, dtype, window_px, overlap_px, batch_size or usual_batch(chosen, window_px)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -182,6 +186,7 @@ class Predictor:
             # Stepping down must cut the scene, not a window larger than it.
             settings.window_px = longest_side
             settings.overlap_px = min(settings.overlap_px, longest_side // 4)
+            settings.batch_size = self._batch_size or usual_batch(settings.device, longest_side)
         usual = replace(settings, steps=[])
         store: Store | None = None
         while store is None:
@@ -222,7 +227,6 @@ class Predictor:
     ) -> Generator[Progress, None, Store]:
         height, width = scene.shape
         plan = windows(height, width, settings.window_px, settings.overlap_px)
-        weights_HW = blend_weights(settings.window_px, settings.overlap_px)
         num_voters = len(self.ensemble.members) if votes else 0
         store = self._store(scene, settings, job_folder, num_voters)
         size = (self.ensemble.scheme.num_classes, height, width)
@@ -243,8 +247,8 @@ class Predictor:
                 else:
                     group, values = news
                     for piece, values_CHW in zip(group.pieces, values, strict=True):
-                        weights = weights_HW[: piece.window.height, : piece.window.width]
-                        blender.add(piece.window, values_CHW, weights, piece.valid_HW)
+                        weights_HW = blend_weights(piece.window, height, width, settings.overlap_px)
+                        blender.add(piece.window, values_CHW, weights_HW, piece.valid_HW)
                     blender.finish_rows(group.next_row)
                     # Windows without data were skipped: their passes count as done.
                     done += (group.num_read - len(group.pieces)) * passes

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from napari_glacier.core.archives import file_of
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.scene import Scene
 
@@ -13,9 +14,9 @@ from napari_glacier.nn.scene import Scene
 def sources_digest(scene: Scene) -> str:
     """Digest of the files of a scene: their paths, sizes and times."""
     sources = sorted(
-        (str(source.path), (stat := source.path.stat()).st_size, stat.st_mtime_ns)
+        (str(path), (stat := file_of(path).stat()).st_size, stat.st_mtime_ns)
         for place in getattr(scene, "placements", ())
-        for source in place.tile.bands.values()
+        for path in place.tile.files
     )
     return hashlib.blake2b(repr(sources).encode(), digest_size=16).hexdigest()
 

@@ -122,7 +122,7 @@ def map_folder(
 
     equip_tifffile()
     if find_spec("rasterio") is None:
-        vars(datasets).update(read_rows=_rows_of_whole)
+        vars(datasets).update(read_part=_part_of_whole)
     out_dir = Path(out_dir).expanduser()
     dataset, skipped = _open(_folder(data))
     refuse_source_folder(dataset, out_dir)
@@ -164,13 +164,23 @@ def map_folder(
 
 
 @lru_cache(maxsize=len(CANONICAL_BANDS))
-def _whole(path: Path) -> npt.NDArray[Any]:
-    return read_raster(path)
+def _whole(path: Path, number: int | None) -> npt.NDArray[Any]:
+    return read_raster(path, number)
 
 
-def _rows_of_whole(path: Path, start: int, stop: int) -> npt.NDArray[Any]:
-    """As `read_rows`, which needs rasterio: the strips of large tiles are cut from whole rasters, kept for the next."""
-    return _whole(path)[:, start:stop]
+def _part_of_whole(
+    path: Path,
+    rows: tuple[int, int],
+    cols: tuple[int, int] | None = None,
+    shape: tuple[int, int] | None = None,
+    number: int | None = None,
+) -> npt.NDArray[Any]:
+    """As `read_part`, which needs rasterio: parts of large tiles are cut from whole rasters, kept for the next.
+
+    Nothing is ever looked at from afar here, so `shape` is not asked for.
+    """
+    assert shape is None
+    return _whole(path, number)[:, slice(*rows), slice(*cols) if cols else slice(None)]
 
 
 def _folder(data: str | Path | Mapping[str, str]) -> Path:

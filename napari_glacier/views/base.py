@@ -83,6 +83,10 @@ class GlacierView(QWidget):
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
         outer.addWidget(scroll, 1)
+        # What must stay in sight goes below the part that scrolls.
+        self.foot = QVBoxLayout()
+        self.foot.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
+        outer.addLayout(self.foot)
         notice_margin = QVBoxLayout()
         notice_margin.setContentsMargins(MARGIN_PX, 0, MARGIN_PX, MARGIN_PX)
         notice_margin.addWidget(self._notice)

@@ -1,4 +1,4 @@
-"""The Correct widget: classes, tools, locks, undo, saving."""
+"""The Correct widget: classes, tools, locks, what to look at next, undo, saving."""
 
 from typing import Any
 
@@ -23,7 +23,10 @@ from qtpy.QtWidgets import (
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.core.journal import REVIEW_STATES
 from napari_glacier.views.base import GlacierView, group, hint
+from napari_glacier.views.keys_dialog import KeysDialog, use_kept_keys
+from napari_glacier.views.next_panel import NextPanel
 from napari_glacier.views.pieces import checked_style, clear_layout, swatch_icon, theme_icon
+from napari_glacier.views.tool_panel import ToolPanel
 
 _TOOLS = (
     ("paint", "Paint", "paint", "Brush (P or 2); [ and ] change its size"),
@@ -71,17 +74,30 @@ class CorrectView(GlacierView):
         self._class_grid.setColumnStretch(0, 1)
         desk.addWidget(group("Class", self._class_grid))
         desk.addWidget(group("Tool", self._make_tools()))
+        use_kept_keys(self.controller.pointer)
+        self._tool_panel = ToolPanel(self.controller, self.attempt)
+        desk.addWidget(group("Smart tools", _alone(self._tool_panel)))
+        self._next_panel = NextPanel(self.controller, self.attempt)
+        next_layout = _alone(self._next_panel)
+        next_layout.addLayout(self._make_review())
+        desk.addWidget(group("What next", next_layout))
         self._saving_box = group("Corrections", self._make_saving())
-        desk.addWidget(self._saving_box)
-        desk.addWidget(group("Review", self._make_review()))
+        # Whether one's work is safe stays in sight, however far the rest is scrolled.
+        self.foot.addWidget(self._saving_box)
 
         self.listen(self.controller.changed, self._show_desk)
         self.listen(self.controller.status_changed, self._show_status)
+        self.listen(self.controller.tools.changed, self._show_tools)
+        self.listen(self.controller.tools.told, self.tell)
+        self.listen(self.controller.tools.probed, self._tool_panel.show_pixel)
+        self.listen(self.controller.attention.changed, self._next_panel.refresh)
+        self.on_close(self._next_panel.close_worker)
         napari_viewer.events.theme.connect(self._set_icons)
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._set_icons))
         self.on_close(self.controller.close)
         # Which tile lies in the middle of the view changes with every pan; four looks a second are enough.
         self.every(250, self._show_tile)
+        self.every(400, self._look_for_regions)
         self._set_icons()
         self._show_desk()
         self._show_status()
@@ -117,33 +133,39 @@ class CorrectView(GlacierView):
         self._brush_spin.valueChanged.connect(self._on_brush)
         brush.addWidget(self._brush_slider, 1)
         brush.addWidget(self._brush_spin)
+        self._keys_button = QPushButton("Keys…")
+        self._keys_button.setMinimumWidth(1)
+        self._keys_button.setToolTip("See and change the keys of the smart tools")
+        self._keys_button.clicked.connect(self.choose_keys)
+        brush.addWidget(self._keys_button)
         layout.addLayout(brush)
         return layout
 
     def _make_saving(self) -> QVBoxLayout:
         layout = QVBoxLayout()
-        history = QHBoxLayout()
+        self._status = hint("")
+        layout.addWidget(self._status)
+        row = QHBoxLayout()
+        row.setSpacing(2)
         self._undo_button = QPushButton("Undo")
         self._undo_button.setToolTip("Take back the last stroke (Ctrl+Z)")
         self._undo_button.clicked.connect(lambda: self.attempt(self.controller.undo))
         self._redo_button = QPushButton("Redo")
         self._redo_button.setToolTip("Draw it again (Ctrl+Shift+Z)")
         self._redo_button.clicked.connect(lambda: self.attempt(self.controller.redo))
-        history.addWidget(self._undo_button)
-        history.addWidget(self._redo_button)
-        layout.addLayout(history)
-        self._status = hint("")
-        layout.addWidget(self._status)
-        saving = QHBoxLayout()
-        self._save_button = QPushButton("Save to mask files")
-        self._save_button.setToolTip("Write the corrected tiles; their first originals are kept in labels_original")
+        self._save_button = QPushButton("Save")
+        self._save_button.setToolTip(
+            "Write the corrected mask files; their first originals are kept in labels_original"
+        )
         self._save_button.clicked.connect(self.save_in_background)
         self._discard_button = QPushButton("Discard…")
         self._discard_button.setToolTip("Drop every stroke that was not saved")
         self._discard_button.clicked.connect(self._ask_discard)
-        saving.addWidget(self._save_button, 2)
-        saving.addWidget(self._discard_button, 1)
-        layout.addLayout(saving)
+        for button in (self._undo_button, self._redo_button, self._save_button, self._discard_button):
+            # Longer words in another style or language do not widen the window.
+            button.setMinimumWidth(1)
+            row.addWidget(button)
+        layout.addLayout(row)
         return layout
 
     def _make_review(self) -> QHBoxLayout:
@@ -157,6 +179,12 @@ class CorrectView(GlacierView):
         layout.addWidget(self._tile_label, 1)
         layout.addWidget(self._review)
         return layout
+
+    def choose_keys(self) -> None:
+        """Show the keys of the tools, to be changed."""
+        KeysDialog(self.controller.pointer, self).exec()
+        self._tool_panel.refresh()
+        self._next_panel.refresh()
 
     def save(self) -> None:
         """Write the corrections and say what was written."""
@@ -218,28 +246,41 @@ class CorrectView(GlacierView):
         ready = self.controller.ready
         self._empty.setVisible(not ready)
         self._desk.setVisible(ready)
+        self._saving_box.setVisible(ready)
         if not ready:
             return
         names = tuple(item.name for item in self.controller.classes)
         if names != self._scheme_shown:
             self._build_classes()
+            self._tool_panel.show_classes()
             self._scheme_shown = names
         for item, button, lock in zip(self.controller.classes, self._class_buttons, self._lock_buttons, strict=True):
             button.setChecked(item.selected)
             lock.setChecked(item.locked)
             lock.setIcon(theme_icon(self.workspace.viewer, "lock" if item.locked else "lock_open"))
         for box in self._desk.findChildren(QGroupBox):
-            if box is not self._saving_box:
-                box.setEnabled(self.controller.writable)
+            box.setEnabled(self.controller.writable)
         for button in (self._undo_button, self._redo_button):
             button.setEnabled(self.controller.writable)
-        tool = self.controller.tool
-        if tool in self._tool_buttons:
-            self._tool_buttons[tool].setChecked(True)
+        self._show_tools()
         for control in (self._brush_slider, self._brush_spin):
             control.blockSignals(True)
             control.setValue(self.controller.brush_px)
             control.blockSignals(False)
+
+    def _show_tools(self) -> None:
+        """One tool is in the hand, ours or napari's."""
+        tool = "" if self.controller.tools.tool else self.controller.tool
+        self._tools.setExclusive(False)
+        for name, button in self._tool_buttons.items():
+            button.setChecked(name == tool)
+        self._tools.setExclusive(True)
+        self._tool_panel.refresh()
+        self._next_panel.refresh()
+
+    def _look_for_regions(self) -> None:
+        if self.isVisible() and self.controller.ready:
+            self._next_panel.look()
 
     def _build_classes(self) -> None:
         clear_layout(self._class_grid)
@@ -293,3 +334,10 @@ class CorrectView(GlacierView):
         for item, lock in zip(self.controller.classes, self._lock_buttons, strict=False):
             lock.setIcon(theme_icon(viewer, "lock" if item.locked else "lock_open"))
             lock.setStyleSheet(style)
+        self._tool_panel.set_style(viewer)
+
+
+def _alone(widget: QWidget) -> QVBoxLayout:
+    layout = QVBoxLayout()
+    layout.addWidget(widget)
+    return layout

@@ -28,6 +28,17 @@ from napari_glacier.views.pieces import Legend, ShareBar
 _COLUMNS = ("Tile", "Split", "Labels", "Edits", "Review")
 
 
+def _breakable(text: str) -> str:
+    """Text whose long names may go on in the next line, so that they do not push the widget out of its dock."""
+    return text.replace("_", "_\u200b").replace("/", "/\u200b")
+
+
+def _let_shrink(box: QComboBox) -> None:
+    """A box as wide as its place, not as its longest entry."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(14)
+
+
 class TileTable(QAbstractTableModel):
     """The tile list as Qt wants it."""
 
@@ -98,7 +109,7 @@ class DataView(GlacierView):
         opening = QVBoxLayout()
         row = QHBoxLayout()
         self._path = QLineEdit()
-        self._path.setPlaceholderText("Folder of tiles, or a five-band TIFF")
+        self._path.setPlaceholderText("Folder of tiles or scene, or a .tar")
         self._path.returnPressed.connect(lambda: self.open(self._path.text()))
         self._open_button = QPushButton("Open…")
         self._open_button.clicked.connect(self._choose)
@@ -114,7 +125,9 @@ class DataView(GlacierView):
         empty.addWidget(
             hint(
                 "<b>No dataset is open.</b><br>Choose a folder above, or drop one on the window. It holds a folder "
-                "for each band (B2, B3, B4, B6, B10, or Band1 to Band5), and one for the masks if there are any."
+                "for each band (B2, B3, B4, B6, B10, or Band1 to Band5), and one for the masks if there are any; or it "
+                "is a Landsat or Sentinel-2 scene as it was downloaded. A .tar of Landsat opens without unpacking: "
+                "drop it, or type its path."
             )
         )
         self._sample_button = QPushButton("Open the sample region")
@@ -137,6 +150,7 @@ class DataView(GlacierView):
         about.addWidget(self._bar)
         about.addWidget(self._legend)
         facts.addWidget(group("What is in it", about))
+        facts.addWidget(self._make_extras())
         self._findings = hint("")
         findings_layout = QVBoxLayout()
         findings_layout.addWidget(self._findings)
@@ -145,11 +159,24 @@ class DataView(GlacierView):
         facts.addWidget(self._make_tiles(), 1)
         return self._facts
 
+    def _make_extras(self) -> QWidget:
+        row = QHBoxLayout()
+        self._extra = QComboBox()
+        self._extra.setToolTip("Indices, reflectance, temperature and clouds; below the labels, read as you look")
+        self._extra.activated.connect(self._say_why_not)
+        _let_shrink(self._extra)
+        self._add_extra = QPushButton("Add layer")
+        self._add_extra.clicked.connect(self.add_extra)
+        row.addWidget(self._extra, 1)
+        row.addWidget(self._add_extra)
+        return group("More layers", row)
+
     def _make_tiles(self) -> QWidget:
         tiles = QVBoxLayout()
         self._scene = QComboBox()
         self._scene.setToolTip("The tiles differ in size, so one is shown at a time")
         self._scene.activated.connect(self._show_scene)
+        _let_shrink(self._scene)
         tiles.addWidget(self._scene)
         self._table = QTableView()
         self._model = TileTable(self)
@@ -165,6 +192,9 @@ class DataView(GlacierView):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(len(_COLUMNS) - 1, QHeaderView.ResizeMode.Stretch)
         header.setMinimumSectionSize(36)
+        # Names of scenes are long; whole they stand in the cell's tooltip.
+        header.setMaximumSectionSize(190)
+        self._table.setTextElideMode(Qt.TextElideMode.ElideRight)
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setHighlightSections(False)
         self._table.clicked.connect(lambda index: self.fly_to(self._model.rows[index.row()].tile_id))
@@ -192,6 +222,16 @@ class DataView(GlacierView):
         if folder is not None:
             self.open(folder)
 
+    def add_extra(self) -> None:
+        """Show the layer that is chosen; where it cannot be made, say why."""
+        key = self._extra.currentData()
+        if key is not None:
+            self.tell("")
+            self.attempt(lambda: self.workspace.add_extra(key))
+
+    def _say_why_not(self) -> None:
+        self.tell(self._extra.currentData(Qt.ItemDataRole.ToolTipRole) or "")
+
     def fly_to(self, tile_id: str) -> None:
         """Bring a tile to the middle of the view."""
         session = self.workspace.session
@@ -211,6 +251,8 @@ class DataView(GlacierView):
     def _show_scene(self, number: int) -> None:
         self.attempt(lambda: self.workspace.show_scene(number))
         self._scene.setCurrentIndex(number)
+        if self._session is not None:
+            self._show_summary(self._session)
         self._refresh()
 
     def _leave(self) -> None:
@@ -233,12 +275,7 @@ class DataView(GlacierView):
             slot = self._forward_refresh
             signal.connect(slot)
             self._followed.append((signal, slot))
-        while self._form.rowCount():
-            self._form.removeRow(0)
-        for name, text in summary(session):
-            label = QLabel(text)
-            label.setWordWrap(True)
-            self._form.addRow(QLabel(name), label)
+        self._show_summary(session)
         self._table.setColumnHidden(1, len(session.dataset.splits) < 2)
         one_by_one = len(session.scenes) > 1 and not session.stacked
         self._scene.setVisible(one_by_one)
@@ -247,6 +284,23 @@ class DataView(GlacierView):
             self._scene.addItems([scene.name for scene in session.scenes])
             self._scene.setCurrentIndex(session.scene_number)
         self._refresh()
+
+    def _show_summary(self, session: Any) -> None:
+        while self._form.rowCount():
+            self._form.removeRow(0)
+        for name, text in summary(session):
+            label = QLabel(text)
+            label.setWordWrap(True)
+            self._form.addRow(QLabel(name), label)
+        self._show_extras(session)
+
+    def _show_extras(self, session: Any) -> None:
+        chosen = self._extra.currentData()
+        self._extra.clear()
+        for number, extra in enumerate(session.extra_layers()):
+            self._extra.addItem(extra.title if not extra.reason else f"{extra.title} – not here", extra.key)
+            self._extra.setItemData(number, extra.reason or None, Qt.ItemDataRole.ToolTipRole)
+        self._extra.setCurrentIndex(max(self._extra.findData(chosen), 0))
 
     def _forward_refresh(self, *_: Any) -> None:
         # May come from the journal's idle timer, which is another thread.
@@ -261,7 +315,9 @@ class DataView(GlacierView):
         self._legend.show_rows([(color, name, share_text(share)) for color, name, share in shares])
         found = findings(session)
         self._findings.setText(
-            "<ul style='margin: 0 0 0 -24px'>" + "".join(f"<li>{escape(text)}</li>" for text in found) + "</ul>"
+            "<ul style='margin: 0 0 0 -24px'>"
+            + "".join(f"<li>{_breakable(escape(text, quote=False))}</li>" for text in found)
+            + "</ul>"
         )
         self._findings_box.setVisible(bool(found))
         self._model.show_rows(tile_rows(session))

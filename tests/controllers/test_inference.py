@@ -8,7 +8,7 @@ from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.parts import Excerpt
 from napari_glacier.core.errors import CheckpointError, DataError
 from napari_glacier.core.raster import read_info, read_raster
-from napari_glacier.core.tiling import Window, windows
+from napari_glacier.core.tiling import Window, blend_weights, windows
 
 
 @pytest.fixture
@@ -36,16 +36,23 @@ def _predict(controller, path, scope="all"):
 
 
 @pytest.mark.parametrize("limit", [100, 512, 513, 900, 2000])
-def test_excerpts_hold_exactly_the_windows_that_touch_the_target(limit):
-    every = [window.row for window in windows(limit, 64, 512, 128) if window.col == 0]
+def test_excerpts_hold_exactly_the_windows_that_count_in_the_target(monkeypatch, limit):
+    monkeypatch.setattr(parts, "WINDOW_PX", 512)
+    monkeypatch.setattr(parts, "OVERLAP_PX", 128)
+
+    def counting(row: int, start: int, stop: int) -> bool:
+        rows = blend_weights(Window(row, 0, 512, 512), limit, 512, 128)[:, 0]
+        return bool(rows[max(start - row, 0) : max(stop - row, 0)].any())
+
+    every = [window.row for window in windows(limit, 1, 512, 128)]
     for start in range(0, limit, 37):
         for length in (1, 200, 600):
             stop = min(start + length, limit)
-            touching = [row for row in every if row < stop and row + 512 > start]
+            counted = [row for row in every if counting(row, start, stop)]
             first, size = parts._aligned(start, stop - start, limit)
-            inside = [first + window.row for window in windows(size, 64, 512, 128) if window.col == 0]
-            assert inside == touching
-            assert first + size == min(touching[-1] + 512, limit)
+            inside = [first + window.row for window in windows(size, 1, 512, 128)]
+            assert inside == counted
+            assert first + size == min(counted[-1] + 512, limit)
 
 
 def test_excerpt_reads_what_the_mosaic_reads(workspace, make_dataset):

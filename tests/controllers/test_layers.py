@@ -1,17 +1,8 @@
 import numpy as np
 import pytest
 
-from napari_glacier.controllers.layers import (
-    LazyBand,
-    LazyComposite,
-    band_limits,
-    class_colormap,
-    composite_rgba,
-    map_text,
-    stretch_limits,
-    world_placement,
-    world_to_map,
-)
+from napari_glacier.controllers.layers import class_colormap, map_text, world_placement, world_to_map
+from napari_glacier.controllers.pictures import LazyBand, LazyComposite, band_limits, composite_rgba, stretch_limits
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.georef import GeoRef

@@ -18,7 +18,7 @@ def controller(workspace, monkeypatch):
     monkeypatch.setattr(parts, "WINDOW_PX", 64)
     monkeypatch.setattr(parts, "OVERLAP_PX", 16)
     # Converting a network takes seconds, and these tests are not about engines.
-    monkeypatch.setattr("napari_glacier.nn.openvino_engine.import_openvino", lambda: None)
+    monkeypatch.setattr("napari_glacier.nn.engines.import_openvino", lambda: None)
     controller = InferenceController(workspace)
     yield controller
     controller.close()

@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from skimage.feature import graycomatrix, graycoprops
 
-from napari_glacier.core.channels import Normalisation, assemble_channels, required_bands
+from napari_glacier.core.channels import MAX_RATIO, Normalisation, assemble_channels, required_bands
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.texture import HALO_PX, NUM_LEVELS, glcm_texture, grey_levels
 
@@ -24,6 +24,14 @@ def test_channels_are_made_from_bands_by_name():
     assert made_CHW[0, 0, 0] == 0
     np.testing.assert_array_equal(made_CHW[1], valid_HW)
     np.testing.assert_array_equal(made_CHW[2], image_CHW[0])
+
+
+def test_the_ratio_of_red_and_swir_stays_within_bounds():
+    red, swir = np.array([[4.0, 0, 5, -1, 900]], np.float32), np.array([[2.0, 0, 0, 3, 1]], np.float32)
+    image_CHW = np.stack([red, swir])
+    assert required_bands(["ratio"]) == ("B4", "B6")
+    made_CHW = assemble_channels(image_CHW, ("B4", "B6"), np.ones((1, 5), bool), ["ratio"])
+    np.testing.assert_array_equal(made_CHW[0], [[2, 0, MAX_RATIO, 0, MAX_RATIO]])
 
 
 def test_unknown_and_doubled_channels_are_refused():

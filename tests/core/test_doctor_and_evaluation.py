@@ -1,16 +1,26 @@
 import json
+import shutil
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import Affine
 from sklearn.metrics import matthews_corrcoef
 
 from napari_glacier.cli import main
+from napari_glacier.core.band_order import Evidence, evidence, mistaken_bands, mistaken_visible
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.dataset import open_dataset, write_scheme
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
 from napari_glacier.core.evaluation import evaluate_folders
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
+
+SAMPLE = Path(str(files("napari_glacier._sample"))) / "region"
 
 
 def test_a_clean_dataset_is_clean(make_dataset, capsys):
@@ -50,11 +60,110 @@ def test_what_does_not_open_is_one_error(tmp_path, capsys):
     assert "No tiles were found" in capsys.readouterr().out
 
 
-def test_the_real_tiles_pass_with_the_note_on_classes(real_tiles):
-    diagnosis = examine(real_tiles)
-    assert diagnosis.exit_code == 1
-    assert [f.message[:29] for f in diagnosis.findings] == ["The masks hold only [0, 255]:"]
-    assert diagnosis.summary["with_mask"] == 15
+def test_the_real_tiles_and_the_sample_region_are_clean(real_tiles):
+    """That their masks read as two classes is said, and is nothing to mend."""
+    for folder, notes in ((real_tiles, ["The masks hold only [0, 255]:"]), (SAMPLE, [])):
+        diagnosis = examine(folder)
+        assert diagnosis.exit_code == 0
+        assert [f.message[:29] for f in diagnosis.findings] == notes
+        assert all(f.severity == "info" for f in diagnosis.findings)
+    assert examine(real_tiles).summary["saturated_share"]["B2"] == pytest.approx(0.024, abs=0.001)
+
+
+@pytest.mark.parametrize("source", ["sample", "real"])
+def test_exchanged_bands_are_found_in_every_tile(source, request):
+    """Digital numbers do not tell: on the real tiles blue and thermal have the same mean."""
+    dataset = open_dataset(SAMPLE if source == "sample" else request.getfixturevalue("real_tiles"))
+    seen = [evidence(*dataset.read(tile)) for tile in dataset.tiles]
+    for first, second in combinations(CANONICAL_BANDS, 2):
+        order = list(range(5))
+        i, j = CANONICAL_BANDS.index(first), CANONICAL_BANDS.index(second)
+        order[i], order[j] = j, i
+        exchanged = [Evidence(e.correlation_BB[np.ix_(order, order)], e.roughness_B[order]) for e in seen]
+        found = [mistaken_bands(e) for e in exchanged]
+        if {first, second} <= {"B2", "B3", "B4"}:
+            assert not any(found)
+            # These resemble each other too much to be told in the snow-free sample region.
+            wanted = {first: second, second: first} if source == "real" else {}
+            assert mistaken_visible(exchanged) == wanted
+        else:
+            assert all(looks == {first: second, second: first} for looks in found)
+    assert mistaken_visible(seen) == {}
+
+
+def test_the_doctor_names_exchanged_bands(tmp_path):
+    root = tmp_path / "region"
+    shutil.copytree(SAMPLE, root)
+    for split in ("train", "val"):
+        (root / split / "B2").rename(root / split / "held")
+        (root / split / "B10").rename(root / split / "B2")
+        (root / split / "held").rename(root / split / "B10")
+    (finding,) = examine(root).findings
+    assert finding.message == "Bands seem to be exchanged in all 13 tiles: B2 looks like B10, B10 looks like B2."
+    assert (finding.severity, finding.tile) == ("warning", None)
+    assert "names of the files or folders" in finding.mend
+
+
+def _warnings(root, **options):
+    return {(f.severity, f.tile): f.text for f in examine(root, **options).findings if f.severity != "info"}
+
+
+def test_copies_of_bands_and_tiles_are_found(make_dataset):
+    root = make_dataset()
+    shutil.copy(root / "Band2" / "B3_00_00.tif", root / "Band3" / "B4_00_00.tif")
+    for folder, band in (("Band1", "B2"), ("Band2", "B3"), ("Band3", "B4"), ("Band4", "B6"), ("Band5", "B10")):
+        shutil.copy(root / folder / f"{band}_01_00.tif", root / folder / f"{band}_01_01.tif")
+    found = _warnings(root)
+    assert "Bands B3 and B4 are the same" in found["warning", "00_00"]
+    assert "2 tiles are the same, pixel by pixel: 01_00, 01_01. Keep one of them." in found["warning", None]
+
+
+def test_tiles_of_two_splits_that_touch_are_found(make_dataset):
+    root = make_dataset(splits=("train", "val"))
+    assert not _warnings(root)  # a tile's width apart
+    for path in root.glob("val*/**/*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.transform = file.transform @ Affine.translation(-64, 0)
+    text = _warnings(root)["warning", None]
+    assert "4 pair(s) of a training tile and a held-out one are nearer than 16 px: 00_01 and 00_03 touch" in text
+
+
+def test_tiles_beside_placed_ones_that_have_no_place_are_named(make_dataset):
+    root = make_dataset()
+    for folder in sorted(root.glob("Band*")):
+        path = next(folder.glob("*_01_01.tif"))
+        write_raster(path, read_raster(path))
+    write_raster(root / "label" / "mask_01_01.tif", read_raster(root / "label" / "mask_01_01.tif"))
+    assert "1 of 4 tiles have no georeference (01_01)" in _warnings(root)["warning", None]
+
+
+def test_masks_of_no_scheme_do_not_hide_the_rest(make_dataset):
+    root = make_dataset()
+    codes = read_raster(root / "label" / "mask_00_01.tif")[0]
+    codes[:2, :3] = 77
+    write_raster(root / "label" / "mask_00_01.tif", codes)
+    write_raster(root / "Band5" / "B10_01_01.tif", np.full((64, 64), 5, "u2"))
+    found = _warnings(root)
+    assert "77 (6 px)" in found["error", "00_01"]
+    assert "one value 5" in found["warning", "01_01"]
+    assert examine(root).exit_code == 2
+    for number, path in enumerate(sorted((root / "label").glob("*.tif"))):
+        write_raster(path, np.full((64, 64), (85, 1)[number % 2], "u1"))
+    assert examine(root).exit_code == 2  # each mask fits a scheme, all of them none
+
+
+def test_values_of_another_scale_than_a_models_are_found(make_dataset, make_checkpoint, capsys):
+    root, model = make_dataset(), make_checkpoint()
+    assert main(["doctor", str(root), "--model", str(model)]) == 0
+    for path in root.glob("Band*/*.tif"):
+        with rasterio.open(path) as file:
+            reflectance = (file.read(1) / 65535).astype("f4")
+        write_raster(path, reflectance)
+    capsys.readouterr()
+    assert main(["doctor", str(root), "--model", str(model), "--json", str(root / "d.json")]) == 1
+    findings = json.loads((root / "d.json").read_text())["findings"]
+    assert any("far from what tiny was trained on" in f["message"] for f in findings)
+    assert {"severity", "tile", "message", "mend"} == set(findings[0])
 
 
 def _predict_badly(root, out, share=0.2):

@@ -11,12 +11,11 @@ def _blend(values_CHW, window_px, overlap_px):
     height, width = values_CHW.shape[1:]
     maps = MemoryStore(len(values_CHW) - 1, height, width)
     blender = Blender(len(values_CHW) - 1, height, width, {}, maps)
-    weights_HW = blend_weights(window_px, overlap_px)
     plan = windows(height, width, window_px, overlap_px)
     for k, reaching in enumerate(plan):
         window = reaching.clipped(height, width)
         valid_HW = np.ones((window.height, window.width), bool)
-        weights = weights_HW[: window.height, : window.width]
+        weights = blend_weights(window, height, width, overlap_px)
         blender.add(window, values_CHW[:, *window.slices].copy(), weights, valid_HW)
         blender.finish_rows(plan[k + 1].row if k + 1 < len(plan) else height)
     return maps.maps()

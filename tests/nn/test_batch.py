@@ -79,7 +79,7 @@ def test_what_is_there_is_not_made_again_unless_something_changed(make_dataset, 
 
 
 def test_a_killed_prediction_goes_on_and_leaves_nothing_behind(make_dataset, make_checkpoint, tmp_path):
-    root, checkpoint = make_dataset(grid=(10, 8), size_px=128), make_checkpoint()  # 1280 x 1024 px: 3 x 3 windows
+    root, checkpoint = make_dataset(grid=(10, 8), size_px=128), make_checkpoint()  # 1280 x 1024 px: 2 windows
     arguments = ["--data", root, "--model", checkpoint, "--tta", "off", "--engine", "torch", "--device", "cpu"]
     program = (
         "import time, sys\n"
@@ -97,7 +97,7 @@ def test_a_killed_prediction_goes_on_and_leaves_nothing_behind(make_dataset, mak
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         said = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-    assert said == "rows 384\n"
+    assert said == "rows 768\n"
     assert list((tmp_path / "killed" / ".jobs").iterdir())
     assert not _masks(tmp_path / "killed")
     started = time.time()
@@ -161,7 +161,7 @@ def test_a_whole_tile_is_read_in_strips_as_at_once(make_dataset, monkeypatch):
 
 
 def test_rows_of_a_raster_are_those_of_the_whole(make_dataset):
-    from napari_glacier.core.raster import read_rows
+    from napari_glacier.core.raster import read_part
 
     path = next((make_dataset() / "Band1").iterdir())
-    np.testing.assert_array_equal(read_rows(path, 11, 40), read_raster(path)[:, 11:40])
+    np.testing.assert_array_equal(read_part(path, (11, 40)), read_raster(path)[:, 11:40])

@@ -27,7 +27,7 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError, DataError, SaveError
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
-from napari_glacier.core.raster import read_info, read_raster, read_rows, write_raster
+from napari_glacier.core.raster import read_info, read_part, read_raster, write_raster
 from napari_glacier.nn import bundle, solution, stand_ins
 from napari_glacier.nn.bundle import code_modules, rewritten, write_bundle
 from napari_glacier.nn.checkpoint import ModelCard, load_checkpoint, save_checkpoint
@@ -530,4 +530,4 @@ def test_compressed_tiles_alone(tmp_path, make_dataset, make_checkpoint) -> None
 
 def test_rows_of_large_tiles_are_cut_from_whole_ones(make_dataset) -> None:
     path = next((make_dataset(grid=(1, 1)) / "Band1").iterdir())
-    np.testing.assert_array_equal(solution._rows_of_whole(path, 7, 30), read_rows(path, 7, 30))
+    np.testing.assert_array_equal(solution._part_of_whole(path, (7, 30), (2, 11)), read_part(path, (7, 30), (2, 11)))

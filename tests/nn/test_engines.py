@@ -15,10 +15,11 @@ from torch import nn
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.nn import openvino_engine
+from napari_glacier.nn import openvino_cache, openvino_engine
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.engines import TorchEngine, make_engine
-from napari_glacier.nn.openvino_engine import Graph, OpenVinoEngine
+from napari_glacier.nn.openvino_engine import OpenVinoEngine
+from napari_glacier.nn.openvino_runtime import Graph, import_openvino
 from napari_glacier.nn.zoo import build_model
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ SMALL = {
     "glavitu": {"width": 8, "depth": 2},
 }
 
-needs_openvino = pytest.mark.skipif(openvino_engine.import_openvino() is None, reason="extra openvino")
+needs_openvino = pytest.mark.skipif(import_openvino() is None, reason="extra openvino")
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_cache_forgets_what_was_not_used_for_long(make_member, monkeypatch, tmp_
         make_engine(make_member(seed=seed), CPU, torch.float32, window_px=32, cache_dir=tmp_path)
         if seed == 0:
             size = next(tmp_path.iterdir()).stat().st_size
-            monkeypatch.setattr(openvino_engine, "_CACHE_LIMIT_BYTES", int(2.5 * size))
+            monkeypatch.setattr(openvino_cache, "_LIMIT_BYTES", int(2.5 * size))
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -235,14 +236,14 @@ def test_what_cannot_be_a_graph_runs_in_torch(network: type[nn.Module], text: st
 
 @needs_openvino
 def test_one_wrong_row_is_noticed(make_member, monkeypatch, tmp_path: Path) -> None:
-    run = openvino_engine._run
+    run = openvino_engine.run_graph
 
     def wrong(compiled: Any, images_NCHW: np.ndarray) -> np.ndarray:
         values = run(compiled, images_NCHW)
         values[..., -1, :] = 0.25
         return values
 
-    monkeypatch.setattr(openvino_engine, "_run", wrong)
+    monkeypatch.setattr(openvino_engine, "run_graph", wrong)
     engine, note = make_engine(make_member(), CPU, torch.float32, window_px=512, cache_dir=tmp_path)
     assert isinstance(engine, TorchEngine)
     assert "differs from torch" in str(note)
@@ -277,7 +278,7 @@ def test_running_out_of_memory_is_left_to_the_caller(make_member, tmp_path: Path
     def exhausted(*_: object) -> None:
         raise RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:224:\nstd::bad_alloc")
 
-    monkeypatch.setattr(openvino_engine, "_run", exhausted)
+    monkeypatch.setattr(openvino_engine, "run_graph", exhausted)
     with pytest.raises(MemoryError, match="ran out of memory"):
         engine.probabilities(_windows(1, 5, 48, 48))
 

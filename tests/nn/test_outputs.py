@@ -227,6 +227,8 @@ def test_clean_at_the_terminal(terminal) -> None:
     assert (plain != clean).any()
     np.testing.assert_array_equal(plain, expected())
     np.testing.assert_array_equal(clean, expected(cleaning=Cleaning(minimum_component_px=100, fill_holes_px=50)))
+    smooth = terminal("--opening", "1", "--closing", "2")
+    np.testing.assert_array_equal(smooth, expected(cleaning=Cleaning(opening_px=1, closing_px=2)))
 
 
 def test_a_warning_is_said_once_at_the_terminal(terminal, capsys, caplog) -> None:

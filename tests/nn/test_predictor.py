@@ -117,18 +117,14 @@ def test_blending_a_constant_gives_the_constant(make_member, make_scene, size, t
     assert (ours.index_HW == 1).all()
 
 
-def test_windows_agree_with_the_whole_away_from_seams(make_member, make_scene) -> None:
-    """Where all windows at a pixel see its whole neighbourhood, cutting changes nothing."""
+def test_windows_leave_no_seams(make_member, make_scene) -> None:
+    """A network that looks no further than the rim cannot tell how a scene was cut."""
     member, scene = make_member(), make_scene(150, 170)
     whole = _predict([member], scene)
     cut = _predict([member], scene, window_px=64, overlap_px=16)
-    difference = np.abs(whole.probabilities_KHW - cut.probabilities_KHW).max(0)
-    near_seam = np.zeros((150, 170), bool)
-    for k in range(1, 4):
-        for edge in (48 * k, 48 * k + 16):
-            near_seam[edge - 2 : edge + 2] = near_seam[:, edge - 2 : edge + 2] = True
-    assert difference[~near_seam].max() < 1e-6
-    assert difference.max() > 1e-4  # the seams do see less: the test would notice a lazy predictor
+    np.testing.assert_allclose(cut.probabilities_KHW, whole.probabilities_KHW, atol=1e-6)
+    blunt = _predict([member], scene, window_px=64, overlap_px=0)
+    assert np.abs(blunt.probabilities_KHW - whole.probabilities_KHW).max() > 1e-4, "it does look around itself"
 
 
 @pytest.mark.parametrize("tta", ["off", 6])
@@ -338,7 +334,7 @@ def test_an_interrupted_job_goes_on_and_gives_the_same_pixels(make_member, make_
     "settings",
     [
         {"window_px": 8},
-        {"overlap_px": 512},
+        {"overlap_px": 1024},
         {"batch_size": 0},
         {"tta": 5},
         {"thresholds": {"x": 1}},

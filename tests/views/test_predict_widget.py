@@ -18,7 +18,7 @@ def widget(viewer, qtbot, make_dataset, make_checkpoint, monkeypatch):
     """The widget with a scene of many small windows and a model."""
     monkeypatch.setattr(parts, "WINDOW_PX", 64)
     monkeypatch.setattr(parts, "OVERLAP_PX", 16)
-    monkeypatch.setattr("napari_glacier.nn.openvino_engine.import_openvino", lambda: None)
+    monkeypatch.setattr("napari_glacier.nn.engines.import_openvino", lambda: None)
     viewer.open(str(make_dataset(grid=(3, 3))), plugin="napari-glacier")
     _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Predict")
     view.use_model(make_checkpoint())

@@ -1,0 +1,173 @@
+"""Evidence for the tools: read, standardised and kept for the view one works in. No Qt."""
+
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.controllers.predicted import shown_prediction
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.bands import TERRAIN_BANDS
+from napari_glacier.core.mosaic import Mosaic
+from napari_glacier.core.tiling import Window
+from napari_glacier.core.tools.evidence import Evidence, standardise
+from napari_glacier.core.tools.superpixels import Superpixels, superpixels
+
+# The tools look at no more than this around a click: a screenful.
+WORK_PX = 1024
+
+_KEPT = 3
+_SAMPLES, _SAMPLE_PX = 16, 256
+
+
+class EvidenceSource:
+    """Gives the evidence of windows of the scene on screen; what was given last is kept.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._statistics: dict[Any, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        self._kept: OrderedDict[Any, Evidence] = OrderedDict()
+        self._cuts: OrderedDict[Any, Future[Superpixels]] = OrderedDict()
+        self._executor: ThreadPoolExecutor | None = None
+        self._followed: Any = None
+        workspace.layers_changed.connect(self._on_layers)
+        workspace.session_changed.connect(self._on_session)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands that were measured, in the data's order; the terrain says nothing of what covers it."""
+        session = self.workspace.session
+        return tuple(band for band in session.dataset.bands if band not in TERRAIN_BANDS) if session else ()
+
+    def window_around(self, row: int, col: int) -> Window | None:
+        """What the tools work on after a click: what is on screen, at most `WORK_PX` each way around the click.
+
+        None where the click is not on the part of the scene that is on screen.
+        """
+        seen = self.workspace.visible_window()
+        if seen is None or not (seen.row <= row < seen.row + seen.height and seen.col <= col < seen.col + seen.width):
+            return None
+        return Window(
+            _start(seen.row, seen.height, row),
+            _start(seen.col, seen.width, col),
+            min(seen.height, WORK_PX),
+            min(seen.width, WORK_PX),
+        )
+
+    def scene(self) -> Mosaic:
+        """The scene on screen."""
+        session = self.workspace.session
+        assert session is not None
+        return session.current_scenes[self.workspace.plane]
+
+    def evidence(self, window: Window) -> Evidence:
+        """The evidence of a window of the scene on screen."""
+        self._follow_prediction()
+        key = self._key(window)
+        if key not in self._kept:
+            self._kept[key] = self._make(window)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def prepare_superpixels(self, window: Window) -> None:
+        """Begin to cut a window into superpixels, in a thread: they are ready when the stroke has been drawn."""
+        key = self._key(window)
+        evidence = self.evidence(window)
+        if key not in self._cuts:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, "superpixels")
+            self._cuts[key] = self._executor.submit(superpixels, evidence)
+            while len(self._cuts) > 1:
+                self._cuts.popitem(last=False)
+
+    def superpixels(self, window: Window) -> Superpixels:
+        """Superpixels of a window of the scene on screen."""
+        self.prepare_superpixels(window)
+        return self._cuts[self._key(window)].result()
+
+    def forget(self) -> None:
+        """Drop what is kept: the prediction changed."""
+        self._kept.clear()
+        self._cuts.clear()
+
+    def close(self) -> None:
+        """Disconnect from the workspace, and end the thread."""
+        self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
+        self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+        self._follow(None)
+        if self._executor is not None:
+            self._executor.shutdown()
+        self.forget()
+
+    def _make(self, window: Window) -> Evidence:
+        session = self.workspace.session
+        assert session is not None
+        image_CHW, valid_HW = self.scene().read(window, self.bands)
+        mean_C, std_C = self._scene_statistics()
+        predicted = shown_prediction(self.workspace)
+        probability_KHW = None
+        if predicted is not None:
+            known_HW = predicted.known(window)
+            if known_HW.any():
+                count = len(predicted.class_names) or session.scheme.num_classes
+                # Where nothing was predicted every class is as likely as the others.
+                probability_KHW = np.where(known_HW, predicted.probability(window, count), np.float32(1 / count))
+        return Evidence(window, standardise(image_CHW, valid_HW, mean_C, std_C), valid_HW, probability_KHW)
+
+    def _scene_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and standard deviation of each band over evenly spread windows of the scene."""
+        scene = self.scene()
+        key = (scene.name, scene.shape, self.bands)
+        if key not in self._statistics:
+            spread = [
+                Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)
+                for place in scene.placements
+                for row in range(0, place.tile.height, _SAMPLE_PX)
+                for col in range(0, place.tile.width, _SAMPLE_PX)
+            ]
+            read = [scene.read(window, self.bands) for window in spread[:: -(-len(spread) // _SAMPLES)]]
+            values_NC = np.concatenate([image_CHW[:, valid_HW].T for image_CHW, valid_HW in read]).astype(float)
+            if not values_NC.size:
+                values_NC = np.zeros((1, len(self.bands)))
+            self._statistics[key] = values_NC.mean(axis=0), values_NC.std(axis=0)
+        return self._statistics[key]
+
+    def _key(self, window: Window) -> Any:
+        return self.scene().name, self.workspace.plane, window
+
+    def _on_session(self, session: Any) -> None:
+        self._statistics.clear()
+        self._follow(None)
+
+    def _on_layers(self) -> None:
+        self._follow_prediction()
+
+    def _follow_prediction(self) -> None:
+        self._follow(self.workspace.prediction_layer)
+
+    def _follow(self, layer: Any) -> None:
+        if layer is self._followed:
+            return
+        if self._followed is not None:
+            self._followed.events.set_data.disconnect(self._on_prediction)
+        self._followed = layer
+        if layer is not None:
+            layer.events.set_data.connect(self._on_prediction)
+        self.forget()
+
+    def _on_prediction(self, event: Any = None) -> None:
+        self.forget()
+
+
+def _start(first: int, length: int, at: int) -> int:
+    """Where a window of at most `WORK_PX` around `at` begins inside a longer one."""
+    return min(max(at - WORK_PX // 2, first), first + max(length - WORK_PX, 0))

@@ -1,0 +1,359 @@
+"""Pixels for napari's image layers, read when they are looked at.
+
+Shapes: image_CHW float32, rgba_HW4 uint8. A stack of scenes has a leading axis N. A large scene comes as levels, each
+half as fine as the one before, of which napari asks for the part and the level that the canvas shows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.indexing import as_box, box_ranges
+from napari_glacier.core.tiling import Window
+
+if TYPE_CHECKING:
+    from napari_glacier.core.mosaic import Mosaic
+
+# Percentiles from this many pixels differ from those of all pixels by less than a grey level.
+_SAMPLE_PX = 400_000
+_SAMPLE_WINDOWS = 24
+_STRIP_PX = 1024
+# Of a large scene few pixels are sampled from many places.
+_LARGE_SAMPLE_PX, _LARGE_SAMPLE_ROWS = 256, 16
+# The coarsest level of a scene has no more pixels along a side.
+_COARSEST_PX = 1024
+
+# What makes values of a window's bands and the pixels that carry data.
+Paint = Callable[["Mosaic", npt.NDArray[np.float32], npt.NDArray[np.bool_]], npt.NDArray[Any]]
+
+
+def stretch_limits(
+    values: npt.NDArray[np.floating], valid: npt.NDArray[np.bool_], low: float = 2.0, high: float = 98.0
+) -> tuple[float, float]:
+    """Contrast limits of a band: two percentiles over its valid pixels.
+
+    Parameters
+    ----------
+    values : float array, any shape
+    valid : bool array, the same shape
+    low, high : float
+        Percentiles.
+
+    Returns
+    -------
+    tuple of float
+        Always finite and increasing, (0, 1) where nothing is valid.
+    """
+    inside = values[valid]
+    inside = inside[np.isfinite(inside)]
+    if inside.size == 0:
+        return 0.0, 1.0
+    if inside.size > _SAMPLE_PX:
+        inside = inside[:: inside.size // _SAMPLE_PX + 1]
+    bottom, top = (float(value) for value in np.percentile(inside, [low, high]))
+    return (bottom, top) if top > bottom else (bottom, bottom + max(abs(bottom) * 1e-6, 1.0))
+
+
+def composite_rgba(
+    image_CHW: npt.NDArray[np.floating],
+    valid_HW: npt.NDArray[np.bool_],
+    limits: Sequence[tuple[float, float]] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Turn three bands into a picture.
+
+    Parameters
+    ----------
+    image_CHW : float array, shape (3, ..., H, W)
+        Red, green and blue.
+    valid_HW : bool array, shape (..., H, W)
+    limits : three pairs of float, optional
+        Values drawn as 0 and 255; default 2-98 percentile over valid pixels, each band for itself.
+
+    Returns
+    -------
+    uint8 array, shape (..., H, W, 4)
+        Nodata is transparent.
+    """
+    rgba = np.zeros((*valid_HW.shape, 4), np.uint8)
+    for channel, band in enumerate(image_CHW):
+        bottom, top = limits[channel] if limits is not None else stretch_limits(band, valid_HW)
+        scaled = (band - np.float32(bottom)) * np.float32(255.0 / (top - bottom))
+        rgba[..., channel] = np.clip(np.nan_to_num(scaled) + 0.5, 0.0, 255.0)
+    rgba[~valid_HW] = 0
+    rgba[..., 3] = np.where(valid_HW, 255, 0)
+    return rgba
+
+
+class _LazyLayer:
+    """An array-like that reads a scene (or one of several equal ones) when napari first looks at it.
+
+    Parameters
+    ----------
+    scenes : sequence of Mosaic
+        One scene gives shape (H, W, …), more give (N, H, W, …).
+    dtype : dtype
+    tail : tuple of int
+        Axes after the pixels, (4,) for a picture.
+    """
+
+    def __init__(self, scenes: "Sequence[Mosaic]", dtype: npt.DTypeLike, tail: tuple[int, ...] = ()) -> None:
+        self._scenes = tuple(scenes)
+        self._planes: dict[int, npt.NDArray[Any]] = {}
+        self._stacked = len(self._scenes) > 1
+        lead = (len(self._scenes),) if self._stacked else ()
+        self.dtype = np.dtype(dtype)
+        self.shape: tuple[int, ...] = (*lead, *self._scenes[0].shape, *tail)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
+    @property
+    def is_read(self) -> bool:
+        """Whether any of it has been read from files yet."""
+        return bool(self._planes)
+
+    def _read(self, scene: "Mosaic") -> npt.NDArray[Any]:
+        raise TypeError(f"{type(self).__name__} does not say how it reads a scene")
+
+    def _plane(self, number: int) -> npt.NDArray[Any]:
+        if number not in self._planes:
+            self._planes[number] = self._read(self._scenes[number])
+        return self._planes[number]
+
+    def __getitem__(self, key: Any) -> Any:
+        if not self._stacked:
+            return self._plane(0)[key]
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if first is not Ellipsis and not isinstance(first, slice) and np.ndim(first) == 0:
+            # The slider's way of asking: one scene is read, not all of them.
+            return self._plane(range(self.shape[0])[int(first)])[tuple(rest)]
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        planes = [self._plane(number) for number in range(len(self._scenes))]
+        array = np.stack(planes) if self._stacked else planes[0]
+        return np.array(array, dtype=dtype, copy=True) if copy else np.asarray(array, dtype=dtype)
+
+
+class LazyPainting(_LazyLayer):
+    """What is made of some bands.
+
+    Parameters
+    ----------
+    scenes : sequence of Mosaic
+    bands : sequence of str
+    paint : callable
+        Given the scene, its bands (C, h, w) and the pixels that carry data (h, w), gives the values (h, w, …).
+    dtype, tail : see `_LazyLayer`
+    """
+
+    def __init__(
+        self,
+        scenes: "Sequence[Mosaic]",
+        bands: Sequence[str],
+        paint: Paint,
+        dtype: npt.DTypeLike,
+        tail: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(scenes, dtype, tail)
+        self._bands, self._paint, self._tail = tuple(bands), paint, tail
+
+    def _read(self, scene: "Mosaic") -> npt.NDArray[Any]:
+        height, width = scene.shape
+        painted = np.empty((height, width, *self._tail), self.dtype)
+        # Strips keep the floats of several bands out of memory.
+        for row in range(0, height, _STRIP_PX):
+            strip = Window(row, 0, min(_STRIP_PX, height - row), width)
+            image_CHW, valid_HW = scene.read(strip, self._bands)
+            painted[row : row + strip.height] = self._paint(scene, image_CHW, valid_HW)
+        return painted
+
+    def levels(self) -> "list[Any]":
+        """The one scene at full size and from afar, the finest first."""
+        (scene,) = self._scenes
+        return [
+            Level(scene, factor, partial(self._part, scene, factor), self.dtype, self._tail)
+            for factor in level_factors(scene.shape)
+        ]
+
+    def _part(self, scene: "Mosaic", factor: int, window: Window) -> npt.NDArray[Any]:
+        read = scene.read(window, self._bands) if factor == 1 else scene.read_reduced(factor, window, self._bands)
+        return self._paint(scene, *read)
+
+
+class LazyBand(LazyPainting):
+    """One band, float32, shape (H, W) or (N, H, W).
+
+    Parameters
+    ----------
+    scenes : sequence of Mosaic
+    band : str
+    """
+
+    def __init__(self, scenes: "Sequence[Mosaic]", band: str) -> None:
+        super().__init__(scenes, (band,), lambda scene, image_CHW, valid_HW: image_CHW[0], np.float32)
+
+
+class LazyComposite(LazyPainting):
+    """Three bands as a picture, uint8, shape (H, W, 4) or (N, H, W, 4).
+
+    Parameters
+    ----------
+    scenes : sequence of Mosaic
+    bands : three str
+        Red, green and blue.
+    limits : three pairs of float
+        Values drawn as 0 and 255.
+    """
+
+    def __init__(self, scenes: "Sequence[Mosaic]", bands: Sequence[str], limits: Sequence[tuple[float, float]]) -> None:
+        def paint(
+            scene: "Mosaic", image_CHW: npt.NDArray[np.float32], valid_HW: npt.NDArray[np.bool_]
+        ) -> npt.NDArray[np.uint8]:
+            return composite_rgba(image_CHW, valid_HW, limits)
+
+        super().__init__(scenes, bands, paint, np.uint8, (4,))
+
+
+class LazyQuality(_LazyLayer):
+    """Classes of the scenes' quality bands, uint8: indices into `QUALITY_CLASSES`."""
+
+    def __init__(self, scenes: "Sequence[Mosaic]") -> None:
+        super().__init__(scenes, np.uint8)
+
+    def _read(self, scene: "Mosaic") -> npt.NDArray[np.uint8]:
+        return scene.read_quality(1, scene.whole)
+
+    def levels(self) -> "list[Level]":
+        """The one scene at full size and from afar, the finest first."""
+        (scene,) = self._scenes
+        return [
+            Level(scene, factor, partial(scene.read_quality, factor), self.dtype)
+            for factor in level_factors(scene.shape)
+        ]
+
+
+class Level:
+    """A scene at one size, of which only what is asked for is read.
+
+    Parameters
+    ----------
+    scene : Mosaic
+    factor : int
+        One pixel for `factor` x `factor`.
+    read : callable
+        Given a window of the level, its values (h, w, …).
+    dtype, tail : see `_LazyLayer`
+    """
+
+    def __init__(
+        self,
+        scene: "Mosaic",
+        factor: int,
+        read: Callable[[Window], npt.NDArray[Any]],
+        dtype: npt.DTypeLike,
+        tail: tuple[int, ...] = (),
+    ) -> None:
+        self._read = read
+        self._size = scene.reduced_shape(factor)
+        self.dtype = np.dtype(dtype)
+        self.shape: tuple[int, ...] = (*self._size, *tail)
+        self.ndim = len(self.shape)
+        self.size = int(np.prod(self.shape))
+
+    def __getitem__(self, key: Any) -> Any:
+        basic = as_box(key, self.shape)
+        if basic is None:
+            return np.asarray(self)[key]
+        box, dropped = basic
+        ranges = box_ranges(box, self.shape)
+        if not all(ranges):
+            return np.zeros([len(r) for axis, r in enumerate(ranges) if axis not in dropped], self.dtype)
+        (top, bottom), (left, right) = ((min(r), max(r) + 1) for r in ranges[:2])
+        values = self._read(Window(top, left, bottom - top, right - left))
+        # Steps and directions within what was read.
+        values = values[tuple(np.asarray(r) - min(r) for r in ranges[:1])][:, np.asarray(ranges[1]) - left]
+        values = values[(slice(None), slice(None), *box[2:])]
+        return values.squeeze(axis=dropped) if dropped else values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self._read(Window(0, 0, *self._size)), dtype=dtype)
+
+
+def level_factors(shape: tuple[int, int]) -> list[int]:
+    """How many pixels along a side become one, level by level: 1, 2, 4, … until the scene fits a canvas."""
+    factors = [1]
+    while max(shape) > factors[-1] * _COARSEST_PX:
+        factors.append(factors[-1] * 2)
+    return factors
+
+
+def for_napari(data: "LazyPainting | LazyQuality", scenes: "Sequence[Mosaic]") -> dict[str, Any]:
+    """Arguments ``data`` and, for a large scene, ``multiscale`` of a napari layer."""
+    if len(scenes) == 1 and scenes[0].is_large:
+        return {"data": data.levels(), "multiscale": True}
+    return {"data": data}
+
+
+def samples(
+    scenes: "Sequence[Mosaic]", bands: Sequence[str]
+) -> "Iterator[tuple[Mosaic, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]":
+    """Bands and validity of windows spread evenly over scenes; of large ones small windows, and no more is read.
+
+    A large scene whose files hold reduced copies gives the coarsest view of it, which is looked at first anyway.
+    """
+    if len(scenes) == 1 and scenes[0].is_large and all(place.tile.reduced for place in scenes[0].placements):
+        factor = level_factors(scenes[0].shape)[-1]
+        height, width = scenes[0].reduced_shape(factor)
+        yield scenes[0], *scenes[0].read_reduced(factor, Window(0, 0, height, width), bands)
+        return
+    for scene, window in _spread_windows(scenes):
+        if not scene.is_large:
+            yield scene, *scene.read(window, bands)
+            continue
+        (place,) = scene.tiles_in(window)[:1]
+        rows = window.row - place.row, window.row - place.row + window.height
+        cols = window.col - place.col, window.col - place.col + window.width
+        yield scene, *scene.dataset.read(place.tile, bands, rows, cols)
+
+
+def band_limits(scenes: "Sequence[Mosaic]", bands: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Contrast limits of every band: 2-98 percentile over the valid pixels of all scenes.
+
+    More than a few million pixels are sampled by evenly spread windows.
+    """
+    read = list(samples(scenes, bands))
+    if not read:
+        return {}
+    image_CN = np.concatenate([image_CHW.reshape(len(bands), -1) for _, image_CHW, _ in read], axis=1)
+    valid_N = np.concatenate([valid_HW.ravel() for _, _, valid_HW in read])
+    return {band: stretch_limits(image_CN[number], valid_N) for number, band in enumerate(bands)}
+
+
+def _spread_windows(scenes: "Sequence[Mosaic]") -> "list[tuple[Mosaic, Window]]":
+    every = []
+    for scene in scenes:
+        for place in scene.placements:
+            height, width = place.tile.height, place.tile.width
+            down, across = (512, 512)
+            if scene.is_large and place.tile.blocked:
+                down, across = _LARGE_SAMPLE_PX, _LARGE_SAMPLE_PX
+            elif scene.is_large:
+                down, across = _LARGE_SAMPLE_ROWS, width
+            every += [
+                (scene, Window(place.row + row, place.col + col, min(down, height - row), min(across, width - col)))
+                for row in range(0, height, down)
+                for col in range(0, width, across)
+            ]
+    step = -(-len(every) // _SAMPLE_WINDOWS)
+    return every[:: max(step, 1)]

@@ -1,0 +1,203 @@
+"""Mouse and keys of the canvas, brought to the tools. No Qt: napari's events are plain objects."""
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import numpy as np
+
+from napari_glacier.controllers import toolbox
+from napari_glacier.controllers.tools import ToolController
+from napari_glacier.core.errors import GlacierError
+
+# A hand moves the mouse a little while it clicks.
+_CLICK_PX = 4.0
+# Bound only while a tool is chosen: napari's polygon needs them, too.
+_WHILE_CHOSEN = ("take", "drop")
+
+
+class Pointer:
+    """Ties a Labels layer's mouse and keys to the tools.
+
+    Parameters
+    ----------
+    tools : ToolController
+    commands : mapping of str to callable
+        What the keys of `toolbox.COMMANDS` do, for those commands that are not the pointer's own.
+    """
+
+    def __init__(self, tools: ToolController, commands: Mapping[str, Callable[[], object]] | None = None) -> None:
+        self.tools = tools
+        self.workspace = tools.workspace
+        self.keys = dict(toolbox.DEFAULT_KEYS)
+        self._commands: dict[str, Callable[[], object]] = {
+            **(commands or {}),
+            "take": tools.take,
+            "drop": self._drop,
+            "snap last": tools.snap_last_stroke,
+        }
+        self._layer: Any = None
+        tools.changed.connect(self._on_tool)
+        self.workspace.layers_changed.connect(self._follow_layer)
+        self.workspace.session_changed.connect(self._follow_layer)
+        self._follow_layer()
+
+    def set_keys(self, keys: Mapping[str, str]) -> None:
+        """Use other keys; names that are not given keep theirs.
+
+        Raises
+        ------
+        ValueError
+            If two actions would share a key; nothing changes then.
+        """
+        wanted = {**self.keys, **{name: key for name, key in keys.items() if name in self.keys}}
+        used: dict[str, str] = {}
+        for name, key in wanted.items():
+            if key.lower() in used:
+                raise ValueError(f"{key} is the key of {used[key.lower()]} already; {name} needs another one.")
+            used[key.lower()] = name
+        self._bind(False)
+        self.keys = wanted
+        self._bind(True)
+
+    def close(self) -> None:
+        """Let go of the layer and the tools."""
+        self.tools.changed.disconnect(self._on_tool, missing_ok=True)
+        self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
+        self.workspace.session_changed.disconnect(self._follow_layer, missing_ok=True)
+        self._leave_layer()
+
+    # -- the layer
+
+    def _follow_layer(self, session: Any = None) -> None:
+        layer = self.workspace.labels_layer
+        if layer is self._layer:
+            return
+        self._leave_layer()
+        self._layer = layer
+        if layer is not None:
+            layer.mouse_drag_callbacks.append(self._on_mouse)
+            layer.mouse_wheel_callbacks.append(self._on_wheel)
+            layer.events.mode.connect(self._on_mode)
+            layer.events.selected_label.connect(self._on_class)
+            self.workspace.viewer.dims.events.point.connect(self._on_plane)
+            self._bind(True)
+            self._on_tool()
+
+    def _leave_layer(self) -> None:
+        layer = self._layer
+        if layer is not None:
+            self._bind(False)
+            layer.mouse_drag_callbacks.remove(self._on_mouse)
+            layer.mouse_wheel_callbacks.remove(self._on_wheel)
+            layer.events.mode.disconnect(self._on_mode)
+            layer.events.selected_label.disconnect(self._on_class)
+            self.workspace.viewer.dims.events.point.disconnect(self._on_plane)
+            if str(layer.mode) == "pan_zoom":
+                layer.mouse_pan = True
+        self._layer = None
+
+    def _bind(self, on: bool) -> None:
+        if self._layer is None:
+            return
+        for name, key in self.keys.items():
+            bound = on and (name not in _WHILE_CHOSEN or bool(self.tools.tool))
+            self._layer.bind_key(key, self._key_action(name) if bound else None, overwrite=True)
+
+    def _key_action(self, name: str) -> Callable[[Any], None]:
+        def act(layer: Any) -> None:
+            if name in toolbox.TOOL_OF:
+                self._attempt(lambda: self.tools.select(name))
+            elif name in self._commands:
+                self._attempt(self._commands[name])
+
+        return act
+
+    def _drop(self) -> None:
+        if not self.tools.drop():
+            self.tools.select("")
+
+    def _attempt(self, act: Callable[[], object]) -> None:
+        """What cannot be done is said where a person looks, not raised into napari's event loop."""
+        try:
+            act()
+        except GlacierError as error:
+            self.tools.told.emit(str(error))
+
+    def _on_tool(self) -> None:
+        layer, tool = self._layer, self.tools.tool
+        if layer is None:
+            return
+        if tool:
+            self.workspace.viewer.layers.selection.active = layer
+            # napari's own tools are put down; ours work in the mode that draws nothing.
+            if str(layer.mode) != "pan_zoom":
+                layer.mode = "pan_zoom"
+            layer.mouse_pan = toolbox.TOOL_OF[tool].pans
+        elif str(layer.mode) == "pan_zoom":
+            layer.mouse_pan = True
+        for name in _WHILE_CHOSEN:
+            self._layer.bind_key(self.keys[name], self._key_action(name) if tool else None, overwrite=True)
+
+    def _on_mode(self, event: Any) -> None:
+        if str(event.mode) != "pan_zoom" and self.tools.tool:
+            self.tools.select("")
+
+    def _on_class(self, event: Any) -> None:
+        self._attempt(self.tools.follow_class)
+
+    def _on_plane(self, event: Any = None) -> None:
+        self.tools.follow_plane()
+
+    # -- the mouse
+
+    def _on_wheel(self, layer: Any, event: Any) -> None:
+        if "Shift" in event.modifiers:
+            # Some systems turn the wheel with Shift into a sideways one.
+            self._attempt(lambda: self.tools.turn_wheel(float(np.sum(event.delta))))
+
+    def _on_mouse(self, layer: Any, event: Any) -> Generator[None, None, None]:
+        tool = self.tools.tool
+        if not tool or event.button != 1:
+            return
+        shift = "Shift" in event.modifiers
+        path = [self._at(layer, event)]
+        scribbling = tool == toolbox.SCRIBBLE and not shift
+        panning_from = event.position if tool == toolbox.SCRIBBLE and shift else None
+        if scribbling:
+            self._attempt(lambda: self.tools.begin_scribble(*path[0]))
+        # The view stays while a loop is drawn, also when Shift is let go before the button is.
+        layer.mouse_pan = toolbox.TOOL_OF[tool].pans and not shift
+        yield
+        while event.type == "mouse_move":
+            if panning_from is not None:
+                self._pan(panning_from, event.position)
+            else:
+                path.append(self._at(layer, event))
+            yield
+        layer.mouse_pan = toolbox.TOOL_OF[tool].pans
+        if panning_from is not None:
+            return
+        moved = self._far(path)
+        if scribbling:
+            self._attempt(lambda: self.tools.scribble(path))
+        elif moved and shift and toolbox.TOOL_OF[tool].loops:
+            self._attempt(lambda: self.tools.loop(path))
+        elif not moved:
+            self._attempt(lambda: self.tools.click(*path[0]))
+
+    @staticmethod
+    def _at(layer: Any, event: Any) -> tuple[float, float]:
+        row, col = layer.world_to_data(event.position)[-2:]
+        return float(row), float(col)
+
+    def _far(self, path: list[tuple[float, float]]) -> bool:
+        layer = self._layer
+        scale = abs(float(layer.scale[-1])) * float(self.workspace.viewer.scene.camera.zoom)
+        spread = np.ptp(np.asarray(path), axis=0).max() * scale
+        return bool(spread > _CLICK_PX)
+
+    def _pan(self, start: Any, now: Any) -> None:
+        camera = self.workspace.viewer.scene.camera
+        centre = np.array(camera.center)
+        centre[-2:] += np.subtract(start, now)[-2:]
+        camera.center = tuple(centre)

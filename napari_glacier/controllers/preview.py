@@ -1,0 +1,91 @@
+"""A change that is proposed but not made, drawn over the labels. No Qt."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.controllers.layers import KEY, world_placement
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.tiling import Window
+from napari_glacier.core.tools.evidence import BoolArray
+
+# Label values of the outline and of pixels without a proposal; classes count from 0 and are far fewer.
+NONE, DARK, LIGHT = 255, 254, 253
+_OPACITY = 0.65
+_DASH_PX = 3
+
+
+class Preview:
+    """Draws classes of some pixels with a dashed dark-and-light outline, which shows on snow, rock and any class.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._layer: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The layer drawn, or None."""
+        return self._layer if self._layer is not None and self._layer in self.workspace.viewer.layers else None
+
+    def show(self, window: Window, index_HW: npt.NDArray[np.uint8], where_HW: BoolArray) -> None:
+        """Draw the classes where `where_HW`, in a window of the scene."""
+        drawn_HW = np.where(where_HW, index_HW, np.uint8(NONE))
+        _outline(drawn_HW, where_HW)
+        self._draw(window, drawn_HW)
+
+    def clear(self) -> None:
+        """Take the drawing away."""
+        layer, self._layer = self.layer, None
+        if layer is not None:
+            self.workspace.viewer.layers.remove(layer)
+
+    def _draw(self, window: Window, drawn_HW: npt.NDArray[np.uint8]) -> None:
+        session, viewer = self.workspace.session, self.workspace.viewer
+        assert session is not None
+        place = world_placement(None if session.stacked else session.georef())
+        scale = place.get("scale", (1.0, 1.0))
+        corner = place.get("translate", (0.0, 0.0))
+        translate = tuple(c + s * first for c, s, first in zip(corner, scale, (window.row, window.col), strict=True))
+        if self.layer is not None:
+            self._layer.data = drawn_HW
+            self._layer.translate = translate
+            return
+        active = viewer.layers.selection.active
+        layer = viewer.add_labels(
+            drawn_HW,
+            name="Proposed change",
+            colormap=self._colormap(),
+            opacity=_OPACITY,
+            metadata={KEY: {"role": "preview"}},
+            **{**place, "translate": translate},
+        )
+        layer.editable = False
+        self._layer = layer
+        viewer.layers.selection.active = active
+
+    def _colormap(self) -> Any:
+        from napari.utils.colormaps import DirectLabelColormap
+
+        session = self.workspace.session
+        assert session is not None
+        colors: dict[int | None, str] = dict(enumerate(session.scheme.colors))
+        return DirectLabelColormap(
+            color_dict={**colors, DARK: "black", LIGHT: "white", NONE: "transparent", None: "transparent"}
+        )
+
+
+def _outline(drawn_HW: npt.NDArray[np.uint8], where_HW: BoolArray) -> None:
+    """Write the outline of a region over its outermost pixels, in dashes."""
+    inner_HW = where_HW.copy()
+    inner_HW[1:] &= where_HW[:-1]
+    inner_HW[:-1] &= where_HW[1:]
+    inner_HW[:, 1:] &= where_HW[:, :-1]
+    inner_HW[:, :-1] &= where_HW[:, 1:]
+    rows, cols = np.nonzero(where_HW & ~inner_HW)
+    drawn_HW[rows, cols] = np.where((rows + cols) // _DASH_PX % 2, DARK, LIGHT)

@@ -1,0 +1,90 @@
+"""The tools of the correction desk: their names, keys and what a click does, for widgets and for the canvas."""
+
+from dataclasses import dataclass
+
+SMART_FILL, SCRIBBLE, COMPONENT, REMOVE, HOLES = "smart fill", "scribble", "component", "remove", "fill holes"
+SNAP, ACCEPT, ERASE, SHAPE, PIXEL = "snap", "accept here", "erase area", "shape", "pixel"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that works on the canvas.
+
+    Attributes
+    ----------
+    name : str
+        Also what strokes made with it are noted under.
+    title : str
+        Short enough for a button.
+    key : str
+        In napari's notation, unless a person chose another one.
+    help : str
+        What to do with the mouse.
+    pans : bool
+        Whether dragging moves the view.
+    loops : bool
+        Whether a loop drawn with Shift does something.
+    """
+
+    name: str
+    title: str
+    key: str
+    help: str
+    pans: bool = True
+    loops: bool = False
+
+
+TOOLS = (
+    Tool(
+        SMART_FILL,
+        "Smart fill",
+        "S",
+        "Click: grow over like pixels. Shift+wheel: more, less. Click inside or Enter: take. Esc: drop.",
+    ),
+    Tool(
+        SCRIBBLE,
+        "Scribble",
+        "D",
+        "Draw over two classes or more (Alt+number changes class); what lies between is solved. Enter: take. "
+        "Esc: drop. Shift+drag moves the view.",
+        pans=False,
+    ),
+    Tool(COMPONENT, "Flip", "C", "Click a patch: it gets the chosen class. Shift+drag: all inside a loop.", loops=True),
+    Tool(REMOVE, "Remove", "R", "Click a patch: it becomes what surrounds it."),
+    Tool(HOLES, "Holes", "H", "Click a patch: its holes are filled."),
+    Tool(
+        SNAP,
+        "Snap",
+        "N",
+        "Click a patch: its outline moves to the strongest edge within reach. Shift+N: the last stroke.",
+    ),
+    Tool(
+        ACCEPT,
+        "Accept",
+        "A",
+        "Click: take this patch of the prediction. Shift+drag: all of it inside a loop.",
+        loops=True,
+    ),
+    Tool(ERASE, "Erase", "Q", "Click a patch: background. Shift+drag: all inside a loop.", loops=True),
+    Tool(
+        SHAPE,
+        "Shape",
+        "G",
+        "Click a patch to grow, shrink, open or close it. Shift+drag: the chosen class inside a loop.",
+        loops=True,
+    ),
+    Tool(PIXEL, "Pixel", "I", "Click a pixel: its spectrum, its class's, and the prediction."),
+)
+TOOL_OF = {tool.name: tool for tool in TOOLS}
+
+# What has a key but no button in the toolbox; Enter and Escape act while a tool is chosen.
+COMMANDS = {
+    "take": ("Enter", "Take what is proposed"),
+    "drop": ("Escape", "Drop what is proposed; again: leave the tool"),
+    "snap last": ("Shift-N", "Snap the last stroke to the edges"),
+    "next": ("W", "Fly to the next uncertain region"),
+    "accept region": ("Y", "Accept the prediction in this region"),
+    "fixed": ("U", "This region is right as it is now"),
+    "skip": ("J", "Look at this region later"),
+}
+DEFAULT_KEYS = {**{tool.name: tool.key for tool in TOOLS}, **{name: key for name, (key, _) in COMMANDS.items()}}

@@ -1,0 +1,332 @@
+"""What the tools of the correction desk do with a click, a loop or a scribble. No Qt.
+
+Every change goes through the mask's door as one stroke with the tool's name: locked classes and nodata stay, the
+journal keeps it, undo takes it back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from psygnal import Signal
+
+from napari_glacier.controllers import toolbox
+from napari_glacier.controllers.desk import Desk, Point
+from napari_glacier.controllers.evidence import EvidenceSource
+from napari_glacier.controllers.preview import Preview
+from napari_glacier.controllers.probe import describe_pixel
+from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
+from napari_glacier.controllers.session import counted
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.tiling import Window
+from napari_glacier.core.tools import growing, scribbles
+from napari_glacier.core.tools.components import Area
+from napari_glacier.core.tools.evidence import FloatArray
+
+SCRIBBLE_PX = 5
+_WHEEL_STEP = 3
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change that waits to be taken."""
+
+    tool: str
+    area: Area
+    index_HW: npt.NDArray[np.uint8]
+
+
+class ToolController:
+    """Decides what the tools do. Positions are rows and columns of the scene on screen.
+
+    Parameters
+    ----------
+    workspace : Workspace
+
+    Attributes
+    ----------
+    tool : str
+        The tool in the hand; empty where it is one of napari's.
+    options : Options
+    proposal : Proposal or None
+
+    Signals
+    -------
+    changed() : tool, option or proposal
+    told(str) : what was done, or why nothing was
+    probed(PixelReport)
+    """
+
+    changed = Signal()
+    told = Signal(str)
+    probed = Signal(object)
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.options = Options()
+        self.tool = ""
+        self.proposal: Proposal | None = None
+        self.source = EvidenceSource(workspace)
+        self._desk = Desk(workspace, self.source, self.told.emit)
+        self._regions = RegionTools(self._desk, self.options)
+        self._preview = Preview(workspace)
+        self._seed: tuple[int, int, Window, FloatArray] | None = None
+        self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
+        self._plane = 0
+        workspace.layers_changed.connect(self._on_layers)
+        workspace.session_changed.connect(self._on_session)
+
+    # -- choosing
+
+    def select(self, tool: str) -> None:
+        """Take a tool into the hand; an empty name puts it down.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to correct, or the dataset is held by another window.
+        """
+        if tool:
+            if self.workspace.labels_layer is None:
+                raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
+            self._need_right(tool)
+        # The tool first: what listens must not take the one before back into the hand.
+        before, self.tool = self.tool, tool
+        if not self.drop() and tool != before:
+            self.changed.emit()
+
+    def set_strength(self, strength: int) -> None:
+        """Let smart fill grow over more or less; what is proposed follows."""
+        strength = min(max(int(strength), 1), MAX_STRENGTH)
+        if strength != self.options.strength:
+            self.options.strength = strength
+            self._regrow()
+            self.changed.emit()
+
+    def turn_wheel(self, steps: float) -> None:
+        """Shift and the mouse wheel: more or less of what smart fill proposes."""
+        if self.tool == toolbox.SMART_FILL and steps:
+            self.set_strength(self.options.strength + (_WHEEL_STEP if steps > 0 else -_WHEEL_STEP))
+
+    # -- on the canvas
+
+    def click(self, row: float, col: float) -> None:
+        """Use the tool on a pixel.
+
+        Raises
+        ------
+        DataError
+            If the tool can do nothing there; says why.
+        """
+        if not self.tool:
+            return
+        self._need_right(self.tool)
+        at = self._desk.pixel(row, col)
+        if self.tool == toolbox.SMART_FILL:
+            self._fill(*at)
+        elif self.tool == toolbox.SCRIBBLE:
+            self.scribble([at])
+        elif self.tool == toolbox.PIXEL:
+            self.probed.emit(describe_pixel(self.workspace, self.source, *at, self._desk.window_around(*at)))
+        elif self.tool == toolbox.ACCEPT:
+            self._regions.accept_at(*at)
+        else:
+            self._click_patch(self._desk.component(*at), self._desk.label_at(*at))
+
+    def loop(self, vertices: Sequence[Point]) -> None:
+        """Use the tool on all that lies inside a loop.
+
+        Raises
+        ------
+        DataError
+            If the tool has no use for a loop, or nothing lies inside.
+        """
+        if self.tool not in toolbox.TOOL_OF or not toolbox.TOOL_OF[self.tool].loops:
+            raise DataError("This tool takes clicks, not loops.")
+        self._need_right(self.tool)
+        area = self._desk.inside(vertices)
+        act: dict[str, Callable[[Area], object]] = {
+            toolbox.COMPONENT: self._regions.flip,
+            toolbox.ERASE: self._regions.erase,
+            toolbox.ACCEPT: self._regions.accept,
+            toolbox.SHAPE: self._regions.reshape_inside,
+        }
+        act[self.tool](area)
+
+    def begin_scribble(self, row: float, col: float) -> None:
+        """A scribble begins here: what does not depend on where it goes is started on."""
+        self._need_right(self.tool)
+        self.source.prepare_superpixels(self._marks_around(*self._desk.pixel(row, col))[0])
+
+    def scribble(self, path: Sequence[Point]) -> None:
+        """Draw with the chosen class; as soon as two classes are drawn, what lies between is proposed.
+
+        Raises
+        ------
+        DataError
+            If the scribble begins outside the part of the scene that is on screen.
+        """
+        self._need_right(self.tool)
+        window, marks_HW = self._marks_around(*self._desk.pixel(*path[0]))
+        _draw_path(marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class)
+        drawn_HW = marks_HW != scribbles.UNMARKED
+        evidence = self.source.evidence(window)
+        if np.unique(marks_HW[drawn_HW & evidence.valid_HW]).size < 2:
+            self._propose("", Area(window, drawn_HW), marks_HW)
+            self.told.emit("Now scribble over another class (Alt+number chooses it).")
+            return
+        within_HW = scribbles.reach_of(marks_HW, SCRIBBLE_PX)
+        index_HW, _ = scribbles.solve_scribbles(evidence, marks_HW, self.source.superpixels(window), within_HW)
+        self._propose(toolbox.SCRIBBLE, Area(window, (index_HW != scribbles.UNMARKED) & within_HW), index_HW)
+
+    # -- proposals
+
+    def take(self) -> int:
+        """Make the proposed change; gives the number of pixels that changed."""
+        proposal = self.proposal
+        if proposal is None:
+            return 0
+        self._desk.need_writable()
+        # Cleared first: what listens to the stroke must not find it still proposed.
+        self._forget()
+        changed = self._desk.write(proposal.tool, proposal.area, proposal.index_HW)
+        self.changed.emit()
+        return changed
+
+    def drop(self) -> bool:
+        """Drop what is proposed; whether there was something."""
+        had = self.proposal is not None or self._marks is not None
+        self._forget()
+        if had:
+            self.told.emit("")
+            self.changed.emit()
+        return had
+
+    def follow_class(self) -> None:
+        """The chosen class changed: a fill that is proposed takes it."""
+        if self.proposal is not None and self.proposal.tool == toolbox.SMART_FILL:
+            self._regrow()
+
+    def follow_plane(self) -> None:
+        """Another scene of a stack is on screen: what was proposed belongs to the one before."""
+        if (self.proposal is not None or self._marks is not None) and self.workspace.plane != self._plane:
+            self.drop()
+
+    # -- without a click
+
+    def accept_everywhere(self, in_view: bool) -> int:
+        """Accept the prediction of the class and confidence chosen, in view or in the whole scene.
+
+        Raises
+        ------
+        DataError
+            If there is no prediction, or nothing of it qualifies.
+        """
+        self._desk.need_writable()
+        window = self.workspace.visible_window() if in_view else Window(0, 0, *self._desk.shape)
+        if window is None:
+            raise DataError("Nothing of the dataset is on screen. Move the view over it.")
+        return self._regions.accept(Area(window, np.ones((window.height, window.width), bool)), ACCEPT_ALL)
+
+    def accept_area(self, area: Area) -> int:
+        """Accept the prediction of an area, whatever the class and the confidence."""
+        self._desk.need_writable()
+        return self._regions.accept(area, whatever=True)
+
+    def snap_last_stroke(self) -> int:
+        """Snap the outline of what was drawn last to the strongest edge within reach.
+
+        Raises
+        ------
+        DataError
+            If nothing was drawn in the scene on screen, or it shows no longer.
+        """
+        self._desk.need_writable()
+        return self._regions.snap_last_stroke()
+
+    def close(self) -> None:
+        """Drop what is proposed and disconnect from the workspace."""
+        self._forget()
+        self.source.close()
+        self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
+        self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+
+    def _click_patch(self, area: Area, label: int) -> None:
+        if self.tool == toolbox.COMPONENT:
+            self._regions.flip(area)
+        elif self.tool == toolbox.ERASE:
+            self._regions.erase(area)
+        elif self.tool == toolbox.REMOVE:
+            self._regions.remove(area)
+        elif self.tool == toolbox.HOLES:
+            self._regions.fill_holes(area, label)
+        elif self.tool == toolbox.SHAPE:
+            self._regions.reshape(area, label)
+        elif self.tool == toolbox.SNAP:
+            self._regions.snap(area, label)
+
+    def _fill(self, row: int, col: int) -> None:
+        if self.proposal is not None and self.proposal.area.holds(row, col):
+            self.take()
+            return
+        window = self._desk.window_around(row, col)
+        evidence = self.source.evidence(window)
+        if not evidence.valid_HW[row - window.row, col - window.col]:
+            raise DataError("There are no data at this pixel.")
+        self._seed = row, col, window, growing.likeness(evidence, row - window.row, col - window.col)
+        self._regrow()
+
+    def _regrow(self) -> None:
+        if self._seed is None:
+            return
+        row, col, window, distance_HW = self._seed
+        grown_HW = growing.grow(distance_HW, row - window.row, col - window.col, self.options.tolerance)
+        index_HW = np.full(grown_HW.shape, self._desk.chosen_class, np.uint8)
+        self._propose(toolbox.SMART_FILL, Area(window, grown_HW), index_HW)
+
+    def _marks_around(self, row: int, col: int) -> tuple[Window, npt.NDArray[np.uint8]]:
+        """The scribbles so far, as long as one draws where they were begun; else a clean sheet."""
+        if self._marks is None or not self._marks[0].holds(row, col):
+            window = self._desk.window_around(row, col)
+            self._marks = window, np.full((window.height, window.width), scribbles.UNMARKED, np.uint8)
+        return self._marks
+
+    def _propose(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8]) -> None:
+        """Show a change; one without a tool is only drawn."""
+        self._plane = self.workspace.plane
+        self.proposal = Proposal(tool, area, index_HW) if tool else None
+        self._preview.show(area.window, index_HW, area.where_HW)
+        if tool:
+            self.told.emit(f"{counted(area.num_px, 'pixel')} proposed: Enter takes them, Escape drops them.")
+        self.changed.emit()
+
+    def _forget(self) -> None:
+        self.proposal = self._seed = self._marks = None
+        self._preview.clear()
+
+    def _need_right(self, tool: str) -> None:
+        if tool != toolbox.PIXEL:
+            self._desk.need_writable()
+
+    def _on_layers(self) -> None:
+        if self.workspace.labels_layer is None:
+            self._on_session()
+
+    def _on_session(self, session: Any = None) -> None:
+        self._forget()
+        self.tool = ""
+        self.changed.emit()
+
+
+def _draw_path(marks_HW: npt.NDArray[np.uint8], path: Sequence[Point], label: int) -> None:
+    """Draw a line of `SCRIBBLE_PX` through points, as far as it lies inside."""
+    import cv2
+
+    # OpenCV counts columns first.
+    points = np.round(np.asarray(path, float)[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
+    cv2.polylines(marks_HW, [points], False, int(label), SCRIBBLE_PX)
+    if len(points) == 1:
+        cv2.circle(marks_HW, tuple(points[0, 0].tolist()), SCRIBBLE_PX // 2, int(label), -1)

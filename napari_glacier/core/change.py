@@ -1,0 +1,329 @@
+"""Two dates of one place compared: what each class gained and lost, and a map of it."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.classes import SCHEMES, ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.dataset import Dataset, open_dataset
+from napari_glacier.core.errors import DataError, SaveError, SchemeError
+from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.layouts import rasters_in
+from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.products import QUALITY_CLASSES
+from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
+from napari_glacier.core.tiling import Window
+
+MADE_BY = "napari-glacier change"
+_LOST, _GAINED, _TURNED, _NEVER = "#b2182b", "#1b7837", "#762a83", "#d9d9d9"
+# Quality classes that hide the ground.
+_HIDING = [QUALITY_CLASSES.index(name) for name in ("cloud", "cirrus", "cloud shadow")]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two masks, and the pixels of each that lie in the same place."""
+
+    name: str
+    before: RasterInfo
+    after: RasterInfo
+    in_before: Window
+    in_after: Window
+    georef: GeoRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of each class.
+
+    Attributes
+    ----------
+    scheme : ClassScheme
+    transitions : int array, shape (classes, classes)
+        Pixels that were of the row's class and are of the column's.
+    pixel_area_m2 : float or None
+        None where the masks are in degrees, or lie nowhere.
+    unseen : int
+        Pixels left out because one of the dates carries no data there (or a cloud).
+    maps : tuple of Path
+    warnings : tuple of str
+    """
+
+    scheme: ClassScheme
+    transitions: npt.NDArray[np.int64]
+    pixel_area_m2: float | None
+    unseen: int
+    maps: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a class: pixels, and km2 where known, before and after, gained, lost, and the change in per cent."""
+        km2 = None if self.pixel_area_m2 is None else self.pixel_area_m2 / 1e6
+        found = []
+        for k, name in enumerate(self.scheme.class_names):
+            before, after = int(self.transitions[k].sum()), int(self.transitions[:, k].sum())
+            stayed = int(self.transitions[k, k])
+            counts = {"before": before, "after": after, "gained": after - stayed, "lost": before - stayed}
+            row: dict[str, Any] = {"class": name} | {f"{key}_px": value for key, value in counts.items()}
+            row |= {f"{key}_km2": None if km2 is None else value * km2 for key, value in counts.items()}
+            row["change_percent"] = 100 * (after - before) / before if before else None
+            found.append(row)
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "scheme": self.scheme.name,
+            "classes": self.rows(),
+            "transitions_px": self.transitions.tolist(),
+            "pixel_area_m2": self.pixel_area_m2,
+            "unseen_px": self.unseen,
+            "warnings": list(self.warnings),
+        }
+
+
+def compare_dates(
+    before: Path,
+    after: Path,
+    out: Path,
+    *,
+    scheme: str | None = None,
+    scenes: tuple[Path, Path] | None = None,
+    clear_only: bool = False,
+) -> Change:
+    """Compare masks of two dates and write a map of the change for each pair, a table (CSV) and a JSON.
+
+    Masks with a georeference are compared where they overlap; their pixels have to lie on one grid. Masks without one
+    are paired by name.
+
+    Parameters
+    ----------
+    before, after : Path
+        A mask each, or a folder of masks each.
+    out : Path
+        Folder; what others made there is not replaced.
+    scheme : str, optional
+        Of all masks; else decided over their values.
+    scenes : pair of Path, optional
+        The data of the two dates. They tell which pixels carry data: without them nodata, which masks write as
+        background, reads as background.
+    clear_only : bool
+        Leave out what the scenes' quality bands call cloud, cirrus or shadow.
+
+    Raises
+    ------
+    DataError
+        If the masks do not overlap or do not lie on one grid, or the scenes are not theirs.
+    SaveError
+        If a map would replace a file that this did not make.
+    """
+    pairs = list(_overlaps(_masks(before), _masks(after)))
+    if not pairs:
+        raise DataError(f"The masks of {before} and {after} have no place in common. Give two dates of one place.")
+    chosen = _scheme_of(pairs, scheme)
+    data = None if scenes is None else (open_dataset(scenes[0]), open_dataset(scenes[1]))
+    areas = {None if pair.georef is None else pair.georef.pixel_area_m2 for pair in pairs}
+    change_scheme = _change_scheme(chosen)
+    targets = [out / f"{pair.name}.tif" for pair in pairs]
+    for path in targets:
+        _refuse_foreign(path)
+    count = chosen.num_classes
+    transitions = np.zeros((count, count), np.int64)
+    unseen = 0
+    for pair, path in zip(pairs, targets, strict=True):
+        old_HW, new_HW = (
+            chosen.decode(read_mask_codes(info.path), str(info.path))[window.slices]
+            for info, window in ((pair.before, pair.in_before), (pair.after, pair.in_after))
+        )
+        seen_HW = np.ones(old_HW.shape, bool)
+        if data is not None:
+            for dataset, info, window in zip(
+                data, (pair.before, pair.after), (pair.in_before, pair.in_after), strict=True
+            ):
+                seen_HW &= _seen(dataset, info, clear_only)[window.slices]
+        turned_HW = old_HW.astype(np.int64) * count + new_HW
+        transitions += np.bincount(turned_HW[seen_HW], minlength=count * count).reshape(count, count)
+        unseen += int((~seen_HW).sum())
+        index_HW = np.where(seen_HW, turned_HW + 1, 0).astype(np.uint8)
+        note = {"made_by": MADE_BY, "before": pair.before.path.name, "after": pair.after.path.name}
+        write_mask(path, index_HW, change_scheme, pair.georef, note)
+    warnings = []
+    if data is None:
+        warnings.append(
+            "Nodata is background in masks: where one date saw nothing, that counts as a change. "
+            "Give the scenes of both dates with --scenes to leave such pixels out."
+        )
+    if len(areas) > 1 or None in areas:
+        warnings.append("The masks are not in metres, so areas are given in pixels. Reproject them to UTM for km2.")
+    result = Change(
+        chosen, transitions, areas.pop() if len(areas) == 1 else None, unseen, tuple(targets), tuple(warnings)
+    )
+    _write_tables(out, result)
+    return result
+
+
+def _masks(path: Path) -> list[RasterInfo]:
+    if path.is_dir():
+        files = rasters_in(path)
+        if not files:
+            raise DataError(f"{path} holds no TIFF. Give a mask, or a folder of masks.")
+        return [read_info(file) for file in files]
+    return [read_info(path)]
+
+
+def _overlaps(before: Sequence[RasterInfo], after: Sequence[RasterInfo]) -> Iterator[Overlap]:
+    if all(info.georef is None for info in (*before, *after)):
+        yield from _by_name(before, after)
+        return
+    for old in before:
+        partners = [(new, place) for new in after if (place := _shared(old, new)) is not None]
+        for new, (in_old, in_new) in partners:
+            assert old.georef is not None
+            name = old.path.stem if len(partners) == 1 else f"{old.path.stem}-{new.path.stem}"
+            yield Overlap(name, old, new, in_old, in_new, old.georef.offset(in_old.row, in_old.col))
+
+
+def _by_name(before: Sequence[RasterInfo], after: Sequence[RasterInfo]) -> Iterator[Overlap]:
+    if len(before) == len(after) == 1:
+        pairs = [(before[0], after[0])]
+    else:
+        of_path = {info.path: info for info in (*before, *after)}
+        tiles, _ = pair_files({"before": [info.path for info in before], "after": [info.path for info in after]})
+        pairs = [(of_path[t["before"]], of_path[t["after"]]) for t in tiles.values() if len(t) == 2]
+    for old, new in pairs:
+        if (old.height, old.width) != (new.height, new.width):
+            raise DataError(
+                f"{old.path} is {old.height} x {old.width}, {new.path} is {new.height} x {new.width}, and without a "
+                "georeference nobody knows how they lie. Give masks of one size, or with a georeference."
+            )
+        whole = Window(0, 0, old.height, old.width)
+        yield Overlap(old.path.stem, old, new, whole, whole, None)
+
+
+def _shared(old: RasterInfo, new: RasterInfo) -> tuple[Window, Window] | None:
+    """The pixels that two masks share, in each one's own; None where they lie apart."""
+    if old.georef is None or new.georef is None:
+        bare = old if old.georef is None else new
+        raise DataError(f"{bare.path} has no georeference, other masks have. Give all of them one.")
+    a, _, _, _, e, _ = old.georef.transform
+    warp = (
+        f"Bring it onto the grid of {old.path.name}: gdalwarp -r near -t_srs {old.georef.crs_name} -tr {abs(a):g} "
+        f"{abs(e):g} -tap IN OUT, for both where their origins differ."
+    )
+    if old.georef.crs_key != new.georef.crs_key:
+        raise DataError(f"{new.path} is in {new.georef.crs_name}, {old.path} in {old.georef.crs_name}. {warp}")
+    row, col = old.georef.pixel_of(new.georef.transform[2], new.georef.transform[5])
+    steps = [new.georef.transform[k] / old.georef.transform[k] if old.georef.transform[k] else math.nan for k in (0, 4)]
+    height, width = new.height * steps[1], new.width * steps[0]
+    if row >= old.height or col >= old.width or row + height <= 0 or col + width <= 0:
+        return None
+    if not old.georef.same_pixels(new.georef) or abs(row - round(row)) > 0.01 or abs(col - round(col)) > 0.01:
+        raise DataError(
+            f"The pixels of {new.path} and {old.path} do not lie on one grid (they differ in size, or by "
+            f"{row - round(row):+.2f} and {col - round(col):+.2f} pixels). {warp}"
+        )
+    top, left = max(round(row), 0), max(round(col), 0)
+    bottom, right = min(round(row) + new.height, old.height), min(round(col) + new.width, old.width)
+    if bottom <= top or right <= left:
+        return None
+    in_old = Window(top, left, bottom - top, right - left)
+    return in_old, Window(top - round(row), left - round(col), bottom - top, right - left)
+
+
+def _scheme_of(pairs: Sequence[Overlap], name: str | None) -> ClassScheme:
+    """The classes of both dates: as named, as the masks say, or by their values where both dates agree."""
+    if name is not None:
+        return get_scheme(name)
+    schemes = []
+    for side in ("before", "after"):
+        paths = list(dict.fromkeys(getattr(pair, side).path for pair in pairs))
+        stated = {scheme.name for path in paths if (scheme := _stated_scheme(path)) is not None}
+        if len(stated) == 1:
+            schemes.append(get_scheme(stated.pop()))
+            continue
+        values = {float(value) for path in paths for value in np.unique(read_mask_codes(path))}
+        schemes.append(infer_scheme(values, example=str(paths[0])))
+    old, new = schemes
+    if old.name != new.name:
+        raise SchemeError(
+            f"The masks before read as {old.name}, those after as {new.name}. If a date merely lacks some classes, "
+            "name those of both with --scheme; else recode one of them."
+        )
+    return old
+
+
+def _stated_scheme(path: Path) -> ClassScheme | None:
+    """The scheme whose codes and names a mask carries, as `write_mask` writes them."""
+    described = read_description(path)
+    said = {key.removeprefix("class_"): name for key, name in described.items() if key.startswith("class_")}
+    for scheme in SCHEMES.values():
+        if said == {str(code): name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}:
+            return scheme
+    return None
+
+
+def _seen(dataset: Dataset, mask: RasterInfo, clear_only: bool) -> npt.NDArray[np.bool_]:
+    """Pixels of a mask that its date saw."""
+    for tile in dataset.tiles:
+        placed = tile.georef is not None and mask.georef is not None
+        fits = (
+            tile.georef.same_grid(mask.georef)
+            if tile.georef is not None and mask.georef is not None
+            else not placed and (len(dataset.tiles) == 1 or Path(tile.name).stem == mask.path.stem)
+        )
+        if fits and (tile.height, tile.width) == (mask.height, mask.width):
+            valid_HW = dataset.read_valid(tile)
+            if clear_only:
+                quality = tile.product.quality if tile.product is not None else None
+                if quality is None or quality.pixel is None:
+                    raise DataError(
+                        f"{dataset.root} has no quality band (QA_PIXEL or SCL) of {tile.id}, so its clouds are not "
+                        "known. Leave --clear away, or put the band beside the others."
+                    )
+                valid_HW &= ~np.isin(dataset.read_quality(tile), _HIDING)
+            return valid_HW
+    raise DataError(
+        f"{dataset.root} holds no tile on the grid of {mask.path}. Give the data that the mask was made of."
+    )
+
+
+def _change_scheme(scheme: ClassScheme) -> ClassScheme:
+    names, colors = ["not seen"], ["#000000"]
+    for k, old in enumerate(scheme.class_names):
+        for m, new in enumerate(scheme.class_names):
+            if k == m:
+                names.append(f"{old}, unchanged")
+                colors.append(scheme.colors[k] if k else _NEVER)
+            else:
+                names.append(f"{old} to {new}")
+                colors.append(_LOST if m == 0 else _GAINED if k == 0 else _TURNED)
+    return ClassScheme("change", tuple(names), tuple(range(len(names))), tuple(colors))
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and read_description(path).get("made_by") != MADE_BY:
+        raise SaveError(f"{path} is there already and is no map of change. Choose another --out, or move it away.")
+
+
+def _write_tables(out: Path, change: Change) -> None:
+    text = io.StringIO()
+    rows = change.rows()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        write_text_atomically(out / "change.csv", text.getvalue())
+        write_text_atomically(out / "change.json", json.dumps(change.as_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise SaveError(
+            f"The tables could not be written to {out} ({error.strerror}). Choose another --out."
+        ) from error

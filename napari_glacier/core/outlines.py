@@ -1,0 +1,404 @@
+"""Outlines of a class map with the attributes of an inventory, after the Randolph Glacier Inventory 7 (RGI 2023).
+
+Names are those of the RGI where it has the field (``src_date cenlon cenlat utm_zone area_km2``).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.class_maps import ClassMap, MapSource, MaskFile
+from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.journal import REVIEW_STATES
+from napari_glacier.core.projection import (
+    LONGITUDE_LATITUDE,
+    crs_of,
+    pixel_areas_m2,
+    to_equal_area,
+    to_longitude_latitude,
+    utm_zones,
+)
+from napari_glacier.core.vectorize import Polygons, polygonise, recode, smooth, to_map
+
+if TYPE_CHECKING:
+    import pyproj
+
+Floats = npt.NDArray[np.float64]
+# Called with what is done, out of what, and in words; it may raise to stop the work.
+OnProgress = Callable[[int, int, str], None]
+# Class index and probability of a class, as predicted -> as observed; see `calibration.Calibration`.
+Calibrate = Callable[[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+# Longest edge when areas are measured: a chord of this length is 1 cm off the curve it stands for.
+_EDGE_PX = 32
+_LANDSAT_DATE = re.compile(r"L[COTEM]0[4-9]_L\w{3}_\d{6}_(\d{8})")
+_DATE_TAGS = ("DATE_ACQUIRED", "date_acquired", "src_date")
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineOptions:
+    """How outlines are made.
+
+    Parameters
+    ----------
+    smooth_px : float
+        Tolerance of smoothing in pixels; 0 keeps the pixels' borders.
+    min_area_km2 : float
+        Smaller polygons are left out; 0 keeps all.
+    merge : tuple of str
+        Classes that are outlined as one, under the first one's name.
+    classes : tuple of str
+        The classes to outline; all where empty.
+    src_date : str
+        Date of the images (YYYY-MM-DD); else the masks' tags or Landsat names say it.
+    level : float
+        Probability that area_low_km2 and area_high_km2 leave between them.
+    """
+
+    smooth_px: float = 0.0
+    min_area_km2: float = 0.0
+    merge: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    src_date: str = ""
+    level: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """Polygons in one coordinate system, a row each in every column; largest first within a class.
+
+    Attributes
+    ----------
+    polygons : array of shapely Polygon
+    columns : mapping of str to array
+        Numbers (nan where not known) and text; see docs/outlines.md.
+    crs : pyproj.CRS
+    notes : tuple of str
+        What a person should know.
+    """
+
+    polygons: Polygons
+    columns: Mapping[str, npt.NDArray[Any]]
+    crs: "pyproj.CRS"
+    notes: tuple[str, ...] = ()
+
+
+def outline_maps(
+    source: MapSource,
+    options: OutlineOptions = OutlineOptions(),
+    crs: str | None = None,
+    calibrate: Calibrate | None = None,
+    on_progress: OnProgress | None = None,
+) -> Outlines:
+    """Outline every patch of the maps.
+
+    Parameters
+    ----------
+    source : MapSource
+    options : OutlineOptions
+    crs : str, optional
+        System of the polygons; else that of the maps, or EPSG:4326 where they differ.
+    calibrate : callable, optional
+        Applied to probabilities before areas are taken from them.
+    on_progress : callable, optional
+
+    Raises
+    ------
+    DataError
+        If there is nothing to outline, or a mask or raster of probabilities does not fit.
+    ConfigError
+        If an option is wrong.
+    """
+    import pyproj
+    from pyproj.exceptions import CRSError
+
+    _check(options, source.scheme)
+    systems = [crs_of(class_map.georef, str(class_map.parts[0].mask.path)) for class_map in source.maps]
+    notes: list[str] = []
+    if crs is not None:
+        try:
+            target = pyproj.CRS.from_user_input(crs)
+        except CRSError as error:
+            raise ConfigError(f"{crs!r} is no coordinate system that is known. Give one as EPSG:32645.") from error
+    elif all(system == systems[0] for system in systems):
+        target = systems[0]
+    else:
+        target = pyproj.CRS.from_user_input(LONGITUDE_LATITUDE)
+        notes.append("The masks have several coordinate systems; the outlines are in longitude and latitude.")
+    found: list[tuple[Polygons, dict[str, npt.NDArray[Any]]]] = []
+    for number, (class_map, system) in enumerate(zip(source.maps, systems, strict=True)):
+        if on_progress is not None:
+            on_progress(number, len(source.maps), f"Outlining {class_map.name}")
+        polygons, columns = _outline_map(class_map, system, options, calibrate)
+        if system != target:
+            polygons = _transformed(polygons, pyproj.Transformer.from_crs(system, target, always_xy=True))
+        found.append((polygons, columns))
+    if on_progress is not None:
+        on_progress(len(source.maps), len(source.maps), "Outlined")
+    return _joined(found, target, options, source, notes)
+
+
+def map_classes(scheme: ClassScheme, names: Sequence[str], what: str) -> list[int]:
+    """Indices of classes by name; `ConfigError` names those that can be outlined."""
+    known = scheme.class_names[1:]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"{what} names {', '.join(unknown)}; the masks have {', '.join(known)}.")
+    return [scheme.class_names.index(name) for name in names]
+
+
+def _check(options: OutlineOptions, scheme: ClassScheme) -> None:
+    merged = map_classes(scheme, options.merge, "--merge")
+    wanted = map_classes(scheme, options.classes, "--classes")
+    if len(merged) == 1:
+        raise ConfigError("--merge takes two classes or more, such as --merge glacier debris.")
+    lost = [k for k in merged[1:] if k in wanted and merged[0] not in wanted]
+    if lost:
+        raise ConfigError(f"--merge joins the classes to {options.merge[0]}, which --classes does not name. Add it.")
+    if not 0 < options.level < 1:
+        raise ConfigError(f"--level is {options.level}; give a probability between 0 and 1, such as 0.95.")
+    if not options.min_area_km2 >= 0 or not options.smooth_px >= 0:
+        raise ConfigError("The least area and the tolerance of smoothing cannot be negative.")
+    if options.src_date:
+        try:
+            date.fromisoformat(options.src_date)
+        except ValueError:
+            raise ConfigError(f"{options.src_date!r} is no date. Write it as 2020-09-30.") from None
+
+
+def _outline_map(
+    class_map: ClassMap, crs: "pyproj.CRS", options: OutlineOptions, calibrate: Calibrate | None
+) -> tuple[Polygons, dict[str, npt.NDArray[Any]]]:
+    index_HW, owner_HW = class_map.read()
+    scheme = class_map.scheme
+    merged = map_classes(scheme, options.merge, "--merge")
+    index_HW = recode(index_HW, dict.fromkeys(merged[1:], merged[0]) if merged else {})
+    wanted = map_classes(scheme, options.classes, "--classes")
+    if wanted:
+        index_HW = recode(index_HW, {k: 0 for k in range(scheme.num_classes) if k not in wanted})
+    polygons_px, classes_P, label_HW = polygonise(index_HW)
+    columns = _pixel_columns(class_map, owner_HW, label_HW, classes_P, options, merged=merged, calibrate=calibrate)
+    if options.smooth_px:
+        polygons_px = smooth(polygons_px, options.smooth_px)
+    polygons = to_map(polygons_px, class_map.georef)
+    centre = class_map.georef.offset(class_map.shape[0] // 2, class_map.shape[1] // 2).transform
+    columns |= _shape_columns(polygons_px, class_map, crs, (centre[2], centre[5]))
+    columns["class"] = np.array([scheme.class_names[k] for k in classes_P], object)
+    kept = columns["area_km2"] >= options.min_area_km2
+    return polygons[kept], {name: values[kept] for name, values in columns.items()}
+
+
+def _shape_columns(
+    polygons_px: Polygons, class_map: ClassMap, crs: "pyproj.CRS", centre_xy: tuple[float, float]
+) -> dict[str, npt.NDArray[Any]]:
+    """Area, perimeter and position on the ellipsoid."""
+    import shapely
+
+    dense = to_map(np.asarray(shapely.segmentize(polygons_px, _EDGE_PX), object), class_map.georef)
+    area_km2 = shapely.area(_transformed(dense, to_equal_area(crs, centre_xy))) / 1e6
+    centroids, inside = shapely.centroid(dense), shapely.point_on_surface(dense)
+    shapely.prepare(dense)
+    points = np.where(shapely.intersects(dense, centroids), centroids, inside)
+    lon, lat = to_longitude_latitude(crs).transform(shapely.get_x(points), shapely.get_y(points))
+    lon, lat = np.asarray(lon, float), np.asarray(lat, float)
+    return {
+        "cenlon": lon,
+        "cenlat": lat,
+        "utm_zone": utm_zones(lon),
+        "area_km2": np.asarray(area_km2, float),
+        "perimeter_km": _perimeters_km(dense, crs),
+    }
+
+
+def _perimeters_km(polygons: Polygons, crs: "pyproj.CRS") -> Floats:
+    """Length of all rings, holes included, on the ellipsoid."""
+    import pyproj
+    import shapely
+
+    if len(polygons) == 0:
+        return np.zeros(0)
+    rings_R, polygon_R = shapely.get_rings(polygons, return_index=True)
+    vertices_N2, ring_N = shapely.get_coordinates(rings_R, return_index=True)
+    lon, lat = to_longitude_latitude(crs).transform(vertices_N2[:, 0], vertices_N2[:, 1])
+    _, _, metres = pyproj.Geod(ellps="WGS84").inv(lon[:-1], lat[:-1], lon[1:], lat[1:])
+    same = ring_N[1:] == ring_N[:-1]
+    per_polygon = np.bincount(polygon_R[ring_N[:-1][same]], weights=metres[same], minlength=len(polygons))
+    return np.asarray(per_polygon / 1000, float)
+
+
+def _pixel_columns(
+    class_map: ClassMap,
+    owner_HW: npt.NDArray[np.int32],
+    label_HW: npt.NDArray[np.int32],
+    classes_P: npt.NDArray[np.uint8],
+    options: OutlineOptions,
+    *,
+    merged: Sequence[int],
+    calibrate: Calibrate | None,
+) -> dict[str, npt.NDArray[Any]]:
+    """What is taken from the pixels of each polygon: masks it lies on, their tags, and probabilities."""
+    count = len(classes_P)
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: np.full(count, np.nan) for name in ("mean_probability", "area_low_km2", "area_high_km2")
+    }
+    columns |= _mask_columns(class_map, owner_HW, label_HW, count, options.src_date)
+    if not class_map.has_probabilities or count == 0:
+        return columns
+    area_HW = pixel_areas_m2(class_map.georef, class_map.shape) / np.float32(1e6)
+    for k in np.unique(classes_P).tolist():
+        members = list(merged) if merged and k == merged[0] else [k]
+        probability_HW = class_map.read_probability(members, owner_HW)
+        if calibrate is not None:
+            name = " + ".join(class_map.scheme.class_names[m] for m in members)
+            probability_HW = calibrate(name, probability_HW)
+        own_P = np.flatnonzero(classes_P == k)
+        first, last = own_P[0] + 1, own_P[-1] + 1
+        own_HW = np.where((label_HW >= first) & (label_HW <= last), label_HW - first + 1, 0)
+        for name, values in _certainty(own_HW, len(own_P), probability_HW, area_HW, options.level).items():
+            columns[name][own_P] = values
+    return columns
+
+
+def _certainty(
+    label_HW: npt.NDArray[np.int32],
+    count: int,
+    probability_HW: npt.NDArray[np.float32],
+    area_HW: npt.NDArray[np.float32],
+    level: float,
+) -> dict[str, Floats]:
+    """Mean probability of each patch, its surely covered area, and its area grown into what may belong to it.
+
+    Low: its pixels that are of the class with at least (1 + level) / 2. High: it and the pixels joined to it that are
+    with more than (1 - level) / 2, each given to the patch from which it is reached over the more probable pixels.
+    """
+    from skimage.segmentation import watershed
+
+    def sums(labels: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Floats:
+        return np.bincount(labels, weights=weights, minlength=count + 1)[1:].astype(float)
+
+    known = (label_HW > 0) & np.isfinite(probability_HW)
+    labels, values, areas = label_HW[known], probability_HW[known], area_HW[known]
+    weight = sums(labels, areas)
+    mean = np.divide(sums(labels, areas * values), weight, out=np.full(count, np.nan), where=weight > 0)
+    sure = values >= (1 + level) / 2
+    low = sums(labels[sure], areas[sure])
+    possible = (label_HW > 0) | (np.nan_to_num(probability_HW) > (1 - level) / 2)
+    grown: npt.NDArray[np.int32] = watershed(  # type: ignore[no-untyped-call]
+        -np.nan_to_num(probability_HW), label_HW, mask=possible
+    )
+    high = sums(grown[possible], area_HW[possible])
+    unknown = weight == 0
+    low[unknown], high[unknown] = np.nan, np.nan
+    return {"mean_probability": mean, "area_low_km2": low, "area_high_km2": high}
+
+
+def _mask_columns(
+    class_map: ClassMap,
+    owner_HW: npt.NDArray[np.int32],
+    label_HW: npt.NDArray[np.int32],
+    count: int,
+    src_date: str,
+) -> dict[str, npt.NDArray[Any]]:
+    """Which masks a polygon lies on and what these say; of several values all, of several dates the largest part's."""
+    masks = [part.mask for part in class_map.parts]
+    covered = label_HW > 0
+    pair, pixels = np.unique(
+        label_HW[covered].astype(np.int64) * len(masks) + owner_HW[covered].clip(min=0), return_counts=True
+    )
+    on: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+    for number, size in zip(pair.tolist(), pixels.tolist(), strict=True):
+        on[number // len(masks) - 1].append((size, number % len(masks)))
+    dates = [src_date or image_date(mask) for mask in masks]
+    columns: dict[str, list[str]] = {name: [] for name in ("src_date", "ensemble", "fingerprint", "review", "tiles")}
+    for parts in on:
+        own = [masks[number] for _, number in parts]
+        day = dates[max(parts)[1]]
+        columns["src_date"].append(f"{day}T00:00:00" if day else "")
+        columns["ensemble"].append(_distinct(mask.tags.get("ensemble", "") for mask in own))
+        columns["fingerprint"].append(_distinct(mask.tags.get("fingerprint", "") for mask in own))
+        states = {mask.review for mask in own}
+        columns["review"].append(", ".join(state for state in REVIEW_STATES if state in states))
+        columns["tiles"].append(_distinct(mask.id for mask in own))
+    return {name: np.array(values, object) for name, values in columns.items()}
+
+
+def image_date(mask: MaskFile) -> str:
+    """Day (YYYY-MM-DD) of a mask's image by its tags or, for Landsat scenes, by its name; empty where not known."""
+    for tag in _DATE_TAGS:
+        if mask.tags.get(tag):
+            return mask.tags[tag][:10]
+    found = _LANDSAT_DATE.search(mask.path.name)
+    return f"{found[1][:4]}-{found[1][4:6]}-{found[1][6:]}" if found else ""
+
+
+def _distinct(values: Any) -> str:
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def _transformed(polygons: Polygons, transformer: "pyproj.Transformer") -> Polygons:
+    import shapely
+
+    return np.asarray(
+        shapely.transform(polygons, lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))), object
+    )
+
+
+def _joined(
+    found: Sequence[tuple[Polygons, dict[str, npt.NDArray[Any]]]],
+    crs: "pyproj.CRS",
+    options: OutlineOptions,
+    source: MapSource,
+    notes: list[str],
+) -> Outlines:
+    polygons = np.concatenate([one for one, _ in found])
+    if len(polygons) == 0:
+        names = options.classes or source.scheme.class_names[1:]
+        small = f" of at least {options.min_area_km2:g} km²" if options.min_area_km2 else ""
+        raise DataError(
+            f"There is nothing to outline: no mask has a patch of {' or '.join(names)}{small}. "
+            "Check the masks, --classes and --min-area."
+        )
+    columns = {name: np.concatenate([one[name] for _, one in found]) for name in found[0][1]}
+    class_rank = np.array([source.scheme.class_names.index(name) for name in columns["class"]])
+    order = np.lexsort((columns["cenlat"], columns["cenlon"], -columns["area_km2"], class_rank))
+    columns = {name: values[order] for name, values in columns.items()}
+    counters: dict[str, int] = {}
+    ids = []
+    for name in columns["class"]:
+        counters[name] = counters.get(name, 0) + 1
+        ids.append(f"{name}-{counters[name]:05d}")
+    columns = {"id": np.array(ids, object), "class": columns.pop("class"), **columns}
+    ordered = {name: columns[name] for name in COLUMNS}
+    if not any(ordered["src_date"]):
+        notes.append("The date of the images is not known: src_date is empty. Give it with --date YYYY-MM-DD.")
+    if np.isnan(ordered["mean_probability"]).all():
+        notes.append(
+            "There are no probabilities beside the masks: mean_probability and the areas low and high are empty. "
+            "Predict with --probabilities to have them."
+        )
+    return Outlines(polygons[order], ordered, crs, (*source.notes, *notes))
+
+
+COLUMNS = (
+    "id",
+    "class",
+    "src_date",
+    "cenlon",
+    "cenlat",
+    "utm_zone",
+    "area_km2",
+    "area_low_km2",
+    "area_high_km2",
+    "perimeter_km",
+    "mean_probability",
+    "ensemble",
+    "fingerprint",
+    "review",
+    "tiles",
+)

@@ -1,0 +1,122 @@
+"""Connected components of a class: found by one click, whatever the size of the scene."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_glacier.core.strokes import MaskArray
+from napari_glacier.core.tiling import Window
+from napari_glacier.core.tools.evidence import BoolArray
+from napari_glacier.core.tools.growing import connected_to
+
+_FIRST_PX = 256
+_EIGHT = np.ones((3, 3), bool)
+
+
+@dataclass(frozen=True)
+class Area:
+    """Some pixels of a scene: a window and which of its pixels belong."""
+
+    window: Window
+    where_HW: BoolArray
+
+    @property
+    def num_px(self) -> int:
+        """Number of pixels."""
+        return int(np.count_nonzero(self.where_HW))
+
+    def holds(self, row: int, col: int) -> bool:
+        """Whether a pixel of the scene belongs."""
+        return self.window.holds(row, col) and bool(self.where_HW[row - self.window.row, col - self.window.col])
+
+    def padded(self, margin_px: int, shape: tuple[int, int]) -> "Area":
+        """The same pixels in a window with a margin, as far as the scene goes."""
+        window = Window(
+            self.window.row - margin_px,
+            self.window.col - margin_px,
+            self.window.height + 2 * margin_px,
+            self.window.width + 2 * margin_px,
+        ).clipped(*shape)
+        where_HW = np.zeros((window.height, window.width), bool)
+        row, col = self.window.row - window.row, self.window.col - window.col
+        where_HW[row : row + self.window.height, col : col + self.window.width] = self.where_HW
+        return Area(window, where_HW)
+
+    def trimmed(self) -> "Area":
+        """The same pixels in the smallest window; one of no pixels where there are none."""
+        found = ndimage.find_objects(self.where_HW.astype(np.uint8))
+        if not found:
+            return Area(Window(self.window.row, self.window.col, 0, 0), np.zeros((0, 0), bool))
+        rows, cols = found[0]
+        window = Window(
+            self.window.row + rows.start, self.window.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
+        )
+        return Area(window, self.where_HW[rows, cols])
+
+
+def component_at(read: Callable[[Window], MaskArray], shape: tuple[int, int], row: int, col: int) -> Area:
+    """The 8-connected pixels of one class that a pixel belongs to.
+
+    The window looked at starts small and doubles until it holds the component, so that the cost is the component's,
+    not the scene's.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the class indices of a window, shape (h, w).
+    shape : (int, int)
+        Height and width of the scene.
+    row, col : int
+        The pixel, inside the scene.
+    """
+    half = _FIRST_PX // 2
+    while True:
+        window = Window(row - half, col - half, 2 * half, 2 * half).clipped(*shape)
+        index_HW = read(window)
+        at = row - window.row, col - window.col
+        where_HW = connected_to(index_HW == index_HW[at], *at, connectivity=8)
+        cut = (
+            (window.row > 0 and where_HW[0].any())
+            or (window.col > 0 and where_HW[:, 0].any())
+            or (window.row + window.height < shape[0] and where_HW[-1].any())
+            or (window.col + window.width < shape[1] and where_HW[:, -1].any())
+        )
+        if not cut:
+            return Area(window, where_HW).trimmed()
+        half *= 2
+
+
+def holes_of(where_HW: BoolArray) -> BoolArray:
+    """Pixels enclosed by a region (not 4-connected to the outside of the array)."""
+    filled_HW: BoolArray = ndimage.binary_fill_holes(where_HW)
+    return filled_HW & ~where_HW
+
+
+def surrounding_class(index_HW: MaskArray, where_HW: BoolArray, valid_HW: BoolArray) -> int:
+    """The commonest class along the outer rim of a region, over valid pixels; 0 where nothing surrounds it."""
+    rim_HW = ndimage.binary_dilation(where_HW, _EIGHT) & ~where_HW & valid_HW
+    counts = np.bincount(index_HW[rim_HW], minlength=1)
+    return int(counts.argmax())
+
+
+def nearest_other(index_HW: MaskArray, taken_HW: BoolArray, valid_HW: BoolArray) -> MaskArray:
+    """Each pixel's nearest class among valid pixels that are not `taken_HW`; 0 where there are none.
+
+    Parameters
+    ----------
+    index_HW : uint8 array
+    taken_HW : bool array
+        The region that gives pixels up.
+    valid_HW : bool array
+    """
+    source_HW = valid_HW & ~taken_HW
+    if not source_HW.any():
+        return np.zeros(index_HW.shape, np.uint8)
+    nearest: npt.NDArray[np.intp] = ndimage.distance_transform_edt(
+        ~source_HW, return_distances=False, return_indices=True
+    )
+    found_HW: MaskArray = index_HW[tuple(nearest)]
+    return found_HW

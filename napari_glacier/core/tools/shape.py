@@ -1,0 +1,107 @@
+"""Changing the outline of a region: morphology by a number of pixels, and snapping to the nearest spectral edge."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from napari_glacier.core.tools.evidence import BoolArray, FloatArray
+
+Operation = Literal["open", "close", "grow", "shrink"]
+OPERATIONS: tuple[Operation, ...] = ("grow", "shrink", "open", "close")
+
+# A core narrower than this share of the region's own width would let the outline cross its middle.
+_CORE = 0.5
+
+
+def reshape(where_HW: BoolArray, operation: Operation, radius_px: int) -> BoolArray:
+    """Grow, shrink, open or close a region by a disk: pixels up to and including `radius_px` from the centre.
+
+    What lies outside the array counts as outside when growing and as part of the region when shrinking, so that a
+    region cut by the scene's border does not recede from it.
+    """
+    if operation == "grow":
+        return _grown(where_HW, radius_px)
+    if operation == "shrink":
+        return _shrunk(where_HW, radius_px)
+    if operation == "open":
+        return _grown(_shrunk(where_HW, radius_px), radius_px) & where_HW
+    if operation == "close":
+        return _shrunk(_grown(where_HW, radius_px), radius_px) | where_HW
+    raise ValueError(f"{operation!r} is no operation; use one of {', '.join(OPERATIONS)}")
+
+
+def _grown(where_HW: BoolArray, radius_px: int) -> BoolArray:
+    if not where_HW.any():
+        return where_HW.copy()
+    return depth(~where_HW) <= radius_px
+
+
+def _shrunk(where_HW: BoolArray, radius_px: int) -> BoolArray:
+    if where_HW.all():
+        return where_HW.copy()
+    return depth(where_HW) > radius_px
+
+
+def depth(where_HW: BoolArray) -> FloatArray:
+    """Distance of each pixel of a region from the nearest pixel outside it, 0 outside, float32 (H, W)."""
+    import cv2
+
+    return np.asarray(cv2.distanceTransform(where_HW.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+
+
+def snap_boundary(where_HW: BoolArray, edge_HW: FloatArray, reach_px: int, free_HW: BoolArray) -> BoolArray:
+    """Move a region's outline, by at most `reach_px`, to the strongest edge there.
+
+    A watershed of the edge strength is run in the band around the outline, from the region's core and from what is
+    surely outside (Meyer & Beucher 1990). Where the region, or the gap beside it, is narrower than the band, its core
+    is the middle half.
+
+    Parameters
+    ----------
+    where_HW : bool array
+    edge_HW : float array
+        Strength of edges, `Evidence.edges`.
+    reach_px : int
+    free_HW : bool array
+        Pixels that may change sides; nodata may not.
+
+    Returns
+    -------
+    bool array
+        The region with its new outline.
+    """
+    import cv2
+    from skimage.segmentation import watershed
+
+    if reach_px < 1 or not where_HW.any() or where_HW.all():
+        return where_HW.copy()
+    core_HW, outside_HW = _core(where_HW, reach_px), _core(~where_HW, reach_px)
+    band_HW = ~(core_HW | outside_HW) & free_HW
+    if not band_HW.any():
+        return where_HW.copy()
+    markers_HW = np.where(core_HW, 1, np.where(outside_HW, 2, 0)).astype(np.int32)
+    # Only the seeds beside the band matter; the others would merely wait in the queue.
+    near_HW = cv2.dilate(band_HW.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    flood: Any = watershed
+    side_HW = flood(edge_HW, markers_HW * near_HW, mask=near_HW & (band_HW | (markers_HW > 0)))
+    return np.where(band_HW & (side_HW > 0), side_HW == 1, where_HW)
+
+
+def _core(where_HW: BoolArray, reach_px: int) -> BoolArray:
+    """Pixels deeper than `reach_px`, or in the middle of what is narrower."""
+    import cv2
+
+    depth_HW = depth(where_HW)
+    ridge_HW = cv2.dilate(depth_HW, np.ones((2 * reach_px + 1,) * 2, np.uint8))
+    core_HW: BoolArray = where_HW & ((depth_HW > reach_px) | (depth_HW > _CORE * np.minimum(ridge_HW, 2 * reach_px)))
+    return core_HW
+
+
+def inside_loop(vertices: Sequence[tuple[float, float]], shape: tuple[int, int]) -> BoolArray:
+    """Pixels inside a polygon of (row, col) vertices, shape (H, W)."""
+    from skimage.draw import polygon2mask
+
+    draw: Any = polygon2mask
+    inside_HW: BoolArray = draw(shape, np.asarray(vertices, float))
+    return inside_HW

@@ -1,0 +1,99 @@
+"""Choosing the keys of the tools."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from qtpy.QtGui import QKeySequence
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QGridLayout, QKeySequenceEdit, QLabel, QVBoxLayout, QWidget
+
+from napari_glacier.controllers import toolbox
+from napari_glacier.controllers.pointer import Pointer
+from napari_glacier.views.base import kept, settings
+
+_SETTINGS = "keys/"
+_PER_COLUMN = 10
+# Qt's names of modifiers and napari's.
+_MODIFIERS = (("Ctrl", "Control"), ("Return", "Enter"), ("Esc", "Escape"))
+
+
+class KeysDialog(QDialog):
+    """A list of actions, each with the key that starts it.
+
+    Parameters
+    ----------
+    pointer : Pointer
+    parent : QWidget
+    """
+
+    def __init__(self, pointer: Pointer, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._pointer = pointer
+        self.setWindowTitle("Keys of the correction tools")
+        layout = QVBoxLayout(self)
+        grid = QGridLayout()
+        self._edits: dict[str, Any] = {}
+        for number, name in enumerate(pointer.keys):
+            edit = QKeySequenceEdit(QKeySequence(to_qt(pointer.keys[name])))
+            row, column = number % _PER_COLUMN, 2 * (number // _PER_COLUMN)
+            grid.addWidget(QLabel(title_of(name)), row, column)
+            grid.addWidget(edit, row, column + 1)
+            self._edits[name] = edit
+        layout.addLayout(grid)
+        self._problem = QLabel("1-7 E P F L Z M X B and - = [ ] belong to napari's own tools.")
+        self._problem.setWordWrap(True)
+        layout.addWidget(self._problem)
+        box = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Ok
+            | QDialogButtonBox.StandardButton.Cancel
+            | QDialogButtonBox.StandardButton.RestoreDefaults
+        )
+        box.accepted.connect(self.accept)
+        box.rejected.connect(self.reject)
+        defaults = box.button(QDialogButtonBox.StandardButton.RestoreDefaults)
+        defaults.clicked.connect(lambda: self.fill(toolbox.DEFAULT_KEYS))
+        layout.addWidget(box)
+
+    def fill(self, keys: Mapping[str, str]) -> None:
+        """Show other keys; they count once the dialog is accepted."""
+        for name, key in keys.items():
+            self._edits[name].setKeySequence(QKeySequence(to_qt(key)))
+
+    def accept(self) -> None:
+        """Use the keys and remember them, unless two actions share one."""
+        keys = {
+            name: to_napari(edit.keySequence().toString(QKeySequence.SequenceFormat.PortableText))
+            for name, edit in self._edits.items()
+        }
+        try:
+            self._pointer.set_keys(keys)
+        except ValueError as error:
+            self._problem.setText(f"⚠ {error}")
+            return
+        for name, key in keys.items():
+            settings().setValue(_SETTINGS + name, key)
+        super().accept()
+
+
+def use_kept_keys(pointer: Pointer) -> None:
+    """Use the keys that were chosen in an earlier sitting; those of a damaged settings file are passed over."""
+    try:
+        pointer.set_keys({name: kept(_SETTINGS + name, key) for name, key in toolbox.DEFAULT_KEYS.items()})
+    except ValueError:
+        settings().remove(_SETTINGS.rstrip("/"))
+
+
+def title_of(name: str) -> str:
+    """What an action is called in the list."""
+    return toolbox.TOOL_OF[name].title if name in toolbox.TOOL_OF else toolbox.COMMANDS[name][1]
+
+
+def to_qt(key: str) -> str:
+    """Shift-N as Qt writes it: Shift+N."""
+    parts = key.split("-")
+    return "+".join({napari: qt for qt, napari in _MODIFIERS}.get(part, part) for part in parts)
+
+
+def to_napari(key: str) -> str:
+    """Shift+N as napari writes it: Shift-N; of several strokes the first."""
+    parts = key.split(",", maxsplit=1)[0].strip().split("+")
+    return "-".join(dict(_MODIFIERS).get(part, part) for part in parts)

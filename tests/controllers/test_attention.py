@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.layers import KEY, class_features, world_placement
+from napari_glacier.core.errors import DataError
+
+
+@pytest.fixture
+def desk(workspace, make_dataset):
+    controller = CorrectionController(workspace)
+    workspace.open(make_dataset())
+    yield controller
+    controller.close()
+
+
+def _predict(workspace, seed=0):
+    """A prediction with some uncertain blobs, laid over the scene as the Predict widget does."""
+    session = workspace.session
+    shape = session.mask.shape
+    field = gaussian_filter(np.random.default_rng(seed).normal(size=shape), (0,) * (len(shape) - 2) + (4, 4))
+    entropy = np.clip(field / field.std() * 0.25 + 0.1, 0, 1).astype(np.float32)
+    index = np.roll(np.asarray(session.mask), 5, axis=-1)
+    tag = {"session": session}
+    place = world_placement(None if session.stacked else session.georef(), len(shape))
+    workspace.viewer.add_image(entropy, name="Uncertainty", metadata={KEY: {**tag, "role": "uncertainty"}}, **place)
+    workspace.viewer.add_labels(
+        index,
+        name="Prediction",
+        features=class_features(session.scheme),
+        metadata={KEY: {**tag, "role": "prediction", "model": "tiny", "known": np.ones(shape, bool)}},
+        **place,
+    )
+    workspace.viewer.layers.selection.active = workspace.labels_layer
+    return entropy, index
+
+
+def test_without_a_prediction_there_is_nothing_to_go_by(desk):
+    assert not desk.attention.available
+    with pytest.raises(DataError, match="Run a model first"):
+        desk.attention.next()
+    with pytest.raises(DataError, match="No region is chosen"):
+        desk.attention.fixed()
+
+
+def test_next_flies_to_the_region_with_most_at_stake(workspace, desk):
+    entropy, _ = _predict(workspace)
+    region = desk.attention.next()
+
+    regions = desk.attention.regions()
+    assert region == regions[0]
+    assert region.score == max(other.score for other in regions)
+    # Every pixel is 30 m wide.
+    uncertain = (entropy >= 0.35) & workspace.session.valid
+    assert sum(r.stake_km2 for r in regions) <= entropy[uncertain].sum() * 0.0009 * (1 + 1e-6)
+    assert desk.attention.in_km2
+    row, col = workspace.labels_layer.world_to_data(workspace.viewer.scene.camera.center[-2:])
+    window = region.window
+    assert row == pytest.approx(window.row + (window.height - 1) / 2)
+    assert col == pytest.approx(window.col + (window.width - 1) / 2)
+
+
+def test_accept_right_and_later_lead_on(workspace, desk):
+    _, index = _predict(workspace)
+    attention = desk.attention
+    first = attention.next()
+    before = np.asarray(workspace.session.mask)
+    where = attention._queue.where(first.number)
+
+    attention.accept()
+    labels = np.asarray(workspace.session.mask)
+    inside = np.zeros(labels.shape, bool)
+    inside[first.window.slices] = where
+    assert np.array_equal(labels, np.where(inside, index, before))
+    second = attention.current
+    assert second.number != first.number
+    assert first.number not in {region.number for region in attention.regions()}
+
+    attention.skip()
+    third = attention.current
+    assert third.number not in (first.number, second.number)
+    assert attention.regions()[-1].number == second.number
+    attention.fixed()
+    assert np.array_equal(np.asarray(workspace.session.mask), labels)
+    assert third.number not in {region.number for region in attention.regions()}
+
+
+def test_what_was_seen_stays_seen_after_a_restart(workspace, desk):
+    _predict(workspace)
+    attention = desk.attention
+    attention.next()
+    for _ in range(3):
+        attention.fixed()
+    left = {(r.window, r.num_px) for r in attention.regions()}
+    root = workspace.session.root
+    workspace.close_session()
+    assert attention.regions() == []
+
+    workspace.open(root)
+    _predict(workspace)
+    attention.next()
+    assert {(r.window, r.num_px) for r in attention.regions()} == left
+
+
+def test_painting_takes_pixels_off_the_queue_and_approval_whole_tiles(workspace, desk):
+    _predict(workspace)
+    attention = desk.attention
+    region = attention.next()
+    told = []
+    attention.changed.connect(lambda: told.append(len(attention.regions())))
+    label = (np.asarray(workspace.session.mask) + 1) % 4
+    window = region.window
+    mask = workspace.session.mask
+    mask[window.slices] = label[window.slices]
+    mask.commit("paint")
+    assert told
+    assert region.number not in {other.number for other in attention.regions()}
+
+    place = next(p for p in workspace.session.scenes[0].placements if p.tile.id == desk.tile_id)
+    workspace.session.set_review(place.tile.id, "approved")
+    assert attention.stale
+    attention.next()
+    for other in attention.regions():
+        inside = np.zeros(mask.shape, bool)
+        inside[other.window.slices] = attention._queue.where(other.number)
+        assert not inside[place.slices].any()
+
+
+def test_accepting_everything_is_not_looking(workspace, desk):
+    _predict(workspace)
+    desk.attention.next()
+    before = desk.attention.regions()
+    desk.tools.accept_everywhere(in_view=False)
+    assert desk.attention.regions() == before
+
+
+def test_strokes_made_while_a_queue_is_built_count(workspace, desk):
+    _predict(workspace)
+    build = desk.attention.plan()
+    queue = build()
+    region = queue.regions()[0]
+    mask = workspace.session.mask
+    mask[region.window.slices] = (mask[region.window.slices] + 1) % 4
+    mask.commit("paint")
+    desk.attention.install(queue)
+    assert region.number not in {other.number for other in desk.attention.regions()}
+
+
+def test_hiding_a_layer_does_not_start_the_queue_again(workspace, desk):
+    _predict(workspace)
+    desk.attention.next()
+    layer = workspace.prediction_layer
+    layer.visible = False
+    layer.visible = True
+    layer.refresh()
+    assert not desk.attention.stale
+    layer.data[40:90, 40:90] = 1
+    layer.refresh()
+    assert desk.attention.stale
+
+
+def test_a_finished_queue_says_so(workspace, desk):
+    _predict(workspace)
+    told = []
+    desk.tools.told.connect(told.append)
+    desk.attention.next()
+    for _ in range(len(desk.attention.regions())):
+        desk.attention.fixed()
+    assert desk.attention.current is None
+    assert told[-1] == "Nothing uncertain is left in this scene."
+
+
+def test_a_stack_is_led_through_by_its_slider(workspace, make_dataset):
+    controller = CorrectionController(workspace)
+    workspace.open(make_dataset(georeferenced=False))
+    _predict(workspace)
+    region = controller.attention.next()
+    assert workspace.plane == region.plane
+    assert not controller.attention.in_km2
+    before = np.asarray(workspace.session.mask)
+    controller.attention.accept()
+    changed = np.asarray(workspace.session.mask) != before
+    assert not np.delete(changed, region.plane, axis=0).any()
+    controller.close()

@@ -1,0 +1,214 @@
+"""Scenes in the window: levels of a large one, and layers on request or the reason why not."""
+
+import numpy as np
+import pytest
+import rasterio
+from napari.components import ViewerModel
+
+from napari_glacier.controllers import pictures
+from napari_glacier.controllers.overview import class_shares, summary
+from napari_glacier.controllers.pictures import Level, level_factors
+from napari_glacier.controllers.session import Session
+from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.core import mosaic
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.tiling import Window
+
+
+@pytest.fixture
+def open_in_viewer():
+    """Open a folder in a viewer without a window; everything is let go at the end."""
+    workspaces = []
+
+    def opened(path):
+        viewer = ViewerModel()
+        workspace = workspace_of(viewer)
+        workspaces.append((workspace, viewer))
+        workspace.open(path)
+        return workspace
+
+    yield opened
+    for workspace, _ in workspaces:
+        workspace.close()
+
+
+@pytest.fixture
+def small_means_large(monkeypatch):
+    """Scenes of a few pixels are treated as whole Landsat scenes are."""
+    monkeypatch.setattr(mosaic, "LARGE_PX", 1000)
+    monkeypatch.setattr(pictures, "_COARSEST_PX", 16)
+
+
+def test_a_large_scene_comes_in_levels_and_small_parts(make_landsat, open_in_viewer, small_means_large, monkeypatch):
+    folder = make_landsat(shape=(90, 110))
+    read = []
+    original = mosaic.Dataset.read
+
+    def noted(self, tile, bands, *part):
+        read.append(part)
+        return original(self, tile, bands, *part)
+
+    monkeypatch.setattr(mosaic.Dataset, "read", noted)
+    monkeypatch.setattr(mosaic, "_WHOLE_PX", 100)
+    monkeypatch.setattr(mosaic, "_STRIP_ROWS", 16)
+    session = Session.open(folder)
+    session.layer_data()
+    class_shares(session)
+    # Samples and views from afar, but never the whole of it.
+    assert all(len(part) == 3 or part[0][1] - part[0][0] <= 16 for part in read)
+    session.close()
+    workspace = open_in_viewer(folder)
+    layer = next(layer for layer in workspace.viewer.layers if layer.name == "B3 green")
+    assert layer.multiscale
+    assert [level.shape for level in layer.data] == [(90, 110), (45, 55), (23, 28), (12, 14)]
+    with rasterio.open(next(folder.glob("*_B3.TIF"))) as file:
+        green_HW = file.read(1)
+    np.testing.assert_array_equal(layer.data[0][10:70, 5:100], green_HW[10:70, 5:100])
+    np.testing.assert_array_equal(layer.data[0][80:10:-7, 3], green_HW[80:10:-7, 3])
+    assert np.isin(layer.data[2][...], green_HW).all()
+    assert workspace.labels_layer.data.shape == (90, 110)
+
+
+def test_a_view_from_afar_lies_where_the_scene_does(make_dataset, small_means_large):
+    session = Session.open(make_dataset(grid=(2, 3), size_px=50))
+    (scene,) = session.scenes
+    whole_CHW, _ = scene.read(scene.whole, ("B2",))
+    for factor in (2, 4):
+        height, width = scene.reduced_shape(factor)
+        reduced_CHW, valid_HW = scene.read_reduced(factor, Window(0, 0, height, width), ("B2",))
+        blocks = [
+            whole_CHW[0, row * factor : (row + 1) * factor, col * factor : (col + 1) * factor]
+            for row in range(height)
+            for col in range(width)
+        ]
+        # Each pixel is one of those that it stands for, or a next neighbour at a tile's end.
+        near = [value in block for value, block in zip(reduced_CHW[0].ravel(), blocks, strict=True)]
+        assert np.mean(near) > 0.95
+        part_CHW, part_valid_HW = scene.read_reduced(factor, Window(3, 5, 10, 12), ("B2",))
+        np.testing.assert_array_equal(part_CHW, reduced_CHW[:, 3:13, 5:17])
+        np.testing.assert_array_equal(part_valid_HW, valid_HW[3:13, 5:17])
+    session.close()
+
+
+def test_validity_of_a_large_scene_is_read_where_it_is_painted(make_landsat, small_means_large):
+    session = Session.open(make_landsat())
+    expected_HW = session.scenes[0].valid()
+    np.testing.assert_array_equal(np.asarray(session.valid), expected_HW)
+    session.mask[0:10, 0:12] = 1
+    np.testing.assert_array_equal(np.asarray(session.mask[0:10, 0:12]) == 1, expected_HW[:10, :12])
+    rows, cols = np.array([1, 20, 39]), np.array([2, 20, 49])
+    session.mask[rows, cols] = 2
+    assert np.asarray(session.mask[rows, cols]).tolist() == [0, 2, 2]
+    session.close()
+
+
+def test_layers_on_request_lie_below_the_labels_and_are_made_once(make_landsat, open_in_viewer):
+    workspace = open_in_viewer(make_landsat())
+    session = workspace.session
+    assert not any(extra.reason for extra in session.extra_layers())
+    layer = workspace.add_extra("temperature")
+    assert layer.name == "Brightness temperature (K)"
+    names = [other.name for other in workspace.viewer.layers]
+    assert names.index(layer.name) == names.index("Labels") - 1
+    assert workspace.viewer.layers.selection.active is workspace.labels_layer
+    low, high = layer.contrast_limits
+    values = np.asarray(layer.data)
+    assert 150 < low < high < 400
+    assert np.isnan(values[:6, :8]).all()
+    layer.visible = False
+    assert workspace.add_extra("temperature") is layer
+    assert layer.visible
+    clouds = workspace.add_extra("quality")
+    assert (np.asarray(clouds.data) == 1).sum() == 40
+    assert not clouds.editable
+    assert session.mask.shape == (40, 50)
+    assert ("Acquired", "2020-07-31") in summary(session)
+
+
+def test_what_cannot_be_made_says_why(make_dataset, make_sentinel2, open_in_viewer):
+    workspace = open_in_viewer(make_dataset())
+    reasons = {extra.key: extra.reason for extra in workspace.session.extra_layers()}
+    assert not reasons["NDSI"]
+    assert "landsat-c2-l2" in reasons["temperature"]
+    assert "QA_PIXEL" in reasons["quality"]
+    with pytest.raises(DataError, match="landsat-c2-l2"):
+        workspace.add_extra("reflectance B2")
+    assert workspace.add_extra("NDSI").name == "NDSI (raw numbers)"
+    workspace = open_in_viewer(make_sentinel2())
+    with pytest.raises(DataError, match="B10, which is not there"):
+        workspace.add_extra("temperature")
+    assert workspace.add_extra("NDSI").name == "NDSI (snow and ice)"
+
+
+def test_reflectance_that_somebody_made_is_not_scaled_again(make_landsat, open_in_viewer):
+    from napari_glacier.core.raster import read_info, read_raster, write_raster
+
+    folder = make_landsat()
+    path = next(folder.glob("*_B3.TIF"))
+    write_raster(path, read_raster(path)[0].astype(np.float32) / 1e5, read_info(path).georef)
+    workspace = open_in_viewer(folder)
+    with pytest.raises(DataError, match="not the product's digital numbers"):
+        workspace.add_extra("reflectance B3")
+
+
+def test_two_archives_of_one_folder_are_two_sessions(make_landsat):
+    first = Session.open(make_landsat(tar=True))
+    second = Session.open(make_landsat("LE07_L1TP_149035_20020731_20200908_02_T1", tar=True))
+    try:
+        assert first is not second
+        second.mask[20:24, 20:24] = 1
+        second.commit()
+        second.save()
+        assert (second.root / "label" / f"{second.root.name}_B1.TIF").is_file()
+        assert not first.root.exists()
+    finally:
+        first.close()
+        second.close()
+
+
+def test_levels_stop_where_a_canvas_has_room():
+    assert level_factors((7800, 7800)) == [1, 2, 4, 8]
+    assert level_factors((900, 1000)) == [1]
+
+
+def test_a_level_takes_every_index(make_landsat):
+    session = Session.open(make_landsat())
+    scene = session.scenes[0]
+    whole_HW = scene.read(scene.whole, ("B2",))[0][0]
+    level = Level(
+        scene,
+        1,
+        lambda window: scene.read(window, ("B2",))[0][0],
+        np.float32,
+    )
+    for key in (
+        np.s_[...],
+        np.s_[3],
+        np.s_[3, 4],
+        np.s_[:, 5],
+        np.s_[2:9:3, 20:4:-5],
+        np.s_[4:4],
+        (np.array([1, 7]), 3),
+    ):
+        np.testing.assert_array_equal(level[key], whole_HW[key])
+    session.close()
+
+
+def test_limits_of_a_large_scene_come_from_its_overviews(make_landsat, small_means_large, monkeypatch):
+    import rasterio.shutil
+
+    # Enough pixels for percentiles.
+    monkeypatch.setattr(pictures, "_COARSEST_PX", 300)
+    folder = make_landsat(shape=(1200, 1100), quality=False)
+    for path in folder.glob("*.TIF"):
+        rasterio.shutil.copy(path, path.with_suffix(".cog"), driver="COG", overview_resampling="nearest", blocksize=128)
+        path.with_suffix(".cog").replace(path)
+    session = Session.open(folder)
+    (scene,) = session.scenes
+    (place,) = scene.placements
+    assert place.tile.reduced
+    assert place.tile.blocked
+    image_CHW, valid_HW = scene.read(scene.whole, ("B3",))
+    expected = np.percentile(image_CHW[0][valid_HW], [2, 98])
+    np.testing.assert_allclose(pictures.band_limits([scene], ("B3",))["B3"], expected, rtol=0.05)
+    session.close()

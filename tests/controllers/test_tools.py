@@ -1,0 +1,509 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from skimage.measure import label
+
+from napari_glacier.controllers import toolbox
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.layers import KEY, class_features, world_placement
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.raster import read_raster
+
+
+@pytest.fixture
+def desk(workspace):
+    controller = CorrectionController(workspace)
+    yield controller
+    controller.close()
+
+
+@pytest.fixture
+def tools(workspace, desk, make_dataset):
+    open_region(workspace, make_dataset())
+    return desk.tools
+
+
+def open_region(workspace, root):
+    """Open a data set with all of it on screen."""
+    workspace.open(root)
+    layer = workspace.labels_layer
+    layer.corner_pixels = np.array([[0, 0], layer.data.shape])
+    return layer
+
+
+def lay_prediction(workspace, index, entropy=None, known=None, probabilities=None):
+    """Layers as the Predict widget puts them."""
+    session = workspace.session
+    tag = {"session": session}
+    place = world_placement(None if session.stacked else session.georef(), index.ndim)
+    doubt = np.zeros(index.shape, np.float32) if entropy is None else entropy.astype(np.float32)
+    workspace.viewer.add_image(doubt, name="Uncertainty", metadata={KEY: {**tag, "role": "uncertainty"}}, **place)
+    known = np.ones(index.shape, bool) if known is None else known
+    layer = workspace.viewer.add_labels(
+        index.astype(np.uint8),
+        name="Prediction",
+        features=class_features(session.scheme),
+        metadata={KEY: {**tag, "role": "prediction", "model": "tiny", "known": known, "probabilities": probabilities}},
+        **place,
+    )
+    workspace.viewer.layers.selection.active = workspace.labels_layer
+    return layer
+
+
+def _labels(workspace):
+    return np.asarray(workspace.session.mask)
+
+
+def _patch_at(index, row, col):
+    patch = label(index == index[row, col], connectivity=2)
+    return patch == patch[row, col]
+
+
+def _last(workspace):
+    return workspace.session.journal.history(1)[0]
+
+
+def _pixel_of(workspace, wanted, smallest_px=30):
+    """A pixel of a class, in a patch that is not tiny."""
+    index = _labels(workspace)
+    patches = label(index == wanted, connectivity=2)
+    sizes = np.bincount(patches.ravel())
+    number = int(np.flatnonzero((sizes >= smallest_px) & (np.arange(sizes.size) > 0))[0])
+    return tuple(int(k) for k in np.argwhere(patches == number)[0])
+
+
+def test_no_tool_without_a_dataset(workspace, desk):
+    with pytest.raises(DataError, match="Open a dataset first"):
+        desk.tools.select(toolbox.SMART_FILL)
+    assert desk.tools.tool == ""
+
+
+def test_smart_fill_previews_and_changes_nothing_before_it_is_taken(workspace, desk, tools):
+    before = _labels(workspace)
+    row, col = _pixel_of(workspace, 1)
+    desk.select_class(3)
+    tools.select(toolbox.SMART_FILL)
+    tools.click(row, col)
+
+    grown = tools.proposal.area
+    assert grown.holds(row, col)
+    assert np.array_equal(_labels(workspace), before)
+    preview = workspace.viewer.layers["Proposed change"]
+    assert set(np.unique(preview.data)) <= {3, 253, 254, 255}
+    assert ((preview.data != 255) == grown.where_HW).all()
+    assert workspace.viewer.layers.selection.active is workspace.labels_layer
+
+    small = grown.num_px
+    tools.turn_wheel(+1)
+    assert tools.options.strength == 48
+    assert tools.proposal.area.num_px >= small
+    tools.set_strength(1)
+    assert tools.proposal.area.num_px <= small
+
+    tools.set_strength(45)
+    assert tools.take() == (before != 3)[grown.where_HW].sum()
+    assert np.array_equal(_labels(workspace), np.where(grown.where_HW, 3, before))
+    assert "Proposed change" not in workspace.viewer.layers
+    assert _last(workspace).tool == "smart fill"
+
+
+def test_a_second_click_inside_takes_and_one_outside_starts_again(workspace, desk, tools):
+    row, col = _pixel_of(workspace, 1)
+    other = _pixel_of(workspace, 2)
+    desk.select_class(3)
+    tools.set_strength(12)
+    tools.select(toolbox.SMART_FILL)
+    tools.click(row, col)
+    tools.click(*other)
+    assert tools.proposal.area.holds(*other)
+    assert not workspace.session.unsaved()
+    tools.click(*other)
+    assert _labels(workspace)[other] == 3
+    assert tools.proposal is None
+
+
+def test_a_proposal_follows_the_class_and_escape_drops_it(workspace, desk, tools):
+    row, col = _pixel_of(workspace, 1)
+    tools.select(toolbox.SMART_FILL)
+    desk.select_class(2)
+    tools.click(row, col)
+    desk.select_class(3)
+    assert desk.tool == "pan_zoom", "choosing a class keeps the tool"
+    assert (tools.proposal.index_HW == 3).all()
+    assert tools.drop()
+    assert not tools.drop()
+    assert tools.take() == 0
+    assert not workspace.session.unsaved()
+
+
+def test_smart_fill_heeds_the_prediction(workspace, desk, tools):
+    index = _labels(workspace)
+    half = np.zeros(index.shape, np.uint8)
+    half[:, 64:] = 1
+    lay_prediction(workspace, half)
+    tools.select(toolbox.SMART_FILL)
+    tools.set_strength(60)
+    tools.click(70, 20)
+    assert tools.proposal.area.num_px > 50
+    assert not tools.proposal.area.where_HW[:, 66:].any(), "the other side is another class without any doubt"
+    workspace.prediction_layer.data[:] = 0
+    workspace.prediction_layer.refresh()
+    tools.drop()
+    tools.set_strength(100)
+    tools.click(70, 20)
+    assert tools.proposal.area.where_HW[:, 66:].any()
+
+
+def test_smart_fill_says_why_it_cannot(workspace, tools):
+    tools.select(toolbox.SMART_FILL)
+    with pytest.raises(DataError, match="no data"):
+        tools.click(4, 4)
+    with pytest.raises(DataError, match="outside the scene"):
+        tools.click(-7, 4)
+    workspace.labels_layer.corner_pixels = np.array([[64, 64], [128, 128]])
+    with pytest.raises(DataError, match="not on screen"):
+        tools.click(40, 40)
+
+
+def test_scribbles_of_two_classes_solve_what_lies_between(workspace, desk, tools):
+    before = _labels(workspace)
+    told = []
+    tools.told.connect(told.append)
+    tools.select(toolbox.SCRIBBLE)
+    desk.select_class(0)
+    tools.begin_scribble(70, 20)
+    tools.scribble([(70, 20), (72, 60), (74, 100)])
+    assert tools.proposal is None
+    assert "another class" in told[-1]
+    desk.select_class(3)
+    tools.scribble([(110, 20), (112, 100)])
+    proposal = tools.proposal
+    index, where = proposal.index_HW.copy(), proposal.area.where_HW.copy()
+    assert (index[71:73, 30:60] == 0).any()
+    assert (index[111, 25:95] == 3).all()
+    assert not where[:60].any()
+    assert not where[122:].any()
+    tools.take()
+    assert np.array_equal(_labels(workspace)[where], index[where])
+    assert np.array_equal(_labels(workspace)[~where], before[~where])
+    assert _last(workspace).tool == "scribble"
+
+
+def test_flip_remove_and_erase_take_the_whole_patch(workspace, desk, tools):
+    for tool, expected in ((toolbox.COMPONENT, 3), (toolbox.ERASE, 0)):
+        before = _labels(workspace)
+        row, col = _pixel_of(workspace, 1)
+        patch = _patch_at(before, row, col)
+        desk.select_class(3)
+        tools.select(tool)
+        tools.click(row, col)
+        assert np.array_equal(_labels(workspace), np.where(patch & workspace.session.valid, expected, before))
+        assert _last(workspace).tool == tool
+
+    workspace.session.mask[80:90, 80:90] = 2
+    workspace.session.mask[83:86, 83:86] = 1
+    tools.select(toolbox.REMOVE)
+    tools.click(84, 84)
+    assert (_labels(workspace)[80:90, 80:90] == 2).all()
+
+
+def test_holes_are_filled_and_their_absence_is_said(workspace, tools):
+    workspace.session.mask[70:90, 70:90] = 0
+    workspace.session.mask[72:88, 72:88] = 2
+    workspace.session.mask[76:79, 76:80] = 3
+    tools.select(toolbox.HOLES)
+    tools.click(74, 74)
+    assert (_labels(workspace)[72:88, 72:88] == 2).all()
+    with pytest.raises(DataError, match="no holes"):
+        tools.click(74, 74)
+
+
+@pytest.mark.parametrize("operation", ["grow", "shrink", "open", "close"])
+def test_shape_changes_one_patch_and_gives_to_its_neighbours(workspace, tools, operation):
+    from skimage.morphology import closing, dilation, disk, erosion, opening
+
+    mask = workspace.session.mask
+    mask[64:128, 64:128] = 0
+    mask[70:90, 70:110] = 2
+    mask[78:80, 84:86] = 0
+    mask[90:93, 80] = 2
+    mask[64:128, 120:] = 3
+    before = _labels(workspace)
+    patch = _patch_at(before, 75, 75)
+    tools.select(toolbox.SHAPE)
+    tools.options.operation, tools.options.radius_px = operation, 3
+    tools.click(75, 75)
+
+    by = {"grow": dilation, "shrink": erosion, "open": opening, "close": closing}[operation]
+    after = by(patch, disk(3))
+    expected = np.where(after, 2, np.where(patch, 0, before))
+    assert np.array_equal(_labels(workspace), expected)
+
+
+def test_snap_finds_the_edge_of_the_spectrum(workspace, desk, tools):
+    from napari_glacier.core.tools.shape import reshape
+
+    truth = _labels(workspace)
+    row, col = _pixel_of(workspace, 3, smallest_px=150)
+    patch = _patch_at(truth, row, col)
+    fat = reshape(patch, "grow", 2) & workspace.session.valid
+    workspace.session.mask.assign(np.full(truth.shape, 3, np.uint8), fat, "paint")
+    wrong = (_labels(workspace) != truth).sum()
+    tools.select(toolbox.SNAP)
+    tools.click(row, col)
+    assert (_labels(workspace) != truth).sum() < 0.6 * wrong
+    assert _last(workspace).tool == "snap"
+
+
+def test_snapping_the_last_stroke_gives_back_what_it_painted_over(workspace, desk, tools):
+    from napari_glacier.core.tools.shape import reshape
+
+    truth = _labels(workspace)
+    with pytest.raises(DataError, match="Nothing was drawn"):
+        tools.snap_last_stroke()
+    row, col = _pixel_of(workspace, 3, smallest_px=150)
+    patch = _patch_at(truth, row, col)
+    # The patch is missing; somebody draws it, too wide.
+    blank = np.where(patch, 2, truth).astype(np.uint8)
+    mask = workspace.session.mask
+    mask.assign(blank, np.ones(truth.shape, bool), "accept")
+    mask.assign(np.full(truth.shape, 3, np.uint8), reshape(patch, "grow", 2), "polygon")
+    wrong = (_labels(workspace) != truth).sum()
+    tools.snap_last_stroke()
+    assert (_labels(workspace) != truth).sum() < 0.6 * wrong
+
+
+def test_accepting_by_patch_by_loop_by_class_and_by_confidence(workspace, desk, tools):
+    truth = _labels(workspace)
+    valid = workspace.session.valid
+    prediction = np.roll(truth, 7, axis=1)
+    entropy = np.tile(np.linspace(0, 1, 128, dtype=np.float32), (128, 1))
+    lay_prediction(workspace, prediction, entropy)
+    tools.select(toolbox.ACCEPT)
+
+    tools.click(100, 100)
+    patch = _patch_at(prediction, 100, 100)
+    expected = np.where(patch & valid, prediction, truth)
+    assert np.array_equal(_labels(workspace), expected)
+    assert _last(workspace).model == "tiny"
+
+    tools.loop([(60.0, 10.0), (60.0, 50.0), (120.0, 30.0)])
+    from skimage.draw import polygon2mask
+
+    inside = polygon2mask(truth.shape, [(60.0, 10.0), (60.0, 50.0), (120.0, 30.0)])
+    expected = np.where(inside & valid, prediction, expected)
+    assert np.array_equal(_labels(workspace), expected)
+
+    tools.options.accept_class = 2
+    tools.options.confidence = 0.6
+    tools.accept_everywhere(in_view=False)
+    expected = np.where((prediction == 2) & (1 - entropy >= 0.6) & valid, 2, expected)
+    assert np.array_equal(_labels(workspace), expected)
+    assert _last(workspace).tool == "accept"
+
+    workspace.labels_layer.corner_pixels = np.array([[64, 0], [128, 64]])
+    tools.options.accept_class, tools.options.confidence = None, 0.0
+    tools.accept_everywhere(in_view=True)
+    expected[64:, :64] = prediction[64:, :64]
+    assert np.array_equal(_labels(workspace), expected)
+
+
+def test_probabilities_that_were_kept_are_what_confidence_means(workspace, tools):
+    truth = _labels(workspace)
+    prediction = np.full(truth.shape, 1, np.uint8)
+    p = np.zeros((4, *truth.shape), np.float32)
+    p[1], p[0] = 0.7, 0.3
+    p[1, :, 100:], p[0, :, 100:] = 0.95, 0.05
+    lay_prediction(workspace, prediction, probabilities=p)
+    tools.options.confidence = 0.9
+    tools.accept_everywhere(in_view=False)
+    assert np.array_equal(_labels(workspace), np.where(np.arange(128) >= 100, 1, truth))
+
+
+def test_what_was_not_predicted_is_never_accepted(workspace, tools):
+    truth = _labels(workspace)
+    known = np.zeros(truth.shape, bool)
+    known[64:, 64:] = True
+    lay_prediction(workspace, np.zeros(truth.shape), known=known)
+    tools.select(toolbox.ACCEPT)
+    with pytest.raises(DataError, match="Nothing was predicted"):
+        tools.click(30, 30)
+    tools.click(100, 100)
+    assert np.array_equal(_labels(workspace), np.where(known, 0, truth))
+
+
+def test_a_model_of_other_classes_is_not_accepted(workspace, tools):
+    layer = lay_prediction(workspace, _labels(workspace))
+    layer.features = {"index": [0, 1], "class": ["background", "salt"]}
+    tools.select(toolbox.ACCEPT)
+    with pytest.raises(DataError, match="background, salt"):
+        tools.click(100, 100)
+    workspace.viewer.layers.remove(layer)
+    with pytest.raises(DataError, match="Run a model first"):
+        tools.click(100, 100)
+
+
+def test_loops_flip_and_erase(workspace, desk, tools):
+    from skimage.draw import polygon2mask
+
+    loop = [(70.0, 70.0), (70.0, 90.0), (95.0, 80.0)]
+    inside = polygon2mask((128, 128), loop)
+    desk.select_class(3)
+    tools.select(toolbox.COMPONENT)
+    tools.loop(loop)
+    assert (_labels(workspace)[inside] == 3).all()
+    tools.select(toolbox.SHAPE)
+    tools.options.operation, tools.options.radius_px = "shrink", 2
+    before = _labels(workspace)
+    tools.loop(loop)
+    assert (_labels(workspace) != before).any()
+    assert not (_labels(workspace) != before)[~inside].any()
+    tools.select(toolbox.ERASE)
+    tools.loop(loop)
+    assert not _labels(workspace)[inside].any()
+    tools.select(toolbox.SMART_FILL)
+    with pytest.raises(DataError, match="not loops"):
+        tools.loop(loop)
+    tools.select(toolbox.ERASE)
+    with pytest.raises(DataError, match="no pixel"):
+        tools.loop([(300.0, 300.0), (310.0, 300.0), (305.0, 310.0)])
+
+
+def test_a_tools_stroke_is_undone_redone_and_survives_a_restart(workspace, desk, make_dataset):
+    root = make_dataset()
+    open_region(workspace, root)
+    before = _labels(workspace)
+    row, col = _pixel_of(workspace, 1)
+    desk.select_class(3)
+    desk.tools.select(toolbox.COMPONENT)
+    desk.tools.click(row, col)
+    flipped = _labels(workspace)
+    assert (flipped != before).any()
+    desk.undo()
+    assert np.array_equal(_labels(workspace), before)
+    desk.redo()
+    assert np.array_equal(_labels(workspace), flipped)
+    workspace.close_session()
+    assert desk.tools.tool == ""
+
+    open_region(workspace, root)
+    assert np.array_equal(_labels(workspace), flipped)
+    desk.undo()
+    assert np.array_equal(_labels(workspace), before)
+    desk.redo()
+    desk.save()
+    place = workspace.session.scenes[0].placements[3]
+    on_disk = read_raster(place.tile.mask_path)[0]
+    assert np.array_equal(on_disk, workspace.session.scheme.encode(flipped[place.slices]))
+
+
+def test_a_stack_is_corrected_on_the_plane_on_screen(workspace, desk, make_dataset):
+    workspace.open(make_dataset(georeferenced=False))
+    layer = workspace.labels_layer
+    assert layer.data.shape == (4, 64, 64)
+    workspace.viewer.dims.set_point(0, 2)
+    layer.corner_pixels = np.array([[0, 0, 0], layer.data.shape])
+    before = _labels(workspace)
+    desk.select_class(3)
+    tools = desk.tools
+    index = _labels(workspace)[2]
+    row, col = (int(k) for k in np.argwhere(index == 1)[0])
+    tools.select(toolbox.SMART_FILL)
+    tools.click(row, col)
+    workspace.viewer.dims.set_point(0, 1)
+    assert tools.proposal is None, "it belonged to the scene before"
+    workspace.viewer.dims.set_point(0, 2)
+    tools.click(row, col)
+    tools.take()
+    after = _labels(workspace)
+    assert (after[2] != before[2]).any()
+    assert np.array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))
+
+
+def test_another_window_looks_but_does_not_correct(workspace, desk, tools, monkeypatch):
+    monkeypatch.setattr(workspace.session.journal, "read_only", True)
+    with pytest.raises(DataError, match="open elsewhere"):
+        tools.select(toolbox.COMPONENT)
+    seen = []
+    tools.probed.connect(seen.append)
+    tools.select(toolbox.PIXEL)
+    tools.click(100, 100)
+    assert len(seen) == 1
+
+
+def test_the_pixel_tool_explains(workspace, tools):
+    truth = _labels(workspace)
+    lay_prediction(workspace, np.full(truth.shape, 2), np.full(truth.shape, 0.25))
+    reports = []
+    tools.probed.connect(reports.append)
+    tools.select(toolbox.PIXEL)
+    tools.click(100, 90)
+
+    report = reports[0]
+    place = workspace.session.scenes[0].placements[3]
+    bands = [read_raster(path)[0][36, 26] for _, path in sorted(_band_files(place.tile).items())]
+    assert sorted(report.spectrum) == sorted(float(value) for value in bands)
+    assert report.label == truth[100, 90]
+    assert set(report.class_spectra) == set(np.unique(truth).tolist())
+    assert report.predicted == 2
+    assert report.confidence == pytest.approx(0.75)
+    assert sum(report.probabilities) == pytest.approx(1)
+    assert report.place.startswith("E 502\u202f715 m  N 3\u202f796\u202f985 m")
+    with pytest.raises(DataError, match="no data"):
+        tools.click(3, 3)
+
+
+def _band_files(tile):
+    root = tile.mask_path.parents[1]
+    return {k: next((root / f"Band{k}").glob(f"*{tile.id}.tif")) for k in range(1, 6)}
+
+
+_KEEP = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@_KEEP
+@given(data=st.data())
+def test_locked_classes_and_nodata_survive_every_tool(workspace, desk, make_dataset, data, tmp_path_factory):
+    if workspace.session is None:
+        open_region(workspace, make_dataset())
+        truth = _labels(workspace)
+        lay_prediction(workspace, np.roll(truth, 9, axis=0), np.full(truth.shape, 0.3))
+    tools, session = desk.tools, workspace.session
+    locked = data.draw(st.sets(st.integers(0, 3), min_size=1, max_size=3), label="locked")
+    for index in range(4):
+        desk.lock(index, index in locked)
+    before = _labels(workspace)
+    # Nodata of this mask is background; a class on it would be a fault already.
+    assert not before[~session.valid].any()
+    pixel = st.tuples(st.integers(0, 127), st.integers(0, 127))
+    for _ in range(data.draw(st.integers(1, 4), label="actions")):
+        tool = data.draw(st.sampled_from([tool.name for tool in toolbox.TOOLS]), label="tool")
+        desk.select_class(data.draw(st.integers(0, 3), label="class"))
+        tools.options.operation = data.draw(st.sampled_from(["grow", "shrink", "open", "close"]))
+        tools.options.radius_px = data.draw(st.integers(1, 6))
+        tools.select(tool)
+        try:
+            act = data.draw(st.sampled_from(["click", "loop", "scribble", "everywhere", "last stroke"]), label="act")
+            if act == "click":
+                tools.click(*data.draw(pixel))
+            elif act == "loop":
+                tools.loop([tuple(map(float, data.draw(pixel))) for _ in range(4)])
+            elif act == "scribble":
+                for label_index in (0, 3, 1):
+                    desk.select_class(label_index)
+                    tools.scribble([data.draw(pixel), data.draw(pixel)])
+            elif act == "everywhere":
+                tools.accept_everywhere(in_view=data.draw(st.booleans()))
+            else:
+                tools.snap_last_stroke()
+        except DataError:
+            pass
+        tools.take()
+    after = _labels(workspace)
+    kept = np.isin(before, sorted(locked)) | ~session.valid
+    assert np.array_equal(after[kept], before[kept])

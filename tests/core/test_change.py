@@ -1,0 +1,132 @@
+"""Two dates compared: counts against a plain loop, alignment, and what is refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import rasterio
+
+from napari_glacier.cli import main
+from napari_glacier.core.change import compare_dates
+from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.errors import DataError, SaveError, SchemeError
+from napari_glacier.core.raster import GeoRef, read_info, write_mask, write_raster
+
+GLACIER4 = get_scheme("glacier4")
+
+
+def _mask(path, shape, seed, *, col=0.0, row=0.0, scheme=GLACIER4, pixel_m=30.0, epsg=32643):
+    index_HW = np.random.default_rng(seed).integers(0, scheme.num_classes, shape).astype(np.uint8)
+    transform = (pixel_m, 0.0, 300_000 + 30 * col, 0.0, -pixel_m, 4_200_000 - 30 * row)
+    write_mask(path, index_HW, scheme, GeoRef.from_epsg(epsg, transform))
+    return index_HW
+
+
+def test_areas_and_map_of_overlapping_masks_equal_a_plain_loop(tmp_path):
+    old_HW = _mask(tmp_path / "a" / "2000.tif", (30, 40), 1)
+    new_HW = _mask(tmp_path / "b" / "2020.tif", (28, 50), 2, col=7, row=-5)
+    change = compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    expected = np.zeros((4, 4), int)
+    with rasterio.open(tmp_path / "out" / "2000.tif") as file:
+        map_HW, transform, legend = file.read(1), file.transform, file.colormap(1)
+        assert file.tags()["class_2"] == "background to glacier"
+    assert map_HW.shape == (23, 33)
+    assert (transform.c, transform.f) == (300_000 + 30 * 7, 4_200_000)
+    for row in range(23):
+        for col in range(33):
+            pair = old_HW[row, col + 7], new_HW[row + 5, col]
+            expected[pair] += 1
+            assert map_HW[row, col] == 1 + 4 * pair[0] + pair[1]
+    np.testing.assert_array_equal(change.transitions, expected)
+    glacier = change.rows()[1]
+    assert glacier["before_km2"] == pytest.approx(expected[1].sum() * 900 / 1e6)
+    assert glacier["lost_px"] == expected[1].sum() - expected[1, 1]
+    assert glacier["gained_px"] == expected[:, 1].sum() - expected[1, 1]
+    assert legend[1][:3] != legend[2][:3]
+    with (tmp_path / "out" / "change.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(GLACIER4.class_names)
+    assert float(rows[3]["after_km2"]) == pytest.approx(expected[:, 3].sum() * 900 / 1e6)
+    assert json.loads((tmp_path / "out" / "change.json").read_text())["transitions_px"] == expected.tolist()
+
+
+def test_what_a_date_did_not_see_is_left_out(make_landsat, tmp_path, capsys):
+    old = make_landsat("LE07_L1TP_149035_20020731_20200908_02_T1", gaps=True)
+    new = make_landsat()
+    for folder, seed, name in ((old, 1, "B1"), (new, 2, "B2")):
+        _mask(tmp_path / folder.name / f"{folder.name}_{name}.TIF", (40, 50), seed)
+    masks = tmp_path / old.name, tmp_path / new.name
+    without = compare_dates(*masks, tmp_path / "plain")
+    assert without.unseen == 0
+    assert "Nodata is background" in without.warnings[0]
+    arguments = ["change", *map(str, masks), "--out", str(tmp_path / "out"), "--scenes", str(old), str(new), "--clear"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    seen_HW = np.ones((40, 50), bool)
+    seen_HW[:6, :8] = False
+    seen_HW[20:27, 10:] = False
+    seen_HW[10:14, 10:20] = False
+    seen_HW[15:17, 10:20] = False
+    assert f"{(~seen_HW).sum():,} pixels not seen" in printed
+    with rasterio.open(next((tmp_path / "out").glob("*.tif"))) as file:
+        np.testing.assert_array_equal(file.read(1) == 0, ~seen_HW)
+    assert main([*arguments[:5], "--clear"]) == 2
+
+
+def test_masks_of_many_tiles_meet_by_place_and_unplaced_ones_by_name(tmp_path):
+    for col in (0, 1):
+        _mask(tmp_path / "a" / f"old_{col}.tif", (20, 20), col, col=20 * col)
+        _mask(tmp_path / "b" / f"scene_{7 - col}.tif", (20, 20), 5 + col, col=20 * col)
+    assert compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "out").transitions.sum() == 800
+    for side in ("c", "d"):
+        write_raster(tmp_path / side / "tile_01.tif", np.full((5, 5), 255, np.uint8))
+        write_raster(tmp_path / side / "tile_02.tif", np.zeros((5, 6), np.uint8))
+    change = compare_dates(tmp_path / "c", tmp_path / "d", tmp_path / "out2")
+    assert change.transitions.tolist() == [[30, 0], [0, 25]]
+    assert change.pixel_area_m2 is None
+    assert any("given in pixels" in text for text in change.warnings)
+
+
+def test_two_and_four_classes_are_not_taken_for_each_other(tmp_path):
+    _mask(tmp_path / "four.tif", (9, 9), 0)
+    _mask(tmp_path / "two.tif", (9, 9), 0, scheme=get_scheme("glacier2"))
+    with pytest.raises(SchemeError, match="--scheme"):
+        compare_dates(tmp_path / "two.tif", tmp_path / "four.tif", tmp_path / "out")
+    # Background and lake alone: the file's own legend says that 255 is a lake.
+    lakes_HW = np.array([[0, 3], [3, 0]], np.uint8)
+    for name in ("lakes_a.tif", "lakes_b.tif"):
+        write_mask(tmp_path / name, lakes_HW, GLACIER4)
+    change = compare_dates(tmp_path / "lakes_a.tif", tmp_path / "lakes_b.tif", tmp_path / "out")
+    assert change.transitions[3, 3] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"col": 0.5}, "one grid.*gdalwarp"),
+        ({"pixel_m": 15.0}, "one grid.*gdalwarp"),
+        ({"epsg": 32644}, "EPSG:32644.*gdalwarp -r near -t_srs EPSG:32643"),
+        ({"col": 500}, "no place in common"),
+    ],
+)
+def test_masks_that_cannot_be_laid_over_each_other_are_refused(tmp_path, options, words):
+    _mask(tmp_path / "a.tif", (20, 20), 0)
+    _mask(tmp_path / "b.tif", (20, 20), 0, **options)
+    with pytest.raises(DataError, match=words):
+        compare_dates(tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out")
+
+
+def test_nothing_of_others_is_replaced_and_own_maps_are(tmp_path):
+    _mask(tmp_path / "a" / "x.tif", (20, 20), 0)
+    _mask(tmp_path / "b" / "x.tif", (20, 20), 1)
+    before = (tmp_path / "a" / "x.tif").read_bytes()
+    with pytest.raises(SaveError, match="no map of change"):
+        compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "a")
+    assert (tmp_path / "a" / "x.tif").read_bytes() == before
+    for _ in range(2):
+        compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    write_raster(tmp_path / "bare.tif", np.zeros((20, 20), np.uint8))
+    assert read_info(tmp_path / "bare.tif").georef is None
+    with pytest.raises(DataError, match="no georeference"):
+        compare_dates(tmp_path / "a", tmp_path / "bare.tif", tmp_path / "out")

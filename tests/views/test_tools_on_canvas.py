@@ -1,0 +1,300 @@
+"""The tools, driven the way a person does: mouse and keys on the canvas, buttons in the widget."""
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from napari_glacier.controllers import toolbox
+from napari_glacier.controllers.layers import KEY, class_features, world_placement
+from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.views.base import kept
+from napari_glacier.views.keys_dialog import KeysDialog
+
+SHIFT = Qt.KeyboardModifier.ShiftModifier
+
+
+class Hand:
+    """A mouse and a keyboard over a viewer's canvas."""
+
+    def __init__(self, viewer, qtbot):
+        self.viewer, self.qtbot = viewer, qtbot
+        self.canvas = viewer.window._qt_viewer.canvas.native
+
+    def at(self, row, col):
+        layer = workspace_of(self.viewer).labels_layer
+        world = layer.data_to_world((row, col))
+        camera, (height, width) = self.viewer.scene.camera, self.viewer.window._qt_viewer.canvas.size
+        down, right = ((world[k] - camera.center[k + 1]) * camera.zoom for k in (0, 1))
+        return QPoint(round(width / 2 + right), round(height / 2 + down))
+
+    def click(self, row, col, modifier=Qt.KeyboardModifier.NoModifier):
+        self.qtbot.mouseClick(self.canvas, Qt.MouseButton.LeftButton, modifier, self.at(row, col))
+
+    def drag(self, path, modifier=Qt.KeyboardModifier.NoModifier):
+        points = [self.at(*place) for place in path]
+        self.qtbot.mousePress(self.canvas, Qt.MouseButton.LeftButton, modifier, points[0])
+        for point in points[1:]:
+            QTest.mouseMove(self.canvas, point)
+            QApplication.processEvents()
+        self.qtbot.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, modifier, points[-1])
+
+    def wheel(self, steps, place, modifier=SHIFT):
+        point = QPointF(self.at(*place))
+        event = QWheelEvent(
+            point,
+            QPointF(self.canvas.mapToGlobal(point.toPoint())),
+            QPoint(0, 0),
+            QPoint(0, 120 * steps),
+            Qt.MouseButton.NoButton,
+            modifier,
+            Qt.ScrollPhase.NoScrollPhase,
+            False,
+        )
+        QApplication.sendEvent(self.canvas, event)
+
+    def key(self, key, modifier=Qt.KeyboardModifier.NoModifier):
+        self.qtbot.keyClick(self.canvas, key, modifier)
+
+
+@pytest.fixture
+def hand(viewer, qtbot, make_dataset):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    viewer.window.resize(1100, 700)
+    viewer.show()
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
+    qtbot.wait(100)
+    viewer.reset_view()
+    qtbot.wait(50)
+    hand = Hand(viewer, qtbot)
+    hand.view = view
+    hand.layer = workspace_of(viewer).labels_layer
+    return hand
+
+
+def _labels(hand):
+    return np.asarray(hand.layer.data)
+
+
+def _predict(hand):
+    workspace = workspace_of(hand.viewer)
+    session = workspace.session
+    place, tag = world_placement(session.georef()), {"session": session}
+    entropy = np.zeros(session.mask.shape, np.float32)
+    entropy[80:100, 80:100] = 0.9
+    entropy[90:110, 20:30] = 0.7
+    index = np.full(session.mask.shape, 3, np.uint8)
+    hand.viewer.add_image(entropy, name="Uncertainty", metadata={KEY: {**tag, "role": "uncertainty"}}, **place)
+    hand.viewer.add_labels(
+        index,
+        name="Prediction",
+        features=class_features(session.scheme),
+        metadata={KEY: {**tag, "role": "prediction", "model": "tiny", "known": index > 0}},
+        **place,
+    )
+    hand.viewer.layers.selection.active = hand.layer
+
+
+def test_keys_of_the_tools_are_not_naparis(hand):
+    from napari.utils.shortcuts import _default_shortcuts
+
+    # Viewer and Labels keys; keys of other kinds of layers do not meet ours.
+    taken = set()
+    for action, keys in _default_shortcuts.items():
+        of_other_layers = any(word in action for word in ("points", "shapes", "vertex", "add_", "surface", "image_"))
+        if not of_other_layers:
+            taken |= {str(key) for key in keys}
+    bound_here = {str(key) for key in type(hand.layer).class_keymap} | {str(key) for key in hand.viewer.keymap}
+    ours = {key for name, key in toolbox.DEFAULT_KEYS.items() if name not in ("take", "drop")}
+    assert not {key.replace("-", "+") for key in ours} & bound_here
+    letters = {key for key in ours if len(key) == 1}
+    assert not letters & set("EPFLZMXBV1234567-=[]")
+    assert len(set(toolbox.DEFAULT_KEYS.values())) == len(toolbox.DEFAULT_KEYS)
+
+
+def test_smart_fill_by_key_click_wheel_and_enter(hand):
+    before = _labels(hand)
+    hand.key(Qt.Key.Key_S)
+    tools = hand.view.controller.tools
+    assert tools.tool == toolbox.SMART_FILL
+    assert hand.view._tool_panel._buttons[toolbox.SMART_FILL].isChecked()
+    assert not any(button.isChecked() for button in hand.view._tool_buttons.values())
+    hand.key(Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
+    assert tools.tool == toolbox.SMART_FILL
+
+    hand.click(100, 100)
+    assert tools.proposal is not None
+    assert tools.proposal.area.holds(100, 100)
+    zoom, strength = hand.viewer.scene.camera.zoom, tools.options.strength
+    hand.wheel(2, (100, 100))
+    assert tools.options.strength == strength + 3
+    assert hand.view._tool_panel._strength.value() == strength + 3
+    assert hand.viewer.scene.camera.zoom == zoom
+    assert np.array_equal(_labels(hand), before)
+
+    hand.key(Qt.Key.Key_Escape)
+    assert tools.proposal is None
+    hand.click(100, 100)
+    where = tools.proposal.area.where_HW.copy()
+    window = tools.proposal.area.window
+    hand.key(Qt.Key.Key_Return)
+    assert (_labels(hand)[window.slices][where] == 3).all()
+    assert "Smart fill" in hand.view.notice
+    assert "1 tile" in hand.view._status.text() or "tiles" in hand.view._status.text()
+
+    hand.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert np.array_equal(_labels(hand), before)
+    hand.key(Qt.Key.Key_Escape)
+    assert tools.tool == ""
+    assert hand.view._tool_buttons["pan_zoom"].isChecked()
+
+
+def test_the_second_click_takes(hand):
+    hand.key(Qt.Key.Key_S)
+    hand.key(Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
+    hand.click(100, 100)
+    hand.click(100, 100)
+    assert _labels(hand)[100, 100] == 3
+    assert "Proposed change" not in hand.viewer.layers
+
+
+def test_dragging_with_a_click_tool_moves_the_view_and_changes_nothing(hand):
+    before, centre = _labels(hand), hand.viewer.scene.camera.center
+    hand.key(Qt.Key.Key_R)
+    hand.drag([(100, 100), (90, 90), (70, 80)])
+    assert np.array_equal(_labels(hand), before)
+    assert hand.viewer.scene.camera.center != centre
+
+
+def test_scribbles_are_drawn_and_solved(hand):
+    before, centre = _labels(hand), hand.viewer.scene.camera.center
+    hand.key(Qt.Key.Key_D)
+    hand.key(Qt.Key.Key_0, Qt.KeyboardModifier.AltModifier)
+    hand.drag([(70, 30), (70, 60), (70, 100)])
+    assert "another class" in hand.view.notice
+    hand.key(Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
+    hand.drag([(115, 30), (115, 60), (115, 100)])
+    assert hand.viewer.scene.camera.center == centre, "drawing does not move the view"
+    assert np.array_equal(_labels(hand), before)
+    hand.view._tool_panel._take_buttons[2].click()
+    labels = _labels(hand)
+    assert (labels[115, 35:95] == 3).all()
+    assert not labels[70, 35:95].any()
+    hand.drag([(60, 60), (80, 80)], SHIFT)
+    assert hand.viewer.scene.camera.center != centre
+    assert np.array_equal(_labels(hand), labels)
+
+
+def test_loops_and_clicks_accept_the_prediction(hand, qtbot):
+    _predict(hand)
+    hand.key(Qt.Key.Key_A)
+    before, centre = _labels(hand), hand.viewer.scene.camera.center
+    hand.drag([(70, 70), (70, 90), (95, 90), (95, 70)], SHIFT)
+    labels = _labels(hand)
+    changed = labels != before
+    assert hand.viewer.scene.camera.center == centre
+    assert (labels[72:93, 72:88] == 3).all()
+    assert not changed[:69].any()
+    assert not changed[:, 92:].any()
+    hand.view._tool_panel._confidence.setValue(99)
+    hand.click(20, 100)
+    assert (_labels(hand)[80:100, 90:100] == labels[80:100, 90:100]).all(), "too uncertain to be accepted"
+    assert _labels(hand)[20, 100] == 3
+
+
+@pytest.mark.parametrize(("key", "tool"), [(Qt.Key.Key_C, "component"), (Qt.Key.Key_Q, "erase area")])
+def test_a_click_changes_a_whole_patch_on_screen_too(hand, key, tool):
+    before = _labels(hand)
+    hand.key(key)
+    hand.key(Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
+    row, col = next((r, c) for r in range(70, 120) for c in range(70, 120) if before[r, c] in (1, 2))
+    hand.click(row, col)
+    expected = 3 if tool == "component" else 0
+    assert _labels(hand)[row, col] == expected
+    assert (_labels(hand) != before).sum() > 1
+    assert np.array_equal(hand.layer._slice.image.raw, _labels(hand))
+    assert workspace_of(hand.viewer).session.journal.history(1)[0].tool == tool
+
+
+def test_errors_are_told_in_the_widget(hand):
+    hand.key(Qt.Key.Key_A)
+    hand.click(100, 100)
+    assert "Run a model first" in hand.view.notice
+    hand.key(Qt.Key.Key_S)
+    hand.click(4, 4)
+    assert "no data" in hand.view.notice
+
+
+def test_naparis_own_tools_take_over(hand):
+    hand.key(Qt.Key.Key_S)
+    hand.click(100, 100)
+    hand.key(Qt.Key.Key_P)
+    assert hand.view.controller.tools.tool == ""
+    assert "Proposed change" not in hand.viewer.layers
+    assert hand.view._tool_buttons["paint"].isChecked()
+    hand.key(Qt.Key.Key_G)
+    assert str(hand.layer.mode) == "pan_zoom"
+    hand.view._tool_buttons["pan_zoom"].click()
+    assert hand.view.controller.tools.tool == ""
+    assert hand.layer.mouse_pan
+
+
+def test_the_pixel_is_explained(hand, qtbot):
+    _predict(hand)
+    hand.key(Qt.Key.Key_I)
+    hand.click(90, 90)
+    panel = hand.view._tool_panel
+    assert "predicted <b>lake</b>, 10% sure" in panel._pixel_text.text()
+    picture = panel._plot.grab().toImage()
+    colors = {picture.pixelColor(x, y).name() for x in range(picture.width()) for y in range(picture.height())}
+    assert len(colors) > 20, "lines are drawn"
+
+
+def test_the_queue_leads_on(hand, qtbot):
+    _predict(hand)
+    panel = hand.view._next_panel
+    qtbot.waitUntil(lambda: "2 regions left" in panel._said.text())
+    hand.key(Qt.Key.Key_W)
+    assert "This one: 0.32 km², 90% uncertain" in panel._said.text()
+    hand.key(Qt.Key.Key_Y)
+    assert (_labels(hand)[80:100, 80:100] == 3).all()
+    assert "1 regions left" not in panel._said.text()
+    assert "1 region left" in panel._said.text()
+    panel._buttons["fixed"].click()
+    assert "Nothing uncertain is left" in panel._said.text()
+    assert not panel._buttons["skip"].isEnabled()
+
+
+def test_keys_can_be_changed_and_are_remembered(hand, viewer, qtbot):
+    dialog = KeysDialog(hand.view.controller.pointer, hand.view)
+    dialog.fill({toolbox.SMART_FILL: "D"})
+    dialog.accept()
+    assert "already" in dialog._problem.text()
+    dialog.fill({toolbox.SMART_FILL: "Shift-K"})
+    dialog.accept()
+    assert kept("keys/smart fill", "") == "Shift-K"
+    hand.view._show_tools()
+    assert hand.view._tool_panel._buttons[toolbox.SMART_FILL].text() == "Smart fill\nShift+K"
+    hand.key(Qt.Key.Key_S)
+    assert hand.view.controller.tools.tool == ""
+    hand.key(Qt.Key.Key_K, SHIFT)
+    assert hand.view.controller.tools.tool == toolbox.SMART_FILL
+
+    _, again = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
+    assert again.controller.pointer.keys[toolbox.SMART_FILL] == "Shift-K"
+    qtbot.wait(50)
+
+
+def test_a_closed_widget_lets_go_of_mouse_and_keys(hand, viewer, qtbot):
+    hand.key(Qt.Key.Key_C)
+    before = _labels(hand)
+    dock = hand.view.parent()
+    viewer.window.remove_dock_widget(dock)
+    qtbot.waitUntil(lambda: not hand.view._open)
+    hand.click(100, 100)
+    hand.key(Qt.Key.Key_S)
+    assert np.array_equal(_labels(hand), before)
+    assert hand.layer.mouse_pan
+    assert "Proposed change" not in viewer.layers
