@@ -70,6 +70,7 @@ def _predict(options: argparse.Namespace) -> int:
         settings=tuple(settings.items()),
         probabilities=options.probabilities,
         uncertainty=options.uncertainty,
+        votes=options.votes,
     )
     reports: list[Report] = []
 
@@ -206,6 +207,7 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--scheme", help="class scheme of the dataset's masks, where they do not tell")
     predict.add_argument("--probabilities", action="store_true", help="write class probabilities, too")
     predict.add_argument("--uncertainty", action="store_true", help="write entropy and mutual information, too")
+    predict.add_argument("--votes", action="store_true", help="write the class that each member alone gives, too")
     predict.add_argument("--clean", action="store_true", help="remove patches under 100 px, fill holes under 50 px")
     predict.add_argument("--opening", type=int, default=0, metavar="PX", help="remove what is thinner than twice this")
     predict.add_argument("--closing", type=int, default=0, metavar="PX", help="close gaps narrower than twice this")

@@ -90,14 +90,29 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
             view.use_model(model)
         view.choose(scope="all", tta="off", device="cpu")
         view.run()
-        _until(lambda: view._bar.maximum() > 0 and view._bar.value() > view._bar.maximum() // 4)
-        shot.take("predict_running", themes=("dark",))
-        _until(lambda: not view.running)
         workspace.labels_layer.visible = False
+        _until(lambda: view._last_step is not None and view._last_step.share > 0.2)
+        shot.take("predict_running")
+        _until(lambda: not view.running)
         shot.take("predict")
         shot.take_uncertainty(workspace)
+        _ask_members(shot, workspace, view)
         workspace.labels_layer.visible = True
         workspace.prediction_layer.visible = False
+
+
+def _ask_members(shot: "Camera", workspace: Any, view: Any) -> None:
+    """Ask about the pixel of which the ensemble is least sure."""
+    import numpy as np
+
+    entropy_HW = workspace.uncertainty_layer.data
+    row, col = np.unravel_index(np.argmax(entropy_HW), entropy_HW.shape)
+    panel = view.votes_panel
+    panel.button.click()
+    panel.ask(workspace.prediction_layer.data_to_world((row, col)))
+    _until(lambda: panel._answer.isVisibleTo(panel))
+    shot.take("predict_votes")
+    panel.button.click()
 
 
 def _correct(shot: "Camera", workspace: Any) -> None:

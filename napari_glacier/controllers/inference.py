@@ -1,77 +1,35 @@
-"""Predicting: which model on which part of the scene, and what becomes of the result. No Qt.
+"""Predicting: which model on which part of the scene, and what becomes of the result. No Qt."""
 
-torch is imported by `napari_glacier.nn`, inside the worker thread that runs the job.
-"""
-
-import logging
-import re
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+import threading
+import time
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers import parts
-from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title
-from napari_glacier.controllers.parts import Part, cut_tile, part_of
+from napari_glacier.controllers.parts import part_of
+from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Scope, Step, Tta, predict
+from napari_glacier.controllers.prediction_layers import draw_prediction, prediction_layers
+from napari_glacier.controllers.prediction_map import News, PredictionMap
+from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.errors import DataError, SaveError
-from napari_glacier.core.mosaic import Mosaic
+from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 
-if TYPE_CHECKING:
-    from napari_glacier.controllers.session import Session
-    from napari_glacier.core.classes import ClassScheme
-    from napari_glacier.nn.predictor import Prediction
+__all__ = ["InferenceController", "Outcome", "Region", "Request", "Scope", "Step", "Tta"]
 
-logger = logging.getLogger(__name__)
-
-Scope = Literal["view", "tile", "all"]
 Region = Literal["all", "unlabelled", "view"]
-Tta = Literal["off", 2, 6, 8]
 
+_SCOPE_NAMES: dict[Scope, str] = {"view": "what was on screen", "tile": "the tile", "all": "the scene"}
+# Layers are drawn again no more often than this while rows come in.
+_REDRAW_S = 0.1
+_POLL_S = 0.1
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be predicted, fixed when Run is pressed."""
-
-    session: "Session"
-    model: ModelChoice
-    tta: Tta
-    device: str
-    scope: Scope
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """How far a job has come."""
-
-    done: int
-    total: int
-    message: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job gives: a prediction for each part, and the files written."""
-
-    request: Request
-    name: str
-    scheme: "ClassScheme"
-    predictions: "tuple[tuple[Part, Prediction], ...]"
-    written: tuple[Path, ...]
-    problem: str = ""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the models found odd about the data, each said once."""
-        found = [text for _, prediction in self.predictions for text in prediction.provenance.get("warnings", ())]
-        return tuple(dict.fromkeys(found))
+Result = TypeVar("Result")
 
 
 class InferenceController:
@@ -92,12 +50,13 @@ class InferenceController:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._picked: list[ModelChoice] = []
-        self._index: npt.NDArray[np.uint8] | None = None
-        self._entropy: npt.NDArray[np.float32] | None = None
-        self._known: npt.NDArray[np.bool_] | None = None
-        self._scheme: ClassScheme | None = None
-        self._name = ""
+        self._map: PredictionMap | None = None
         self._shown_for: tuple[Any, int] | None = None
+        self._made: Made | None = None
+        # The run whose networks are kept, so that a pixel can be asked about.
+        self._kept: Made | None = None
+        self._drawn = 0.0
+        self._at_work = threading.Lock()
         workspace.session_changed.connect(self._on_session)
 
     # -- what can be chosen
@@ -143,112 +102,133 @@ class InferenceController:
     # -- running
 
     def job(self, request: Request) -> Generator[Step, None, Outcome]:
-        """Predict every part; runs in a worker thread, may be closed between steps.
+        """Predict every part, and write each when it is whole; in a worker thread, closed between steps to cancel.
 
         Raises
         ------
         GlacierError
             If the model cannot be loaded, lacks bands, or the device is not there.
         """
-        yield Step(0, 0, "Loading the model…")
-        from napari_glacier.nn.ensemble import resolve_models
-        from napari_glacier.nn.predictor import Predictor
+        return (yield from self.alone(predict(request)))
 
-        ensemble = resolve_models([request.model.source] if request.model.source is not None else None)
-        predictor = Predictor(
-            ensemble, tta=request.tta, device=request.device, window_px=parts.WINDOW_PX, overlap_px=parts.OVERLAP_PX
-        )
-        predictions: list[tuple[Part, Prediction]] = []
-        count = len(request.parts)
-        for number, part in enumerate(request.parts):
-            name = f"{part.scene.name} " if count > 1 else ""
-            run = predictor.run(part.scene)
-            try:
-                while True:
-                    try:
-                        progress = next(run)
-                    except StopIteration as stop:
-                        predictions.append((part, stop.value))
-                        break
-                    share = progress.done / progress.total if progress.total else 0.0
-                    yield Step(round(1000 * (number + share)), 1000 * count, f"{name}{progress.message}".strip())
-            finally:
-                run.close()
-        yield Step(1000 * count, 1000 * count, "Writing masks…")
-        written, problem = self._write(request.session, ensemble, predictions)
-        return Outcome(request, ensemble.name, ensemble.scheme, tuple(predictions), written, problem)
+    def alone(self, job: Generator[Step, None, Result]) -> Generator[Step, None, Result]:
+        """Run a job when no other one is at work with networks; in a worker thread.
+
+        One that was cancelled ends after the pass or the conversion under way: two at once would be in each
+        other's way.
+        """
+        yield Step(0, 0, "Loading the model…")
+        while not self._at_work.acquire(timeout=_POLL_S):
+            yield Step(0, 0, "Waiting for what was cancelled to let go…")
+        try:
+            return (yield from job)
+        finally:
+            self._at_work.release()
+
+    def keep_networks(self, made: Made | None) -> None:
+        """Keep the networks of one run, and let go of those of the run before."""
+        if self._kept is not None and self._kept is not made:
+            self._kept.predictor = None
+        self._kept = made
+
+    def take(self, step: Step) -> None:
+        """Lay the pixels that a job has just finished over the scene; on the GUI thread.
+
+        Nothing is done where another dataset or scene is on screen by now.
+        """
+        for news in step.news:
+            self._put(news)
+        if step.news and time.monotonic() - self._drawn > _REDRAW_S:
+            self._draw(live=True)
+            self.predicted.emit()
 
     def show(self, outcome: Outcome) -> None:
-        """Lay the result over the scene; on the GUI thread. Parts predicted earlier stay.
+        """Show all of a finished job; on the GUI thread.
 
         Raises
         ------
         DataError
             If another dataset is on screen by now.
         """
-        session = outcome.request.session
+        session = outcome.made.request.session
         if self.workspace.session is not session:
             raise DataError(
                 f"The prediction of {session.root.name} is done, but another dataset is open by now; nothing was laid "
                 f"over it. Its masks are in {session.root / 'predictions'}."
             )
-        mask_shape = session.mask.shape
-        key = (session, session.scene_number)
-        fresh = (
-            self._index is None
-            or self._shown_for != key
-            or self._index.shape != mask_shape
-            or self._name != outcome.name
-            or self.workspace.prediction_layer is None
-        )
-        if fresh:
-            self._index = np.zeros(mask_shape, np.uint8)
-            self._entropy = np.zeros(mask_shape, np.float32)
-            self._known = np.zeros(mask_shape, bool)
-        assert self._index is not None
-        assert self._entropy is not None
-        assert self._known is not None
-        self._shown_for, self._name, self._scheme = key, outcome.name, outcome.scheme
-        for part, prediction in outcome.predictions:
-            if not session.stacked and part.number != session.scene_number:
-                continue
-            into: Any = part.target.slices
-            into = (part.number, *into) if session.stacked else into
-            from_ = part.inside.slices
-            self._index[into] = prediction.index_HW[from_]
-            self._entropy[into] = prediction.entropy_HW[from_]
-            self._known[into] = prediction.valid_HW[from_]
-        self._put_layers(outcome)
+        self.settle()
+
+    def settle(self) -> None:
+        """Draw what a job left, whole or not, and mark what is not; on the GUI thread, when the job has ended."""
+        if self._map is not None and self._on_screen():
+            self._draw()
         self.predicted.emit()
+
+    def say_cancelled(self, request: Request, step: Step | None) -> str:
+        """What is shown and written of a job that went as far as `step`."""
+        number, share = (step.part, step.share) if step is not None else (0, 0.0)
+        # Rounded down: 100 % is said of what is whole.
+        percent = min(int(100 * share), 99)
+        if len(request.parts) == 1:
+            if not share:
+                return "Cancelled before any of it was predicted; what was shown before stays."
+            name = _SCOPE_NAMES[request.scope]
+            return f"Cancelled: {percent} % of {name} is predicted and shown. Nothing was written."
+        problem = step.problem if step is not None else ""
+        written = "" if problem else " and written"
+        whole = f"{number} of {counted(len(request.parts), 'scene')} are predicted{written}"
+        partly = f"; of {request.parts[number].scene.name}, {percent} % is predicted and not written" if share else ""
+        return f"Cancelled: {whole}{partly}. {problem}".rstrip()
 
     # -- the result
 
     @property
     def has_prediction(self) -> bool:
         """Whether a prediction of the scene on screen is shown."""
-        return self._index is not None and self.workspace.prediction_layer is not None
+        return self._map is not None and self.workspace.prediction_layer is not None
+
+    @property
+    def prediction(self) -> PredictionMap | None:
+        """The prediction of the scene on screen."""
+        return self._map if self.has_prediction else None
+
+    @property
+    def incomplete(self) -> str:
+        """Which share of what was asked for the prediction covers; empty where all of it."""
+        if self._map is None or self._made is None:
+            return ""
+        stacked = self._need_session().stacked
+        begun = [area for area in self._map.areas if area.made is self._made or not area.whole]
+        there = {(area.number, area.target) for area in begun if area.made is self._made}
+        asked = sum(area.target.height for area in begun)
+        for part in self._made.request.parts:
+            here = stacked or self._shown_for == (self.workspace.session, part.number)
+            if here and (part.number, part.target) not in there:
+                asked += part.target.height
+        done = sum(area.rows_done for area in begun)
+        return f"{min(int(100 * done / asked), 99)} %" if done < asked else ""
 
     def legend(self) -> list[tuple[str, str, str, str]]:
         """Colour, class, area and share of each class of the prediction.
 
         The area is in km² where the scene has a projected georeference, else in pixels.
         """
-        if self._index is None or self._known is None or self._scheme is None:
+        if self._map is None:
             return []
-        counts = np.bincount(self._index[self._known].ravel(), minlength=self._scheme.num_classes)
+        counts, scheme = self._map.counts_K, self._map.scheme
         georef = self._need_session().georef()
         area = georef.pixel_area_m2 if georef is not None else None
         total = max(int(counts.sum()), 1)
         rows = []
-        for index, name in enumerate(self._scheme.class_names):
+        for index, name in enumerate(scheme.class_names):
             amount = f"{counts[index] * area / 1e6:,.2f} km²" if area else f"{counts[index]:,} px"
-            rows.append((self._scheme.colors[index], name, amount, f"{100 * counts[index] / total:.1f} %"))
+            rows.append((scheme.colors[index], name, amount, f"{100 * counts[index] / total:.1f} %"))
         return rows
 
     def accept(self, region: Region) -> int:
         """Take the prediction over into the labels as one stroke; gives the number of pixels that changed.
 
-        Locked classes and nodata stay as they are.
+        Locked classes, nodata and what is not predicted (yet) stay as they are.
 
         Raises
         ------
@@ -256,28 +236,30 @@ class InferenceController:
             If there is nothing to accept, or the model's classes are not the labels'.
         """
         session = self._need_session()
-        if self._index is None or self._known is None or self._scheme is None:
+        if self._map is None or self._made is None:
             raise DataError("There is no prediction to accept. Run a model first.")
+        scheme = self._map.scheme
         if session.read_only:
             raise DataError(session.read_only)
-        if self._scheme.class_names != session.scheme.class_names:
+        if scheme.class_names != session.scheme.class_names:
             raise DataError(
-                f"The model tells {', '.join(self._scheme.class_names)} apart, the labels have "
+                f"The model tells {', '.join(scheme.class_names)} apart, the labels have "
                 f"{', '.join(session.scheme.class_names)}. Choose a model of the labels' classes."
             )
-        where = self._known & self._region(region)
+        where = self._map.known & self._region(region)
         if not where.any():
             raise DataError(
                 "Every predicted tile has labels already. Accept the visible area or everything instead."
                 if region == "unlabelled"
                 else "Nothing of the prediction lies there. Move the view over it."
             )
-        changed = self.workspace.assign(self._index, where, tool="accept", model=self._name)
+        changed = self.workspace.assign(self._map.index, where, tool="accept", model=self._made.name)
         self.predicted.emit()
         return changed
 
     def close(self) -> None:
-        """Disconnect from the workspace."""
+        """Disconnect from the workspace, and let go of the networks."""
+        self._forget()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
 
     def _region(self, region: Region) -> npt.NDArray[np.bool_]:
@@ -309,69 +291,42 @@ class InferenceController:
             raise DataError("Nothing of the dataset is on screen. Move the view over it, or predict everything.")
         return window
 
-    def _put_layers(self, outcome: Outcome) -> None:
-        session, viewer = self._need_session(), self.workspace.viewer
-        place = world_placement(None if session.stacked else session.georef(), 3 if session.stacked else 2)
-        layer, entropy_layer = self.workspace.prediction_layer, self.workspace.uncertainty_layer
-        if layer is not None and entropy_layer is not None and layer.data is self._index:
-            layer.refresh()
-            entropy_layer.refresh()
+    def _put(self, news: News) -> None:
+        """Take pixels into the map of the scene that they belong to, if that is or was on screen."""
+        session = news.made.request.session
+        if self.workspace.session is not session:
             return
-        for old in (layer, entropy_layer):
-            if old is not None:
-                viewer.layers.remove(old)
-        active = viewer.layers.selection.active
-        tag = {"session": session}
-        common = {**place, "opacity": 0.7}
-        uncertainty = viewer.add_image(
-            self._entropy,
-            name="Uncertainty",
-            colormap="magma",
-            contrast_limits=(0.0, 1.0),
-            visible=False,
-            metadata={KEY: {**tag, "role": "uncertainty"}},
-            **common,
-        )
-        prediction = viewer.add_labels(
-            self._index,
-            name="Prediction",
-            colormap=class_colormap(outcome.scheme),
-            features=class_features(outcome.scheme),
-            metadata={KEY: {**tag, "role": "prediction", "model": outcome.name, "known": self._known}},
-            **common,
-        )
-        prediction.editable = False
-        labels = self.workspace.labels_layer
-        if labels is not None:
-            for layer in (uncertainty, prediction):
-                viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(labels))
-        viewer.layers.selection.active = active if active is not None else labels
+        key = (session, 0 if session.stacked else news.number)
+        same = self._map is not None and self._shown_for == key
+        if same and self._made is not news.made:
+            # Parts that the same model predicted before stay, unless a person took their layers away.
+            assert self._made is not None
+            same = self._made.name == news.made.name and None not in prediction_layers(self.workspace)
+        if not same and (session.stacked or news.number == session.scene_number):
+            self._map, self._shown_for = PredictionMap(session.mask.shape, news.made.scheme), key
+            same = True
+        if same:
+            self._made = news.made
+            self.keep_networks(news.made)
+            assert self._map is not None
+            self._map.put(news)
 
-    def _write(
-        self, session: Any, ensemble: Any, predictions: "Sequence[tuple[Part, Prediction]]"
-    ) -> tuple[tuple[Path, ...], str]:
-        """Write the tiles that were predicted as a whole; a folder that cannot be written is no reason to fail."""
-        from napari_glacier.nn.outputs import write_predictions
+    def _on_screen(self) -> bool:
+        """Whether the scene of the map is the one on screen."""
+        session = self.workspace.session
+        return session is not None and self._shown_for == (session, 0 if session.stacked else session.scene_number)
 
-        folder = session.root / "predictions" / _folder_name(ensemble.name)
-        written: list[Path] = []
-        try:
-            for part, prediction in predictions:
-                whole = session.scenes[part.number]
-                if part.target == whole.whole:
-                    written += write_predictions(prediction, whole, folder)
-                    continue
-                for place in part.tiles:
-                    tile = Mosaic(whole.dataset, (replace(place, row=0, col=0),), place.tile.georef)
-                    written += write_predictions(cut_tile(part, place, prediction), tile, folder)
-        except (OSError, SaveError) as error:
-            logger.warning("predictions were not written to %s: %s", folder, error)
-            return tuple(written), f"Not written: {error}"
-        return tuple(written), ""
+    def _draw(self, *, live: bool = False) -> None:
+        if self._map is not None and self._made is not None and self._on_screen():
+            draw_prediction(self.workspace, self._map, self._made.name, whole=not self.incomplete, thumbnails=not live)
+            self._drawn = time.monotonic()
+
+    def _forget(self) -> None:
+        self.keep_networks(None)
+        self._map = self._shown_for = self._made = None
 
     def _on_session(self, session: Any) -> None:
-        self._index = self._entropy = self._known = None
-        self._shown_for = None
+        self._forget()
         self.models_changed.emit()
         self.predicted.emit()
 
@@ -379,8 +334,3 @@ class InferenceController:
         if self.workspace.session is None:
             raise DataError("No dataset is open. Open one first (Data widget).")
         return self.workspace.session
-
-
-def _folder_name(model: str) -> str:
-    """A model's name as a folder's, on every system."""
-    return re.sub(r"[^\w.-]+", "_", model).strip("_.") or "model"

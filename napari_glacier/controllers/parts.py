@@ -98,4 +98,5 @@ def cut_tile(part: Part, place: Placement, prediction: "Prediction") -> "Predict
         entropy_HW=prediction.entropy_HW[rows, cols],
         mutual_information_HW=prediction.mutual_information_HW[rows, cols],
         valid_HW=prediction.valid_HW[rows, cols],
+        votes_MHW=None if prediction.votes_MHW is None else prediction.votes_MHW[:, rows, cols],
     )

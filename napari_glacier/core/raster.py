@@ -4,6 +4,7 @@ Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the f
 """
 
 import errno
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
@@ -213,7 +214,7 @@ def read_description(path: Path) -> dict[str, str]:
         items = ElementTree.fromstring(text).iter("Item") if text else ()
     except ElementTree.ParseError:
         return {}
-    return {item.get("name", ""): unescape(item.text or "") for item in items}
+    return {item.get("name", ""): unescape(item.text or "") for item in items if "sample" not in item.attrib}
 
 
 def write_raster(
@@ -233,7 +234,7 @@ def write_raster(
     nodata : float, optional
         Written as GDAL's nodata value.
     description : mapping of str to str, optional
-        Written as GDAL metadata items.
+        Written as GDAL metadata items; ``band_1`` and so on are the names of the bands, too.
 
     Raises
     ------
@@ -260,7 +261,8 @@ def write_cog(
 ) -> None:
     """Write bands as a cloud-optimised GeoTIFF (tiles, overviews, deflate), atomically; else as `write_raster`.
 
-    For measures that people look at zoomed out and in parts, in a GIS or over a network.
+    For measures that people look at zoomed out and in parts, in a GIS or over a network. Overviews of integers take
+    the nearest pixel, as codes have no mean.
     """
     import rasterio.shutil
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -273,7 +275,8 @@ def write_cog(
             plain = temporary.with_name(f"{temporary.stem}-plain.tif")
             try:
                 write_raster(plain, array_CHW, georef, nodata, description)
-                rasterio.shutil.copy(plain, temporary, driver="COG", compress="deflate", predictor="yes")
+                codes = {"overview_resampling": "nearest"} if np.issubdtype(array_CHW.dtype, np.integer) else {}
+                rasterio.shutil.copy(plain, temporary, driver="COG", compress="deflate", predictor="yes", **codes)
             finally:
                 plain.unlink(missing_ok=True)
     except (OSError, RasterioError) as error:
@@ -496,6 +499,10 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
 def _gdal_metadata(items: Mapping[str, str]) -> bytes:
     # GDAL unescapes a value once as XML and once more as its own text.
     inner = "".join(f"<Item name={quoteattr(key)}>{escape(escape(value))}</Item>" for key, value in items.items())
+    for key, value in items.items():
+        if (band := re.fullmatch(r"band_([1-9]\d*)", key)) is not None:
+            place = f'sample="{int(band[1]) - 1}" role="description"'
+            inner += f'<Item name="DESCRIPTION" {place}>{escape(escape(value))}</Item>'
     return f"<GDALMetadata>{inner}</GDALMetadata>".encode()
 
 

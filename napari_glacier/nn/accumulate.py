@@ -3,7 +3,7 @@
 The weighted sums need float32; a whole Landsat scene of them would take gigabytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,30 @@ class Blender:
         See `classify`.
     store : Store
         Rows that it has already are not made again, whatever windows bring of them.
+    num_voters : int
+        Members whose own classes are wanted; 0 for none, and then no memory is spent on them.
+    on_rows : callable (Rows) -> None, optional
+        Sees rows as they are finished, after the store has taken them; must not change them.
     """
 
     def __init__(
-        self, num_classes: int, height: int, width: int, thresholds: Mapping[int, float], store: Store
+        self,
+        num_classes: int,
+        height: int,
+        width: int,
+        thresholds: Mapping[int, float],
+        store: Store,
+        *,
+        num_voters: int = 0,
+        on_rows: Callable[[Rows], None] | None = None,
     ) -> None:
         self._thresholds = dict(thresholds)
+        self._num_voters, self._on_rows = num_voters, on_rows
+        self._num_planes = num_classes + 1 + num_voters * num_classes
         self._num_classes, self._height, self._width = num_classes, height, width
         self._store = store
         self._first_row = store.rows_done
-        self._sum_CHW: FloatArray = np.zeros((num_classes + 1, 0, width), np.float32)
+        self._sum_CHW: FloatArray = np.zeros((self._num_planes, 0, width), np.float32)
         self._weight_HW: FloatArray = np.zeros((0, width), np.float32)
         self._valid_HW = np.zeros((0, width), bool)
 
@@ -50,8 +64,8 @@ class Blender:
         Parameters
         ----------
         window : Window
-        values_CHW : float32 array, shape (K + 1, h, w)
-            Probabilities, then mutual information.
+        values_CHW : float32 array, shape (K + 1 + M K, h, w)
+            Probabilities, then mutual information, then the probabilities of each voter.
         weights_HW : float32 array, shape (h, w)
         valid_HW : bool array, shape (h, w)
         """
@@ -71,7 +85,10 @@ class Blender:
         if count <= 0:
             return
         self._grow(self._first_row + count)
-        self._store.put(self._finished(count))
+        rows = self._finished(count)
+        self._store.put(rows)
+        if self._on_rows is not None:
+            self._on_rows(rows)
         # Copies, so that the finished rows are freed.
         self._sum_CHW = self._sum_CHW[:, count:].copy()
         self._weight_HW = self._weight_HW[count:].copy()
@@ -80,8 +97,10 @@ class Blender:
 
     def _finished(self, count: int) -> Rows:
         weight_HW: FloatArray = np.maximum(self._weight_HW[:count], _TINY, dtype=np.float32)
-        blended_CHW: FloatArray = self._sum_CHW[:, :count] / weight_HW
+        num_classes = self._num_classes
+        blended_CHW: FloatArray = self._sum_CHW[: num_classes + 1, :count] / weight_HW
         valid_HW = self._valid_HW[:count]
+        votes = [self._vote(member, count, weight_HW, valid_HW) for member in range(self._num_voters)]
         probabilities_KHW: FloatArray = blended_CHW[:-1] * valid_HW
         return Rows(
             start=self._first_row,
@@ -90,12 +109,24 @@ class Blender:
             probabilities_KhW=probabilities_KHW,
             entropy_hW=entropy(torch.from_numpy(probabilities_KHW)).clamp(0, 1).numpy(),
             mutual_information_hW=blended_CHW[-1] * valid_HW,
+            votes_MhW=np.stack([index_HW for index_HW, _ in votes]) if votes else None,
+            vote_probabilities_MhW=np.stack([p_HW for _, p_HW in votes]) if votes else None,
         )
+
+    def _vote(
+        self, member: int, count: int, weight_HW: FloatArray, valid_HW: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+        """Classes of one member, and how probable it holds them; one at a time, as all at once take much memory."""
+        first = self._num_classes + 1 + member * self._num_classes
+        blended_KHW: FloatArray = self._sum_CHW[first : first + self._num_classes, :count] / weight_HW
+        blended_KHW *= valid_HW
+        index_HW = classify(blended_KHW, self._thresholds) * valid_HW
+        return index_HW, np.take_along_axis(blended_KHW, index_HW[None].astype(np.intp), axis=0)[0]
 
     def _grow(self, stop: int) -> None:
         missing = stop - self._first_row - self._weight_HW.shape[0]
         if missing > 0:
-            empty_CHW = np.zeros((self._num_classes + 1, missing, self._width), np.float32)
+            empty_CHW = np.zeros((self._num_planes, missing, self._width), np.float32)
             self._sum_CHW = np.concatenate([self._sum_CHW, empty_CHW], axis=1)
             self._weight_HW = np.concatenate([self._weight_HW, empty_CHW[0]], axis=0)
             self._valid_HW = np.concatenate([self._valid_HW, np.zeros((missing, self._width), bool)], axis=0)

@@ -43,7 +43,7 @@ class Job:
         Class scheme of the data set's masks, where they do not tell.
     settings : tuple of (str, value)
         Keyword arguments of `Predictor`.
-    probabilities, uncertainty : bool
+    probabilities, uncertainty, votes : bool
         See `write_predictions`.
     """
 
@@ -54,6 +54,7 @@ class Job:
     settings: tuple[tuple[str, Any], ...] = ()
     probabilities: bool = False
     uncertainty: bool = False
+    votes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,19 @@ class Batch:
         GlacierError
             If the scene cannot be read, mapped or written.
         """
-        job, measures = self.job, (self.job.probabilities, self.job.uncertainty)
+        job = self.job
+        measures = {"probabilities": job.probabilities, "uncertainty": job.uncertainty, "votes": job.votes}
         same = self._recorded.get(scene.name) == self._predictor.fingerprint(scene)
-        if same and is_written(scene, job.out, *measures):
+        if same and is_written(scene, job.out, **measures):
             return Report(scene.name, was_there=True)
         folder = _job_folder(job.out, scene.name)
         with _alone(folder):
-            run = self._predictor.run(scene, folder)
+            run = self._predictor.run(scene, folder, votes=job.votes)
             try:
                 prediction = yield from run
             finally:
                 run.close()
-            written = write_predictions(prediction, scene, job.out, *measures)
+            written = write_predictions(prediction, scene, job.out, **measures)
             warnings = tuple(prediction.provenance.get("warnings", ()))
             # Its measures lie in the folder.
             del prediction

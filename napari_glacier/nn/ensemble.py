@@ -106,6 +106,14 @@ class Ensemble:
         return self.members[0].card.scheme
 
     @property
+    def member_names(self) -> tuple[str, ...]:
+        """A name for each member; where several are called the same, they are numbered."""
+        names = [member.card.name for member in self.members]
+        return tuple(
+            f"{name} ({names[: k + 1].count(name)})" if names.count(name) > 1 else name for k, name in enumerate(names)
+        )
+
+    @property
     def channels(self) -> tuple[str, ...]:
         """Every channel that some member takes."""
         wanted = {channel for member in self.members for channel in member.card.channels}
@@ -140,6 +148,9 @@ def combine(
         For any other average.
     """
     _check_average(average)
+    if len(probabilities_MKHW) == 1:
+        # A member by itself is its own average, without the rounding of a logarithm.
+        return probabilities_MKHW[0]
     weights_M = torch.as_tensor(weights, dtype=probabilities_MKHW.dtype, device=probabilities_MKHW.device)
     weights_M111 = weights_M.reshape(-1, *(1,) * (probabilities_MKHW.ndim - 1))
     if average == "probability":

@@ -50,6 +50,8 @@ class EnsembleRunner:
         Planes of the pieces.
     settings : ComputeSettings
         Its batch size falls where memory runs out.
+    votes : bool
+        Give the probabilities of each member, too.
     """
 
     def __init__(
@@ -59,7 +61,10 @@ class EnsembleRunner:
         views: Sequence[View],
         bands: Sequence[str],
         settings: ComputeSettings,
+        *,
+        votes: bool = False,
     ) -> None:
+        self._votes = votes
         self._ensemble, self._engines, self._settings = ensemble, tuple(engines), settings
         self._views, self._bands = tuple(views), tuple(bands)
 
@@ -73,9 +78,9 @@ class EnsembleRunner:
 
         Returns
         -------
-        list of float32 array, shape (K + 1, h, w)
+        list of float32 array, shape (K + 1, h, w), with votes (K + 1 + M K, h, w)
             For each piece the probabilities averaged over members and views, then the mutual information
-            between the members.
+            between the members, then the probabilities of each member averaged over views.
 
         Raises
         ------
@@ -123,7 +128,8 @@ class EnsembleRunner:
         weights = torch.tensor(self._ensemble.weights, device=members_MKHW.device)
         mean_KHW = combine(members_MKHW, weights, self._ensemble.average)
         information_HW = mutual_information(members_MKHW, weights)
-        combined: npt.NDArray[np.float32] = torch.cat([mean_KHW, information_HW[None]]).cpu().numpy()
+        planes = [mean_KHW, information_HW[None], *(members_MKHW if self._votes else ())]
+        combined: npt.NDArray[np.float32] = torch.cat(planes).cpu().numpy()
         return combined
 
     def _batches(self, images: Sequence[torch.Tensor]) -> Iterator[list[tuple[int, View]]]:

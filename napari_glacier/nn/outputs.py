@@ -31,6 +31,8 @@ def write_predictions(
     out_dir: str | Path,
     probabilities: bool = False,
     uncertainty: bool = False,
+    *,
+    votes: bool = False,
 ) -> list[Path]:
     """Write the class mask of every tile, in the data set's codes, under the name of its first band.
 
@@ -47,6 +49,9 @@ def write_predictions(
         Write the class probabilities, too, as cloud-optimised GeoTIFFs: float32, a band a class, in ``probabilities/``.
     uncertainty : bool
         Write entropy and mutual information, too, likewise: two bands, in ``uncertainty/``.
+    votes : bool
+        Write the classes that the members give one by one, too, likewise: uint8 codes as in the masks, a band a
+        member, in ``votes/``. The prediction must have them.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def write_predictions(
     assert prediction.index_HW.shape == tuple(mosaic.shape)
     sources = _sources_of(mosaic.dataset)
     names = {place.tile.id: sources.relative_path(place.tile) for place in mosaic.placements}
-    kinds = ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty]
+    kinds = _kinds(probabilities, uncertainty, votes)
     targets = [out_dir / kind / name for kind in kinds for name in names.values()]
     for folder in {out_dir, *(target.parent for target in targets)}:
         _refuse_folder(mosaic.dataset, sources, folder)
@@ -77,6 +82,8 @@ def write_predictions(
         relative = names[place.tile.id]
         write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
         written.append(out_dir / relative)
+        if votes:
+            written.append(_write_votes(out_dir / "votes" / relative, prediction, place, scheme, description))
         for kind, values_CHW, bands in _measures(prediction, place, probabilities, uncertainty):
             values_CHW[:, ~_cut(prediction.valid_HW, place)] = np.nan
             path = out_dir / kind / relative
@@ -97,12 +104,24 @@ def recorded_fingerprints(out_dir: str | Path) -> dict[str, str]:
     return {record["scene"]: record.get("provenance", {}).get("fingerprint", "") for record in records}
 
 
-def is_written(mosaic: Mosaic, out_dir: str | Path, probabilities: bool = False, uncertainty: bool = False) -> bool:
+def is_written(
+    mosaic: Mosaic,
+    out_dir: str | Path,
+    probabilities: bool = False,
+    uncertainty: bool = False,
+    *,
+    votes: bool = False,
+) -> bool:
     """Whether a folder holds all rasters of a scene, whatever they were made with."""
     sources = _sources_of(mosaic.dataset)
-    kinds = ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty]
+    kinds = _kinds(probabilities, uncertainty, votes)
     paths = (Path(out_dir, kind, sources.relative_path(p.tile)) for kind in kinds for p in mosaic.placements)
     return all(path.is_file() for path in paths)
+
+
+def _kinds(probabilities: bool, uncertainty: bool, votes: bool) -> list[str]:
+    """Subfolders of what is written: the masks' own, and one for each measure that was asked for."""
+    return ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty, *["votes"] * votes]
 
 
 def _record_of(line: str) -> dict[str, Any]:
@@ -221,6 +240,18 @@ def _measures(
         maps = (prediction.entropy_HW, prediction.mutual_information_HW)
         stacked = np.stack([_cut(values_HW, place).astype(np.float32) for values_HW in maps])
         yield "uncertainty", stacked, {"band_1": "entropy", "band_2": "mutual information"}
+
+
+def _write_votes(
+    path: Path, prediction: Prediction, place: Placement, scheme: ClassScheme, description: dict[str, str]
+) -> Path:
+    """Write each member's classes as codes; nodata is background, as in the mask."""
+    assert prediction.votes_MHW is not None, "the prediction was made without votes"
+    codes_MHW = scheme.encode(_cut(prediction.votes_MHW, place))
+    meaning = {f"code_{code}": name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}
+    bands = {f"band_{number}": name for number, name in enumerate(prediction.provenance["votes"], 1)}
+    write_cog(path, codes_MHW, place.tile.georef, description=description | meaning | bands)
+    return path
 
 
 def _record(out_dir: Path, scene_name: str, provenance: dict[str, Any]) -> None:

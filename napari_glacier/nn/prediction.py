@@ -19,11 +19,14 @@ class Progress:
         Network passes: windows times views times members. `done` falls back to 0 where the work starts
         again with smaller windows.
     message : str
+    preparing : bool
+        No window is under way yet: files are looked at, or members are made ready to compute.
     """
 
     done: int
     total: int
     message: str
+    preparing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,9 @@ class Prediction:
     scheme : ClassScheme
     provenance : dict
         Plain values: models, settings, device, warnings, and what was given up for lack of memory.
+    votes_MHW : uint8 array or None
+        The class that each member by itself would give, with the ensemble's thresholds, before the class map is
+        cleaned; 0 on nodata. None where nobody asked for it.
     """
 
     index_HW: npt.NDArray[np.uint8]
@@ -54,3 +60,4 @@ class Prediction:
     valid_HW: npt.NDArray[np.bool_]
     scheme: ClassScheme
     provenance: dict[str, Any] = field(default_factory=dict)
+    votes_MHW: npt.NDArray[np.uint8] | None = None

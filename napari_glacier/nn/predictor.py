@@ -20,7 +20,6 @@ import numpy.typing as npt
 import torch
 
 from napari_glacier import __version__
-from napari_glacier.core.archives import file_of
 from napari_glacier.core.bands import ALL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.errors import ConfigError, DataError
@@ -37,8 +36,9 @@ from napari_glacier.nn.lookahead import Lookahead
 from napari_glacier.nn.memory import ComputeSettings, usual_batch
 from napari_glacier.nn.postprocess import resolve_thresholds
 from napari_glacier.nn.prediction import Prediction, Progress
+from napari_glacier.nn.provenance import member_records, members_digest, sources_digest
 from napari_glacier.nn.scene import BandGap, Scene, band_gaps, gaps_warning
-from napari_glacier.nn.store import JobFolder, MemoryStore, Store
+from napari_glacier.nn.store import JobFolder, MemoryStore, Rows, Store
 
 __all__ = ["Prediction", "Predictor", "Progress"]
 
@@ -139,7 +139,14 @@ class Predictor:
         """The device that a run starts on."""
         return self._settings.device
 
-    def run(self, scene: Scene, job_folder: Path | None = None) -> Generator[Progress, None, Prediction]:
+    def run(
+        self,
+        scene: Scene,
+        job_folder: Path | None = None,
+        *,
+        votes: bool = False,
+        on_rows: Callable[[Rows], None] | None = None,
+    ) -> Generator[Progress, None, Prediction]:
         """Map a scene; yields as passes through networks are made, and returns the prediction.
 
         Close the generator to cancel: nothing runs on after the pass in progress. Memory is bounded by a row of
@@ -153,6 +160,11 @@ class Predictor:
             The finished maps go there, not into memory, and the prediction reads its measures from there. If it
             holds an interrupted job of the same scene, models and settings, that goes on. Delete it when what is
             wanted of the prediction is written elsewhere.
+        votes : bool
+            Keep the class that each member by itself gives, too.
+        on_rows : callable (Rows) -> None, optional
+            Sees rows of the maps as they are finished, from the top, in the thread that draws from the generator.
+            Where memory ran out they begin again at the first row. Cleaning comes later.
 
         Raises
         ------
@@ -164,7 +176,7 @@ class Predictor:
             If the job folder cannot be written.
         """
         started = time.perf_counter()
-        yield Progress(0, 1, f"{scene.name}: reading")
+        yield Progress(0, 1, f"{scene.name}: reading", preparing=True)
         self._check_bands(scene)
         gaps = band_gaps(scene, self._bands)
         warnings = self._warnings(scene, gaps)
@@ -179,16 +191,17 @@ class Predictor:
         store: Store | None = None
         while store is None:
             with suppress(OutOfMemory):
-                store = yield from self._map(scene, settings, gaps, job_folder)
+                store = yield from self._map(scene, settings, gaps, job_folder, votes=votes, on_rows=on_rows)
             if store is None:
                 # Outside the handler: the exception holds the frames whose tensors are to be freed.
                 self._engines.clear()
                 free_cached_memory(settings.device)
                 settings.step_down(usual)
-                yield Progress(0, 1, f"{scene.name}: {settings.steps[-1]} Starting again.")
+                yield Progress(0, 1, f"{scene.name}: {settings.steps[-1]} Starting again.", preparing=True)
         maps = store.maps()
         index_HW = yield from self.cleaning.clean(scene, self._bands, maps, self._thresholds, settings.device)
         provenance = self._provenance(scene, settings, warnings)
+        provenance["votes"] = list(self.ensemble.member_names) if votes else []
         provenance["valid_share"] = round(float(maps.valid_HW.mean()), 6)
         provenance["seconds"] = round(time.perf_counter() - started, 3)
         return Prediction(
@@ -199,6 +212,7 @@ class Predictor:
             valid_HW=maps.valid_HW,
             scheme=self.ensemble.scheme,
             provenance=provenance,
+            votes_MHW=maps.votes_MHW,
         )
 
     def _map(
@@ -207,14 +221,19 @@ class Predictor:
         settings: ComputeSettings,
         gaps: Sequence[BandGap],
         job_folder: Path | None,
+        *,
+        votes: bool,
+        on_rows: Callable[[Rows], None] | None,
     ) -> Generator[Progress, None, Store]:
         height, width = scene.shape
         plan = windows(height, width, settings.window_px, settings.overlap_px)
-        store = self._store(scene, settings, job_folder)
-        blender = Blender(self.ensemble.scheme.num_classes, height, width, self._thresholds, store)
+        num_voters = len(self.ensemble.members) if votes else 0
+        store = self._store(scene, settings, job_folder, num_voters)
+        size = (self.ensemble.scheme.num_classes, height, width)
+        blender = Blender(*size, self._thresholds, store, num_voters=num_voters, on_rows=on_rows)
         # The windows above are in the finished rows; those that reach below them are made again.
         due = [window for window in plan if window.row + window.height > store.rows_done]
-        runners = yield from self._runners(scene, settings)
+        runners = yield from self._runners(scene, settings, votes)
         passes = runners[0].passes
         total, done = len(plan) * passes, (len(plan) - len(due)) * passes
         message = f"{scene.name}: {' and '.join(describe_device(s.device) for s in self._places(settings))}"
@@ -238,20 +257,23 @@ class Predictor:
             work.close()
         return store
 
-    def _store(self, scene: Scene, settings: ComputeSettings, folder: Path | None) -> Store:
+    def _store(self, scene: Scene, settings: ComputeSettings, folder: Path | None, num_voters: int) -> Store:
         size = (self.ensemble.scheme.num_classes, *scene.shape)
         if folder is None:
-            return MemoryStore(*size)
-        return JobFolder(folder, self._of_pixels(scene, settings), *size)
+            return MemoryStore(*size, num_voters=num_voters)
+        return JobFolder(folder, self._of_pixels(scene, settings), *size, num_voters=num_voters)
 
-    def _runners(self, scene: Scene, settings: ComputeSettings) -> Generator[Progress, None, list[EnsembleRunner]]:
+    def _runners(
+        self, scene: Scene, settings: ComputeSettings, votes: bool
+    ) -> Generator[Progress, None, list[EnsembleRunner]]:
         """The ensemble on each device; its engines are kept for the next scene, as some take seconds to make."""
         window = min(settings.window_px, scene.shape[0]), min(settings.window_px, scene.shape[1])
         runners = []
         for number, place in enumerate(self._places(settings)):
             made = self._engines.setdefault((number, place.device, place.dtype), [])
-            for member in self.ensemble.members[len(made) :]:
-                yield Progress(0, 1, f"{scene.name}: preparing {member.card.name}")
+            for k, member in enumerate(self.ensemble.members[len(made) :], len(made) + 1):
+                which = f"{k} of {len(self.ensemble.members)}, {member.card.name}"
+                yield Progress(0, 1, f"{scene.name}: preparing member {which}", preparing=True)
                 with memory_signalled():
                     made.append(
                         make_engine(
@@ -265,7 +287,7 @@ class Predictor:
                         )
                     )
             engines = [engine for engine, _ in made]
-            runners.append(EnsembleRunner(self.ensemble, engines, self._views, self._bands, place))
+            runners.append(EnsembleRunner(self.ensemble, engines, self._views, self._bands, place, votes=votes))
         return runners
 
     def _places(self, settings: ComputeSettings) -> list[ComputeSettings]:
@@ -304,16 +326,11 @@ class Predictor:
 
     def _of_pixels(self, scene: Scene, settings: ComputeSettings) -> dict[str, Any]:
         """All that decides the probabilities of a scene, as plain values."""
-        sources = sorted(
-            (str(path), (stat := file_of(path).stat()).st_size, stat.st_mtime_ns)
-            for place in getattr(scene, "placements", ())
-            for path in place.tile.files
-        )
         return {
             "program": __version__,
             "scene": scene.name,
             "shape": list(scene.shape),
-            "sources": hashlib.blake2b(repr(sources).encode(), digest_size=16).hexdigest(),
+            "sources": sources_digest(scene),
             "members": self._members_digest,
             "weights": self.ensemble.weights,
             "average": self.ensemble.average,
@@ -329,13 +346,7 @@ class Predictor:
 
     @cached_property
     def _members_digest(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for member in self.ensemble.members:
-            digest.update(json.dumps(member.card.as_dict(), sort_keys=True).encode())
-            for name, tensor in member.model.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return members_digest(self.ensemble)
 
     def _check_bands(self, scene: Scene) -> None:
         tiles = [place.tile for place in getattr(scene, "placements", ())]
@@ -370,19 +381,6 @@ class Predictor:
         return warnings
 
     def _provenance(self, scene: Scene, settings: ComputeSettings, warnings: Sequence[str]) -> dict[str, Any]:
-        members = [
-            {
-                "name": member.card.name,
-                "path": str(member.path) if member.path else None,
-                "architecture": member.card.architecture,
-                "channels": list(member.card.channels),
-                "weight": weight,
-                "training_data": member.card.training_data,
-                "training_data_fingerprint": member.card.training_data_fingerprint,
-                "synthetic": member.card.synthetic,
-            }
-            for member, weight in zip(self.ensemble.members, self.ensemble.weights, strict=True)
-        ]
         classes = self.ensemble.scheme.class_names
         return {
             "program": f"napari-glacier {__version__}",
@@ -391,7 +389,7 @@ class Predictor:
             "fingerprint": self.fingerprint(scene),
             "shape": list(scene.shape),
             "ensemble": self.ensemble.name,
-            "members": members,
+            "members": member_records(self.ensemble),
             "classes": list(classes),
             "average": self.ensemble.average,
             "tta": self.tta,

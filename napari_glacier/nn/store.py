@@ -1,6 +1,6 @@
 """Where the finished rows of a scene's maps go: into memory, or into a folder from which a job goes on.
 
-Legend: K classes, H x W the scene, h the rows of one call.
+Legend: K classes, M members, H x W the scene, h the rows of one call.
 """
 
 import json
@@ -25,7 +25,10 @@ _JOB_FILE = "job.json"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Finished rows of all maps, from row `start` on; see `Prediction` for what they are."""
+    """Finished rows of all maps, from row `start` on; see `Prediction` for what they are.
+
+    The votes, and how probable each member holds the class that it votes for, are there where they were asked for.
+    """
 
     start: int
     index_hW: npt.NDArray[np.uint8]
@@ -33,6 +36,8 @@ class Rows:
     probabilities_KhW: npt.NDArray[np.float32]
     entropy_hW: npt.NDArray[np.float32]
     mutual_information_hW: npt.NDArray[np.float32]
+    votes_MhW: npt.NDArray[np.uint8] | None = None
+    vote_probabilities_MhW: npt.NDArray[np.float32] | None = None
 
 
 class Maps(NamedTuple):
@@ -43,6 +48,7 @@ class Maps(NamedTuple):
     probabilities_KHW: AnyArray
     entropy_HW: AnyArray
     mutual_information_HW: AnyArray
+    votes_MHW: AnyArray | None = None
 
 
 class MemoryStore:
@@ -51,6 +57,8 @@ class MemoryStore:
     Parameters
     ----------
     num_classes, height, width : int
+    num_voters : int
+        Members whose votes are kept; 0 where nobody asked for them.
 
     Attributes
     ----------
@@ -58,7 +66,7 @@ class MemoryStore:
         Rows at the top that need not be made again.
     """
 
-    def __init__(self, num_classes: int, height: int, width: int) -> None:
+    def __init__(self, num_classes: int, height: int, width: int, *, num_voters: int = 0) -> None:
         self.rows_done = 0
         kind = measure_dtype(height, width)
         self._maps = Maps(
@@ -67,6 +75,7 @@ class MemoryStore:
             np.zeros((num_classes, height, width), kind),
             np.zeros((height, width), kind),
             np.zeros((height, width), kind),
+            np.zeros((num_voters, height, width), np.uint8) if num_voters else None,
         )
 
     def put(self, rows: Rows) -> None:
@@ -77,6 +86,8 @@ class MemoryStore:
         self._maps.probabilities_KHW[:, where] = rows.probabilities_KhW
         self._maps.entropy_HW[where] = rows.entropy_hW
         self._maps.mutual_information_HW[where] = rows.mutual_information_hW
+        if self._maps.votes_MHW is not None:
+            self._maps.votes_MHW[:, where] = rows.votes_MhW
 
     def maps(self) -> Maps:
         """All rows so far; 0 in the others."""
@@ -95,6 +106,8 @@ class JobFolder:
     fingerprint : mapping
         Plain values that decide the pixels: scene, models, settings.
     num_classes, height, width : int
+    num_voters : int
+        Members whose votes are kept; 0 where nobody asked for them.
 
     Raises
     ------
@@ -102,9 +115,20 @@ class JobFolder:
         If the folder cannot be written.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], num_classes: int, height: int, width: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: Mapping[str, Any],
+        num_classes: int,
+        height: int,
+        width: int,
+        *,
+        num_voters: int = 0,
+    ) -> None:
         self.path = path
-        self._fingerprint = json.loads(json.dumps(dict(fingerprint)))
+        # Rows that were made without votes are not done for a job that is to have them, and the other way round.
+        voters = {"num_voters": num_voters} if num_voters else {}
+        self._fingerprint = json.loads(json.dumps({**fingerprint, **voters}))
         kind = np.dtype(measure_dtype(height, width))
         self._arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
             "index": ((height, width), np.dtype(np.uint8)),
@@ -113,6 +137,8 @@ class JobFolder:
             "entropy": ((height, width), kind),
             "mutual_information": ((height, width), kind),
         }
+        if num_voters:
+            self._arrays["votes"] = ((num_voters, height, width), np.dtype(np.uint8))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.rows_done = self._rows_of_before()
@@ -123,13 +149,16 @@ class JobFolder:
 
     def put(self, rows: Rows) -> None:
         """Write finished rows; they count from now on."""
-        pieces = {
+        pieces: dict[str, AnyArray] = {
             "index": rows.index_hW[None],
             "valid": rows.valid_hW[None],
             "probabilities": rows.probabilities_KhW,
             "entropy": rows.entropy_hW[None],
             "mutual_information": rows.mutual_information_hW[None],
         }
+        if "votes" in self._arrays:
+            assert rows.votes_MhW is not None
+            pieces["votes"] = rows.votes_MhW
         try:
             for name, piece_KhW in pieces.items():
                 shape, kind = self._arrays[name]
@@ -153,6 +182,7 @@ class JobFolder:
             self._mapped("probabilities"),
             self._mapped("entropy"),
             self._mapped("mutual_information"),
+            self._mapped("votes") if "votes" in self._arrays else None,
         )
 
     def _mapped(self, name: str) -> AnyArray:

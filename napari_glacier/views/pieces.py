@@ -6,6 +6,7 @@ from typing import Any
 from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
 from qtpy.QtWidgets import QGridLayout, QLabel, QLayout, QSizePolicy, QWidget
+from superqt import QElidingLabel
 
 SWATCH_PX = 14
 
@@ -104,11 +105,15 @@ class Legend(QWidget):
         self._grid.setColumnStretch(1, 1)
 
     def show_rows(self, rows: Sequence[tuple[str, ...]]) -> None:
-        """Show rows of colour, name and any number of texts set flush right."""
+        """Show rows of colour, name and any number of texts set flush right; long names are cut short."""
         clear_layout(self._grid)
         for number, (color, name, *figures) in enumerate(rows):
             self._grid.addWidget(swatch_label(color), number, 0)
-            self._grid.addWidget(QLabel(name), number, 1)
+            title = QElidingLabel(name)
+            # Names of members often differ at their ends alone.
+            title.setElideMode(Qt.TextElideMode.ElideMiddle)
+            title.setToolTip(name)
+            self._grid.addWidget(title, number, 1)
             for column, figure in enumerate(figures):
                 label = QLabel(figure)
                 label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -12,16 +13,20 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Scope, Step, Tta
+from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Request, Scope, Step, Tta
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.training import duration
+from napari_glacier.controllers.votes import VotesController
+from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.pieces import Legend
+from napari_glacier.views.votes_view import VotesPanel
 
 _SCOPES: tuple[tuple[Scope, str], ...] = (
     ("view", "What is on screen"),
@@ -47,7 +52,9 @@ class PredictView(GlacierView):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.controller = InferenceController(self.workspace)
-        self._worker: Any = None
+        self._task: Background | None = None
+        self._request: Request | None = None
+        self._last_step: Step | None = None
         self._started = 0.0
 
         self._empty = hint(
@@ -73,6 +80,12 @@ class PredictView(GlacierView):
         areas.addWidget(self._shown)
         result.addWidget(group("Area by class", areas))
         result.addWidget(group("Take over", self._make_accept()))
+        votes = QVBoxLayout()
+        self.votes_panel = VotesPanel(VotesController(self.controller))
+        self.votes_panel.failed.connect(self.fail)
+        self.votes_panel.answered.connect(self._on_answered)
+        votes.addWidget(self.votes_panel)
+        result.addWidget(group("At a pixel", votes))
         desk.addWidget(self._result)
 
         self.listen(self.workspace.session_changed, self._on_session)
@@ -80,7 +93,10 @@ class PredictView(GlacierView):
         self.listen(self.controller.models_changed, self._fill_models)
         self.listen(self.controller.predicted, self._show_result)
         self.on_close(self.controller.close)
-        self.on_close(self.cancel)
+        self.listen(self.votes_panel.votes.clicked, self.votes_panel.ask)
+        self.on_close(self.votes_panel.votes.close)
+        self.on_close(self.votes_panel.stop)
+        self.on_close(self._stop)
         self._restore()
         self._fill_models()
         self._on_session(self.workspace.session)
@@ -133,6 +149,7 @@ class PredictView(GlacierView):
         self._bar = QProgressBar()
         self._bar.setVisible(False)
         self._doing = QLabel("")
+        self._doing.setWordWrap(True)
         self._doing.setVisible(False)
         layout.addWidget(self._bar)
         layout.addWidget(self._doing)
@@ -163,7 +180,7 @@ class PredictView(GlacierView):
     @property
     def running(self) -> bool:
         """Whether a job is under way."""
-        return self._worker is not None
+        return self._task is not None
 
     def choose(self, *, scope: Scope | None = None, tta: Any = None, device: str | None = None) -> None:
         """Set the choices of the form."""
@@ -192,25 +209,28 @@ class PredictView(GlacierView):
         if request is None:
             return
         self._remember()
-        # napari's own create_worker hands the exception to a callback that does not take it (0.9.2).
-        from superqt.utils import create_worker
-
+        self.votes_panel.clear()
         self._started = time.monotonic()
-        worker = create_worker(self.controller.job, request, _ignore_errors=True)
-        worker.yielded.connect(self._on_step)
-        worker.returned.connect(self._on_outcome)
-        worker.errored.connect(self._on_error)
-        worker.finished.connect(self._on_finished)  # type: ignore[arg-type]  # superqt says it passes None
-        self._worker = worker
+        self._request, self._last_step = request, None
+        self._task = Background(self, self.controller.job(request), self._on_step, self._on_outcome, self._on_error)
         self._show_running()
-        worker.start()
 
     def cancel(self) -> None:
-        """End the job after the batch under way."""
-        if self._worker is not None:
-            self._worker.quit()
-            self._doing.setText("Cancelling after this batch…")
-            self._cancel_button.setEnabled(False)
+        """End the job: at once for the person, in its own thread as soon as the batch under way is done."""
+        if self._task is None or self._request is None:
+            return
+        self._stop()
+        if self.workspace.session is self._request.session:
+            self.controller.settle()
+            self.tell(self.controller.say_cancelled(self._request, self._last_step))
+        else:
+            self.tell("The run was cancelled: its dataset is no longer open.")
+        self._show_running()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
     def accept(self) -> None:
         """Take the prediction over into the labels."""
@@ -222,22 +242,21 @@ class PredictView(GlacierView):
     # -- what the worker reports
 
     def _on_step(self, step: Step) -> None:
-        if self._worker is None or self._worker.abort_requested:
-            return
+        self._last_step = step
+        self.controller.take(step)
         self._bar.setMaximum(step.total)
         self._bar.setValue(step.done)
-        text = step.message
-        elapsed = time.monotonic() - self._started
-        if 0 < step.done < step.total and elapsed > 1.5:
-            text += f"  ·  {duration(elapsed * (step.total - step.done) / step.done)} left"
-        self._doing.setText(text)
+        left = f"  ·  {duration(step.left_s)} left" if step.left_s is not None else ""
+        self._doing.setText(step.message + left)
 
     def _on_outcome(self, outcome: Outcome) -> None:
-        if not self._open or self.workspace.session is None:
+        self._task = None
+        self._show_running()
+        if self.workspace.session is None:
             return
         self.attempt(lambda: self.controller.show(outcome))
         seconds = time.monotonic() - self._started
-        said = f"Predicted with {outcome.name} in {duration(seconds)}."
+        said = f"Predicted with {outcome.made.name} in {duration(seconds)}."
         if outcome.written:
             said += f" {counted(len(outcome.written), 'mask')} in {_short(outcome.written[0].parent)}."
         if outcome.problem:
@@ -248,22 +267,16 @@ class PredictView(GlacierView):
         self.tell(said)
 
     def _on_error(self, error: BaseException) -> None:
-        if self._open:
-            self.fail(error)
-
-    def _on_finished(self) -> None:
-        cancelled = self._worker is not None and self._worker.abort_requested
-        self._worker = None
-        if not self._open:
-            return
-        if cancelled:
-            self.tell("Cancelled; what was shown before stays.")
+        self._task = None
+        self.controller.settle()
+        self.fail(error)
         self._show_running()
 
     # -- showing
 
     def _show_running(self) -> None:
         running = self.running
+        self.votes_panel.busy = running
         self._run_button.setEnabled(not running)
         self._cancel_button.setEnabled(running)
         self._bar.setVisible(running)
@@ -279,6 +292,7 @@ class PredictView(GlacierView):
         self._desk.setVisible(session is not None)
         # A job under way is of the dataset that was here before.
         self.cancel()
+        self.votes_panel.button.setChecked(False)
         self._show_result()
 
     @property
@@ -292,7 +306,21 @@ class PredictView(GlacierView):
         self._accept_button.setEnabled(not self.running and not self._read_only)
         if shown:
             self._legend.show_rows(self.controller.legend())
-            self._shown.setText("Layers <i>Prediction</i> and <i>Uncertainty</i> (hidden), below Labels.")
+            partly = self.controller.incomplete
+            said = "Layers <i>Prediction</i> and <i>Uncertainty</i> (hidden), below Labels."
+            if partly and not self.running:
+                said += f" <b>Incomplete</b>: {partly} of what was asked for. Only that is accepted."
+            self._shown.setText(said)
+
+    def _on_answered(self) -> None:
+        # How high the panel is now is known once the window has laid it out.
+        QTimer.singleShot(0, self._post, self._reveal_votes)
+
+    def _reveal_votes(self) -> None:
+        """Scroll the answer into sight: on a laptop it would lie below the widget's edge."""
+        scroll = self.findChild(QScrollArea)
+        if isinstance(scroll, QScrollArea):
+            scroll.ensureWidgetVisible(self.votes_panel, 0, 12)
 
     def _fill_models(self) -> None:
         chosen = self.model

@@ -18,18 +18,19 @@ def controller(workspace):
     controller.close()
 
 
-def _finish(job):
+def _finish(job, take=lambda step: None):
     steps = []
     while True:
         try:
             steps.append(next(job))
+            take(steps[-1])
         except StopIteration as stop:
             return steps, stop.value
 
 
 def _predict(controller, path, scope="all"):
     request = controller.request(ModelChoice("tiny", path), "off", "cpu", scope)
-    steps, outcome = _finish(controller.job(request))
+    steps, outcome = _finish(controller.job(request), controller.take)
     controller.show(outcome)
     return steps, outcome
 
@@ -118,7 +119,7 @@ def test_a_part_on_screen_equals_the_same_part_of_everything(
     shown = workspace.prediction_layer.data
     where = np.zeros(whole.shape, bool)
     where[70:130, 50:161] = True
-    assert isinstance(outcome.request.parts[0].scene, Excerpt)
+    assert isinstance(outcome.made.request.parts[0].scene, Excerpt)
     assert np.array_equal(shown[where], whole[where])
     assert not shown[~where].any()
     assert np.abs(workspace.uncertainty_layer.data - certain)[where].max() < 1e-5
@@ -244,10 +245,12 @@ def test_nothing_is_predicted_before_a_dataset_is_open(controller):
 def test_a_prediction_never_lies_over_another_dataset(workspace, controller, make_dataset, make_checkpoint):
     first, second = make_dataset("first", grid=(1, 1)), make_dataset("second", grid=(1, 1))
     workspace.open(first)
-    _, outcome = _finish(
-        controller.job(controller.request(ModelChoice("tiny", make_checkpoint()), "off", "cpu", "all"))
-    )
+    job = controller.job(controller.request(ModelChoice("tiny", make_checkpoint()), "off", "cpu", "all"))
+    steps, outcome = _finish(job)
     workspace.open(second)
+    for step in steps:
+        controller.take(step)
+    assert any(step.news for step in steps)
     with pytest.raises(DataError, match="another dataset is open"):
         controller.show(outcome)
     assert workspace.prediction_layer is None

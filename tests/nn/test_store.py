@@ -9,7 +9,7 @@ from napari_glacier.core.errors import SaveError
 from napari_glacier.nn import store as store_module
 from napari_glacier.nn.store import JobFolder, MemoryStore, Rows
 
-K, H, W = 3, 40, 17
+K, H, W, M = 3, 40, 17, 2
 
 
 def _rows(start, stop):
@@ -22,17 +22,20 @@ def _rows(start, stop):
         rng.random((K, n, W), np.float32),
         rng.random((n, W), np.float32),
         rng.random((n, W), np.float32),
+        rng.integers(0, K, (M, n, W)).astype(np.uint8),
     )
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 def test_a_folder_holds_what_memory_holds(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(store_module, "measure_dtype", lambda height, width: kind)
-    folder, memory = JobFolder(tmp_path / "job", {"a": 1}, K, H, W), MemoryStore(K, H, W)
+    folder, memory = JobFolder(tmp_path / "job", {"a": 1}, K, H, W, num_voters=M), MemoryStore(K, H, W, num_voters=M)
     for start, stop in ((0, 7), (7, 25), (25, H)):
         for store in (folder, memory):
             store.put(_rows(start, stop))
     assert folder.rows_done == H
+    assert MemoryStore(K, H, W).maps().votes_MHW is None
+    assert JobFolder(tmp_path / "another", {"a": 1}, K, H, W).maps().votes_MHW is None
     for ours, theirs in zip(folder.maps(), memory.maps(), strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)

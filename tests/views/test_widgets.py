@@ -186,13 +186,13 @@ def test_closing_the_predict_widget_ends_its_job(viewer, qtbot, make_dataset, ma
     view.use_model(make_checkpoint())
     view.choose(scope="all", tta=8, device="cpu")
     view.run()
-    worker = view._worker
+    task = view._task
 
     viewer.window.remove_dock_widget(dock)
 
     qtbot.waitUntil(lambda: not view._open)
-    assert worker.abort_requested
-    qtbot.waitUntil(lambda: not worker.is_running, timeout=60_000)
+    assert task.cancelled
+    qtbot.waitUntil(lambda: not task.is_alive, timeout=60_000)
     assert workspace_of(viewer).prediction_layer is None
 
 
