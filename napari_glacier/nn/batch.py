@@ -132,7 +132,7 @@ class Batch:
             finally:
                 run.close()
             written = write_predictions(prediction, scene, job.out, **measures)
-            warnings = tuple(prediction.provenance.get("warnings", ()))
+            warnings = (*prediction.provenance["warnings"], *prediction.provenance["engine_notes"])
             # Its measures lie in the folder.
             del prediction
             shutil.rmtree(folder, ignore_errors=True)
