@@ -4,6 +4,7 @@ Exit code 0 done, 2 bad input (one sentence says what and the mend), 1 anything 
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from typing import Any
 from napari_glacier import __version__, cli_data, cli_inventory
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
+
+# What the system says of a path that was given wrong: no folder, a file in its place, not for this person, read-only.
+_OF_THE_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,13 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"napari-glacier {options.command}: {error.strerror or error}{where}.", file=sys.stderr)
-        return 1
+        print(f"napari-glacier {options.command}: {_in_words(error)}", file=sys.stderr)
+        return 2 if error.errno in _OF_THE_PATH else 1
     except KeyboardInterrupt:
         again = " The same command goes on from here." if options.command in {"predict", "prepare"} else ""
         print(f"Stopped. What was written so far is whole.{again}", file=sys.stderr)
         return 1
+
+
+def _in_words(error: OSError) -> str:
+    """What the system refused, and the mend where the path is at fault."""
+    what = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror or error}."
+    return f"{what} Name another file or folder, or make this one yours." if error.errno in _OF_THE_PATH else what
 
 
 def _predict(options: argparse.Namespace) -> int:
