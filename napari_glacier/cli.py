@@ -4,6 +4,7 @@ Exit code 0 done, 2 bad input (one sentence says what and the mend), 1 anything 
 """
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,9 @@ from typing import Any
 from napari_glacier import __version__, cli_data, cli_inventory
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
+
+# What the system says of a path that was given wrong: no folder, a file in its place, not for this person, read-only.
+_OF_THE_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,12 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"napari-glacier {options.command}: {error.strerror or error} ({error.filename}).", file=sys.stderr)
-        return 1
+        print(f"napari-glacier {options.command}: {_in_words(error)}", file=sys.stderr)
+        return 2 if error.errno in _OF_THE_PATH else 1
     except KeyboardInterrupt:
         again = " The same command goes on from here." if options.command in {"predict", "prepare"} else ""
         print(f"Stopped. What was written so far is whole.{again}", file=sys.stderr)
         return 1
+
+
+def _in_words(error: OSError) -> str:
+    """What the system refused, and the mend where the path is at fault."""
+    what = f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror or error}."
+    return f"{what} Name another file or folder, or make this one yours." if error.errno in _OF_THE_PATH else what
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -113,8 +123,10 @@ def _predict(options: argparse.Namespace) -> int:
                     bar.update(progress.done - bar.n)
     there = sum(report.was_there for report in reports)
     if there:
-        print(f"{there} scene(s) were there already, made by these models and settings; delete them to map them again.")
-    print(f"{sum(len(report.written) for report in reports)} files written to {options.out}")
+        scenes = "1 scene was" if there == 1 else f"{there} scenes were"
+        print(f"{scenes} there already, made by these models and settings. To map again, delete the masks.")
+    written = sum(len(report.written) for report in reports)
+    print(f"{written} {'file' if written == 1 else 'files'} written to {options.out}")
     failed = [report.scene for report in reports if report.problem]
     if failed:
         print(f"{len(failed)} of {len(reports)} failed: {', '.join(failed)}.", file=sys.stderr)
@@ -149,11 +161,12 @@ def _doctor(options: argparse.Namespace) -> int:
         cards = [member.card for member in resolve_models(options.model).members]
         diagnosis = diagnosis.with_findings(scale_findings(diagnosis, cards))
     for key, value in diagnosis.summary.items():
-        print(f"{key.replace('_', ' '):>12}  {_plain(value)}")
+        if value not in (None, [], {}):
+            print(f"{key.replace('_', ' '):>15}  {_plain(value)}")
     for finding in diagnosis.findings:
-        print(f"{finding.severity:>12}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.text}")
+        print(f"{finding.severity:>15}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.text}")
     if not diagnosis.findings:
-        print("       clean  nothing to mend")
+        print(f"{'clean':>15}  nothing to mend")
     _write_json(options.json, diagnosis.as_dict())
     return diagnosis.exit_code
 
@@ -232,7 +245,7 @@ def _add_predict(commands: Any) -> None:
 
 def _add_change(commands: Any) -> None:
     change = commands.add_parser("change", help="compare masks of two dates: areas, gains, losses, and a map")
-    change.add_argument("before", type=Path, metavar="A", help="a mask or a folder of masks")
+    change.add_argument("before", type=Path, metavar="A", help="a mask, a folder of masks, or a dataset (its labels)")
     change.add_argument("after", type=Path, metavar="B", help="the same of a later date")
     change.add_argument("--out", type=Path, required=True, metavar="DIR", help="where maps and tables go")
     change.add_argument("--scheme", help="class scheme of the masks, where their values do not tell")
@@ -253,7 +266,7 @@ def _change(options: argparse.Namespace) -> int:
         options.before, options.after, options.out, scheme=options.scheme, scenes=scenes, clear_only=options.clear
     )
     _print_warnings(change.warnings)
-    unit = "px" if change.pixel_area_m2 is None else "km2"
+    unit = "px" if change.areas_m2 is None else "km2"
     columns = [f"{name}_{unit}" for name in ("before", "after", "gained", "lost")]
     print(f"{'class':<12}" + "".join(f"{column.replace('_', ' '):>14}" for column in columns) + f"{'change':>10}")
     for row in change.rows():
@@ -272,8 +285,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_predict(commands)
     evaluate = commands.add_parser("evaluate", help="compare predicted masks with true ones")
-    evaluate.add_argument("--pred", type=Path, required=True, metavar="DIR")
-    evaluate.add_argument("--truth", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--pred", type=Path, required=True, metavar="DIR", help="predicted masks")
+    evaluate.add_argument(
+        "--truth", type=Path, required=True, metavar="DIR", help="true masks, or a dataset (its labelled tiles)"
+    )
     evaluate.add_argument("--data", type=Path, metavar="DIR", help="the tiles: tells which pixels are valid")
     evaluate.add_argument("--scheme", help="class scheme of both folders (default: decided over their masks)")
     evaluate.add_argument(
@@ -306,7 +321,11 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder, or an old bundle")
     bundle.add_argument("--data", type=Path, metavar="DIR", help="tiles on which float16 is compared with float32")
     bundle.add_argument(
-        "--max_mb", type=float, metavar="N", help="limit of the folder (default: 200 for a model, 300 for several)"
+        "--max-mb",
+        "--max_mb",
+        type=float,
+        metavar="N",
+        help="limit of the folder (default: 200 for a model, 300 for several)",
     )
     bundle.add_argument(
         "--tta",

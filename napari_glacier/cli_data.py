@@ -147,7 +147,8 @@ def _splits(options: argparse.Namespace) -> int:
     dataset, split_of, parts = make_splits(
         options.directory, options.folds, options.val_fraction, options.seed, options.scheme
     )
-    out = (options.out or dataset.root / SPLITS_FILE).expanduser().absolute()
+    folder = options.directory.expanduser()
+    out = (options.out or (folder if folder.is_dir() else dataset.root) / SPLITS_FILE).expanduser().absolute()
     write_splits(out, split_of, dataset.root)
     names = dataset.scheme.class_names if dataset.scheme else ()
     for part in parts:

@@ -105,3 +105,22 @@ def test_a_device_that_is_not_there_is_said(make_dataset, tmp_path, capsys):
     arguments = ["predict", "--data", str(make_dataset()), "--out", str(tmp_path / "out"), "--device", "cuda:7"]
     assert main(arguments) == 2
     assert "cuda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["doctor", "report", "prepare"])
+def test_a_file_in_the_place_of_a_folder_is_named_with_the_mend(make_dataset, tmp_path, capsys, command):
+    root, place = str(make_dataset()), tmp_path / "taken"
+    place.write_text("mine")
+    arguments = {
+        "doctor": ["doctor", root, "--json", str(place / "d.json")],
+        "report": ["report", root, "--out", str(place)],
+        "prepare": ["prepare", "tiles", root, "--outlines", str(tmp_path / "o.gpkg"), "--out", str(place)],
+    }
+    assert main(["outlines", root, "--out", str(tmp_path / "o.gpkg")]) == 0
+    capsys.readouterr()
+    assert main(arguments[command]) == 2
+    said = capsys.readouterr().err
+    assert str(place) in said
+    assert said.count("\n") == 1
+    assert "another" in said
+    assert place.read_text() == "mine"

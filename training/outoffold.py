@@ -25,10 +25,9 @@ from napari_glacier.core.metrics import ConfusionMatrix
 from napari_glacier.core.mosaic import Mosaic, PixelCache, Placement
 from napari_glacier.core.raster import write_mask
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.core.tiles import Tile
+from napari_glacier.core.tiles import Tile, raster_name
 from napari_glacier.nn.checkpoint import load_checkpoint
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE, Ensemble
-from napari_glacier.nn.outputs import raster_name
 from napari_glacier.nn.prediction import Prediction
 from napari_glacier.nn.predictor import Predictor
 from training.data import TileSet

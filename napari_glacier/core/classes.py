@@ -6,6 +6,7 @@ Inside the program a mask is a uint8 index image; `IGNORE_INDEX` marks pixels th
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -193,4 +194,42 @@ def infer_scheme(values: Iterable[float], example: str = "") -> ClassScheme:
         f"The masks hold the values {sorted(present)[:12]}{where}; {odd[:8]} fits no scheme. "
         "Known codes: glacier4 0/85/170/255, glacier4-index 0/1/2/3, glacier2 0/255. "
         "Correct the masks or name the scheme with --scheme."
+    )
+
+
+def scheme_tags(scheme: ClassScheme) -> dict[str, str]:
+    """The items under which a mask's file keeps what each code means, so that a GIS (and `tagged_scheme`) knows."""
+    return {f"class_{code}": name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}
+
+
+def tagged_scheme(tags_of_files: Iterable[Mapping[str, str]]) -> ClassScheme | None:
+    """The scheme that the items of all files name; None where one names another, or none that is known."""
+    named = [{key: value for key, value in tags.items() if key.startswith("class_")} for tags in tags_of_files]
+    alike = bool(named) and all(one == named[0] for one in named)
+    return next((scheme for scheme in SCHEMES.values() if alike and scheme_tags(scheme) == named[0]), None)
+
+
+def scheme_of_masks(first_seen: Mapping[float, Path], what: str = "data set") -> tuple[ClassScheme, tuple[str, ...]]:
+    """Decide the scheme of masks by their values, and say what a person should know of the choice.
+
+    Parameters
+    ----------
+    first_seen : mapping of value to Path
+        Every value that occurs in any mask, and a file that holds it.
+    what : str
+        What the masks make together, in the person's words.
+
+    Raises
+    ------
+    SchemeError
+        If no glacier scheme reads all the values; names a file with an odd one.
+    """
+    known = {float(code) for scheme in SCHEMES.values() for code in scheme.codes}
+    odd = next((path for value, path in first_seen.items() if value not in known), next(iter(first_seen.values())))
+    scheme = infer_scheme(first_seen, example=str(odd))
+    if scheme.name != "glacier2":
+        return scheme, ()
+    return scheme, (
+        f"The masks hold only {sorted(int(value) for value in first_seen)}: read as two classes (glacier2). "
+        f"If they are a part of a four-class {what}, name it with --scheme glacier4.",
     )

@@ -11,7 +11,7 @@ import yaml
 
 from napari_glacier.core.arrays import is_array, read_mask_arrays
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
-from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks
 from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, leaving_out_damaged, unpaired_terrain
@@ -379,15 +379,7 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
             f"The masks of the pictures hold {listed}: read as salt data (salt2), where any value but 0 is salt. "
             "If that is not meant, name the classes with --scheme.",
         )
-    known = {float(code) for code in (0, 1, 2, 3, 85, 170, 255)}
-    odd = next((path for value, path in values.items() if value not in known), masks[0])
-    scheme = infer_scheme(values, example=str(odd))
-    if scheme.name == "glacier2":
-        return scheme, (
-            f"The masks hold only {sorted(int(v) for v in values)}: read as two classes (glacier2). "
-            "If they are a part of a four-class data set, name it with --scheme glacier4.",
-        )
-    return scheme, ()
+    return scheme_of_masks(values)
 
 
 def described_scheme(root: Path) -> str | None:

@@ -125,7 +125,9 @@ def _examine_tile(dataset: Dataset, tile: Tile, census: _Census) -> Iterator[Fin
             )
         elif values.size and band in CANONICAL_BANDS:
             yield from _examine_saturation(tile, band, values, census)
-    yield from _examine_doubles(tile, {b: p for b, p in zip(bands, image_CHW, strict=True) if b not in flat}, valid_HW)
+    if not tile.is_picture:  # grey pictures are stored with three equal colours
+        planes = {band: plane_HW for band, plane_HW in zip(bands, image_CHW, strict=True) if band not in flat}
+        yield from _examine_doubles(tile, planes, valid_HW)
     if num_valid:
         census.digests.setdefault(hashlib.blake2b(image_CHW.tobytes()).digest(), []).append(tile.id)
     if set(CANONICAL_BANDS) <= set(bands):

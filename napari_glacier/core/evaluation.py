@@ -12,11 +12,12 @@ from napari_glacier.core.bands import exact_identity, number_identity, plain_ide
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
 from napari_glacier.core.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
-from napari_glacier.core.layouts import pictures_in, rasters_in
+from napari_glacier.core.layouts import is_dataset, pictures_in, rasters_in
 from napari_glacier.core.metrics import ConfusionMatrix
 from napari_glacier.core.pairing import pair_files
 from napari_glacier.core.png import is_png
 from napari_glacier.core.raster import read_mask_codes
+from napari_glacier.core.tiles import raster_name
 
 
 def evaluate_folders(
@@ -32,9 +33,10 @@ def evaluate_folders(
     ----------
     predicted, truth : Path
         Folders of masks, TIFFs, PNGs or NumPy files, paired by the identity in their names. Of a TIFF and a PNG of
-        one name the TIFF counts: beside it the PNG is a quick look, or what was corrected.
+        one name the TIFF counts: beside it the PNG is a quick look, or what was corrected. `truth` may be a data set
+        as well, whose labelled tiles are then compared: predictions of the others are left out.
     data : Path, optional
-        The data set they belong to; it tells which pixels are valid.
+        The data set they belong to; it tells which pixels are valid. Where `truth` is a data set, that one by default.
     scheme : str, optional
         Of both folders; else the data set's where the true masks are its own, or decided over the masks of each.
     glacier_classes : sequence of str, optional
@@ -51,8 +53,14 @@ def evaluate_folders(
     DataError
         If masks do not pair, differ in size, or their schemes cannot be compared.
     """
-    pairs = _pairs(Path(predicted), Path(truth))
+    predicted, truth = Path(predicted), Path(truth)
     dataset = open_dataset(data) if data is not None else None
+    if _is_labelled(truth):
+        labelled = open_dataset(truth, scheme)
+        dataset = dataset or labelled
+        pairs = _pairs_with_labels(predicted, labelled)
+    else:
+        pairs = _pairs(predicted, truth)
     predicted_scheme, truth_scheme = _schemes(pairs, dataset, scheme)
     recode = _recode(predicted_scheme, truth_scheme, glacier_classes)
     names = truth_scheme.class_names
@@ -82,6 +90,34 @@ def evaluate_folders(
         "scheme": truth_scheme.name,
         "tiles": tiles,
     }
+
+
+def _is_labelled(truth: Path) -> bool:
+    """Whether the truth is a data set with labels, not a folder of masks."""
+    return truth.is_dir() and not any((rasters_in(truth), pictures_in(truth), arrays_in(truth))) and is_dataset(truth)
+
+
+def _pairs_with_labels(predicted: Path, dataset: Dataset) -> Mapping[str, tuple[Path, Path]]:
+    """The prediction and the label of each labelled tile; predictions have the names of the tiles' first bands."""
+    labelled = [tile for tile in dataset.tiles if tile.mask_path is not None and tile.number is None]
+    if not labelled:
+        raise DataError(f"No tile of {dataset.root} has a label. Label some, or give a folder of masks.")
+    if not predicted.is_dir():
+        raise DataError(f"{predicted} is not a folder. Give a folder of masks.")
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for tile in labelled:
+        # Tiles of equal names in several splits are predicted into a folder for each split.
+        named = [folder / raster_name(tile.name) for folder in (predicted / tile.split, predicted)]
+        found = next((path for path in named if path.is_file()), None)
+        if found is not None and tile.mask_path is not None:
+            pairs[tile.id] = found, tile.mask_path
+    missing = [tile.id for tile in labelled if tile.id not in pairs]
+    if missing:
+        raise PairingError(
+            f"{len(missing)} of {len(labelled)} labelled tiles of {dataset.root} have no prediction in {predicted}: "
+            f"{', '.join(missing[:8])}. Predict them, or give the folder of the masks to compare with."
+        )
+    return pairs
 
 
 def _pairs(predicted: Path, truth: Path) -> Mapping[str, tuple[Path, Path]]:

@@ -12,10 +12,14 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is synced to disk and takes the place of `path`.
 
-    On any error the temporary file is removed and the old file stays as it was.
+    On any error the temporary file is removed and the old file stays as it was. OSError where none can be made
+    there; it names `path`, which is what a person asked for.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     os.close(handle)
     temporary = Path(name)
     try:

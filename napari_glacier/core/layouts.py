@@ -29,9 +29,9 @@ from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS,
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError
 from napari_glacier.core.pairing import pair_extras, pair_files
 from napari_glacier.core.png import PNG_SUFFIXES, is_png
-from napari_glacier.core.raster import RASTER_SUFFIXES, RasterInfo, read_info
+from napari_glacier.core.raster import RASTER_SUFFIXES, RasterInfo, read_description, read_info
 from napari_glacier.core.scenes.finding import FoundScene, find_scenes, metadata_folder, names_a_scene
-from napari_glacier.core.tiles import BandSource, Tile, band_size_message
+from napari_glacier.core.tiles import BandSource, Tile, band_size_message, raster_name
 
 _MASK_FOLDERS = ("label", "labels", "mask", "masks")
 _SPLITS = ("train", "val", "test")
@@ -221,6 +221,12 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
             raise BandError(
                 f"{path} is band {band} of a tile. Open the folder {path.parent.parent} that holds all the bands."
             )
+        if count == 1 and names_a_scene(path.parent):
+            raise BandError(f"{path} is one file of a scene. Open the scene's folder, {path.parent}.")
+        if count == 1 and "made_by" in read_description(path):
+            raise BandError(
+                f"{path} is a mask that this program wrote, and has no bands. Open the data set that it was made of."
+            )
         if count != len(CANONICAL_BANDS):
             raise BandError(
                 f"{path} has {count} band(s); a tile in one file needs the {len(CANONICAL_BANDS)} bands "
@@ -347,8 +353,7 @@ def _whole_tile(
         width=usual[1],
         georef=georef,
         mask_path=mask,
-        new_mask_path=mask_folder
-        / (name if Path(name).suffix.lower() in RASTER_SUFFIXES else f"{Path(name).stem}.tif"),
+        new_mask_path=mask_folder / raster_name(name),
         blocked=all(infos[source.path].blocked for source in ordered.values()),
         reduced=all(infos[source.path].overviews > 0 for source in ordered.values()),
     )

@@ -21,7 +21,7 @@ import tifffile
 
 from napari_glacier.core.archives import file_of, span
 from napari_glacier.core.arrays import is_array, read_array, read_array_header, read_mask_array
-from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.classes import ClassScheme, scheme_tags
 from napari_glacier.core.errors import RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.gdal_parts import is_jpeg2000, jpeg2000_header, read_planes
@@ -308,7 +308,7 @@ def write_mask(
     for code, color in zip(scheme.codes, scheme.colors, strict=True):
         rgb = [0, 0, 0] if code == 0 else [int(color[i : i + 2], 16) for i in (1, 3, 5)]
         colormap[:, code] = [channel * 257 for channel in rgb]
-    names = {f"class_{code}": name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}
+    names = scheme_tags(scheme)
     tags = georef.extra_tags() if georef else []
     tags.append((_GDAL_METADATA, "s", 0, _gdal_metadata(names | dict(description or {}))))
     _write(Path(path), scheme.encode(index_HW), tags, {"photometric": "palette", "colormap": colormap})

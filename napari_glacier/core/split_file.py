@@ -7,6 +7,7 @@
 `napari-glacier splits` writes it, `data.splits` of a training configuration reads it.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ SplitOf = dict[str, int | str]
 _HEADING = """\
 # Which tiles are held out: a number is the fold that a tile belongs to; train, val and none are meant as they read.
 # Change it as you like; every labelled tile is listed once. Train with it:
-#   python -m training.run --config tiny_data --train_data {data} --set data.splits={path} {then}
+#   python -m training.run --config tiny_data {command}
 """
 
 
@@ -100,12 +101,14 @@ def write_splits(path: Path, split_of: Mapping[str, int | str], data: Path) -> N
     if path.exists():
         raise SaveError(f"{path} exists and may have been changed by hand. Remove it, or name another one with --out.")
     folds = [value for value in split_of.values() if isinstance(value, int)]
-    then = f"folds={max(folds)}" if folds else ""
+    # What is pasted into a shell: a folder's name may hold spaces.
+    settings = [shlex.quote(f"data.splits={path}"), *([f"folds={max(folds)}"] if folds else [])]
+    command = f"--train_data {shlex.quote(str(data))} --set {' '.join(settings)}"
     # Flow style would be shorter; a line a tile is easier to change.
     text = yaml.safe_dump({"splits": dict(split_of)}, sort_keys=False, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, _HEADING.format(data=data, path=path, then=then) + text)
+        write_text_atomically(path, _HEADING.format(command=command) + text)
     except OSError as error:
         raise SaveError(f"{path} could not be written ({error.strerror or error}). Name another file.") from error
 

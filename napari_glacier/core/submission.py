@@ -134,6 +134,10 @@ def mask_names(folder: Path) -> list[str]:
         If it has none.
     """
     folder = Path(folder).expanduser()
+    if is_dataset(folder):
+        from napari_glacier.core.dataset import open_dataset
+
+        return sorted(Path(tile.name).stem for tile in open_dataset(folder, "salt2").tiles)
     if (folder / "images").is_dir():
         folder = folder / "images"
     names = sorted({path.stem for path in (*pictures_in(folder), *rasters_in(folder))})

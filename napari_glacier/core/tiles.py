@@ -7,9 +7,10 @@ from pathlib import Path
 from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.raster import RASTER_SUFFIXES
 from napari_glacier.core.scenes.products import Product
 
-__all__ = ["BandSource", "Tile", "band_size_message"]
+__all__ = ["BandSource", "Tile", "band_size_message", "raster_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,9 @@ def band_size_message(tile_id: str, band: str, size: tuple[int, ...], usual: tup
         f"Band {band} of tile {tile_id} is {size[0]} x {size[1]}, the other bands are {usual[0]} x {usual[1]}. "
         f"Re-export {band} on the same grid, or remove the tile from the dataset."
     )
+
+
+def raster_name(file_name: str) -> str:
+    """Name of the mask of a tile whose first band has this name: the same, with the ending of a TIFF for pictures."""
+    path = Path(file_name)
+    return file_name if path.suffix.lower() in RASTER_SUFFIXES else f"{path.stem}.tif"

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.errors import ConfigError, GlacierError, SaveError
+from napari_glacier.core.errors import ConfigError, DataError, GlacierError, SaveError
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
 from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.outputs import is_written, recorded_fingerprints, refuse_source_folder, write_predictions
@@ -98,7 +98,8 @@ class Batch:
     Raises
     ------
     GlacierError
-        If the data do not open, the models do not load, or the folder may not be written to.
+        If the data do not open, the models do not load or see nothing in any scene, or the folder may not be written
+        to.
     """
 
     def __init__(self, job: Job) -> None:
@@ -110,6 +111,18 @@ class Batch:
         self.failed = tuple(Report(tile_id, problem=reason) for tile_id, reason in dataset.damaged.items())
         self._recorded = recorded_fingerprints(job.out)
         self._predictor = Predictor(resolve_models(list(job.models) or None), **dict(job.settings))
+        self._check_bands()
+
+    def _check_bands(self) -> None:
+        """Raise what is wrong with all scenes alike, instead of telling it of a thousand tiles one by one."""
+        problems = []
+        for scene in self.scenes:
+            try:
+                self._predictor.check_bands(scene)
+            except DataError as error:
+                problems.append(error)
+        if problems and len(problems) == len(self.scenes):
+            raise problems[0]
 
     def map(self, scene: Mosaic) -> Generator[Progress, None, Report]:
         """Map a scene and write it; yields on the way. Close it to stop: the next call goes on from there.

@@ -210,7 +210,7 @@ def write_bundle(
             raise ConfigError(
                 f"The bundle is too large: {sizes}, and {code_mb:.1f} MB of code; at most "
                 f"{_limit_text(len(names), max_mb)} are allowed.{rounding} Leave members out, train a smaller encoder, "
-                "or raise --max_mb where the rules allow it."
+                "or raise --max-mb where the rules allow it."
             )
         if not half:
             _save_weights(ensemble, made / "weights", half=False)

@@ -52,20 +52,34 @@ def sample_statistics(scene: Scene, bands: Sequence[str], gaps: Sequence[BandGap
     return statistics
 
 
-def drift_warnings(statistics: Mapping[str, PooledStatistics], card: ModelCard) -> list[str]:
-    """Say in which bands a scene is far from a model's training data, and by how much.
+def drift_warnings(statistics: Mapping[str, PooledStatistics], cards: Sequence[ModelCard]) -> list[str]:
+    """Say in which bands a scene is far from the training data of models, and by how much.
 
     Parameters
     ----------
     statistics : mapping of band to PooledStatistics
         Of the scene; a band without a pixel is not compared.
-    card : ModelCard
+    cards : sequence of ModelCard
 
     Returns
     -------
     list of str
-        Empty, or one sentence for the model.
+        Empty, or a sentence for all models that were trained on the same.
     """
+    names_of: dict[str, list[str]] = {}
+    for card in cards:
+        odd = _odd_bands(statistics, card)
+        if odd:
+            names_of.setdefault("; ".join(odd), []).append(card.name)
+    return [
+        f"The input is far from what {', '.join(names)} {'was' if len(names) == 1 else 'were'} trained on: {odd}. "
+        "Expect a poor map; check that the bands are in the training data's units (digital numbers, reflectance, "
+        "kelvin) and order."
+        for odd, names in names_of.items()
+    ]
+
+
+def _odd_bands(statistics: Mapping[str, PooledStatistics], card: ModelCard) -> list[str]:
     odd = []
     for k, channel in enumerate(card.channels):
         if channel not in statistics or not statistics[channel].count:
@@ -76,15 +90,15 @@ def drift_warnings(statistics: Mapping[str, PooledStatistics], card: ModelCard) 
         shift, ratio = abs(mean - seen_mean) / seen_std, std / seen_std
         if shift > MAX_SHIFT_STD or not 1 / MAX_SPREAD_RATIO <= ratio <= MAX_SPREAD_RATIO:
             odd.append(
-                f"{channel} is {mean:.4g} ± {std:.3g}, seen {seen_mean:.4g} ± {seen_std:.3g} "
+                f"{channel} is {_figure(mean)} ± {_figure(std)}, seen {_figure(seen_mean)} ± {_figure(seen_std)} "
                 f"({shift:.1f} standard deviations away, spread x {ratio:.2g})"
             )
-    if not odd:
-        return []
-    return [
-        f"The input is far from what {card.name} was trained on: {'; '.join(odd)}. Expect a poor map; check that "
-        "the bands are in the training data's units (digital numbers, reflectance, kelvin) and order."
-    ]
+    return odd
+
+
+def _figure(value: float) -> str:
+    """Digital numbers as whole numbers, reflectance with its digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def scale_findings(diagnosis: Diagnosis, cards: Sequence[ModelCard]) -> tuple[Finding, ...]:
@@ -101,5 +115,5 @@ def scale_findings(diagnosis: Diagnosis, cards: Sequence[ModelCard]) -> tuple[Fi
                     "Add these bands, or choose another model.",
                 )
             )
-        findings += [Finding("warning", None, text) for text in drift_warnings(diagnosis.statistics, card)]
+    findings += [Finding("warning", None, text) for text in drift_warnings(diagnosis.statistics, cards)]
     return tuple(dict.fromkeys(findings))

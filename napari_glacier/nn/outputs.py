@@ -17,7 +17,9 @@ from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.dataset import Dataset, Tile
 from napari_glacier.core.errors import RasterError, SaveError
 from napari_glacier.core.mosaic import Mosaic, Placement
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_description, write_cog, write_mask
+from napari_glacier.core.raster import read_description, write_cog, write_mask
+from napari_glacier.core.scenes.products import DATE_TAG
+from napari_glacier.core.tiles import raster_name
 from napari_glacier.nn.prediction import Prediction
 
 PROVENANCE_FILE = "provenance.jsonl"
@@ -79,6 +81,8 @@ def write_predictions(
     written = []
     for place in mosaic.placements:
         description = {**_MADE_BY, "ensemble": ensemble, "fingerprint": fingerprint, "tile": place.tile.id}
+        if place.tile.product is not None and place.tile.product.date:
+            description[DATE_TAG] = place.tile.product.date
         relative = names[place.tile.id]
         write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
         written.append(out_dir / relative)
@@ -130,12 +134,6 @@ def _record_of(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def raster_name(tile_name: str) -> str:
-    """Name of the raster that is written for a tile: the tile's own, with the ending of a TIFF under pictures."""
-    path = Path(tile_name)
-    return tile_name if path.suffix.lower() in RASTER_SUFFIXES else f"{path.stem}.tif"
 
 
 def refuse_source_folder(dataset: Dataset, out_dir: Path) -> None:

@@ -188,7 +188,7 @@ class Predictor:
         """
         started = time.perf_counter()
         yield Progress(0, 1, f"{scene.name}: reading", preparing=True)
-        self._check_bands(scene)
+        self.check_bands(scene)
         gaps = band_gaps(scene, self._bands)
         warnings = self._warnings(scene, gaps)
         settings = replace(self._settings, steps=[])
@@ -383,7 +383,8 @@ class Predictor:
     def _members_digest(self) -> str:
         return members_digest(self.ensemble)
 
-    def _check_bands(self, scene: Scene) -> None:
+    def check_bands(self, scene: Scene) -> None:
+        """Raise `DataError` where a scene has none of the bands that a member looks at."""
         tiles = [place.tile for place in getattr(scene, "placements", ())]
         if not tiles:
             return
@@ -402,10 +403,7 @@ class Predictor:
     def _warnings(self, scene: Scene, gaps: Sequence[BandGap]) -> list[str]:
         warnings = gaps_warning(scene, self._bands, gaps)
         statistics = sample_statistics(scene, self._bands, gaps)
-        for member in self.ensemble.members:
-            for text in drift_warnings(statistics, member.card):
-                if text not in warnings:
-                    warnings.append(text)
+        warnings += drift_warnings(statistics, [member.card for member in self.ensemble.members])
         synthetic = [member.card.name for member in self.ensemble.members if member.card.synthetic]
         if synthetic:
             names = self.ensemble.name if len(synthetic) == len(self.ensemble.members) else ", ".join(synthetic)

@@ -227,7 +227,7 @@ def _readable(dataset: Dataset, bands: Sequence[str], skipped: dict[str, str]) -
 
 def _mask_names(tiles: Sequence[Tile]) -> dict[str, Path]:
     """Where each tile's mask goes; names that occur twice go by split, as `write_predictions` does."""
-    from napari_glacier.nn.outputs import raster_name
+    from napari_glacier.core.tiles import raster_name
 
     counts = Counter(raster_name(tile.name) for tile in tiles)
     names = {tile.id: raster_name(tile.name) for tile in tiles}

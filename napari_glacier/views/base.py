@@ -184,7 +184,8 @@ class GlacierView(QWidget):
             is_ours = isinstance(other.widget(), GlacierView)
             if other is not dock and is_ours and not other.isHidden() and window.dockWidgetArea(other) == area:
                 window.tabifyDockWidget(other, dock)
-                dock.raise_()
+                # At once it would do nothing: Qt makes the tab with its next layout, with the old dock in front.
+                QTimer.singleShot(0, dock, dock.raise_)
                 return
 
     def shut_down(self) -> None:

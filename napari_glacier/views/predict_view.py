@@ -236,7 +236,9 @@ class PredictView(GlacierView):
         """Take the prediction over into the labels."""
         region = _REGIONS[self._region.currentIndex()][0]
         changed = self.attempt(lambda: self.controller.accept(region))
-        if changed is not None:
+        if changed == 0:
+            self.tell("The labels are as predicted already: nothing changed.")
+        elif changed is not None:
             self.tell(f"{changed:,} pixels changed, as one stroke that Undo in Correct takes back.")
 
     # -- what the worker reports

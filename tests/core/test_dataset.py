@@ -10,7 +10,7 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.dataset import described_scheme, is_dataset, open_dataset, write_scheme
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError, SchemeError
 from napari_glacier.core.mosaic import PixelCache, plan_scenes
-from napari_glacier.core.raster import GeoRef, read_info, read_raster, write_raster
+from napari_glacier.core.raster import GeoRef, read_info, read_raster, write_mask, write_raster
 from napari_glacier.core.tiling import Window
 
 
@@ -371,3 +371,13 @@ def test_the_pixel_cache_is_bounded_by_memory():
     cache.get("huge", read("huge", 10_000))
     assert reads[-1] == "huge"
     assert reads.count("huge") == 1
+
+
+def test_a_file_of_a_scene_and_a_mask_point_to_what_opens(make_dataset, make_landsat, tmp_path):
+    scene = make_landsat()
+    with pytest.raises(BandError, match=f"one file of a scene. Open the scene's folder, {scene}"):
+        open_dataset(next(scene.glob("*_B3.TIF")))
+    made = {"made_by": "napari-glacier"}
+    write_mask(tmp_path / "predicted" / "B2_0.tif", np.zeros((8, 8), np.uint8), get_scheme("glacier4"), None, made)
+    with pytest.raises(BandError, match="a mask that this program wrote"):
+        open_dataset(tmp_path / "predicted")

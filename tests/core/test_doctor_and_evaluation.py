@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.transform import Affine
 from sklearn.metrics import matthews_corrcoef
 
@@ -231,3 +232,31 @@ def test_masks_without_a_partner_are_named(make_dataset, tmp_path):
         evaluate_folders(tmp_path / "out", root / "label")
     with pytest.raises(DataError, match="is not a folder"):
         evaluate_folders(tmp_path / "nowhere", root / "label")
+
+
+def test_the_truth_may_be_a_data_set_of_which_some_tiles_are_labelled(make_dataset, tmp_path):
+    root, out = make_dataset(), tmp_path / "out"
+    truth, predicted, valid = _predict_badly(root, out)
+    tiles = open_dataset(root).tiles
+    tiles[1].mask_path.unlink()
+    kept = [0, 2, 3]
+    result = evaluate_folders(out, root)
+    assert [tile["tile"] for tile in result["tiles"]] == [tiles[t].id for t in kept]
+    expected = matthews_corrcoef(truth[kept][valid[kept]], predicted[kept][valid[kept]])
+    assert result["valid_pixels"]["mcc"] == pytest.approx(expected, abs=1e-9)
+    (out / tiles[2].name).unlink()
+    with pytest.raises(PairingError, match=f"1 of 3 labelled tiles .* have no prediction in .*: {tiles[2].id}"):
+        evaluate_folders(out, root)
+    for t in kept:
+        tiles[t].mask_path.unlink()
+    with pytest.raises(DataError, match="has a label"):
+        evaluate_folders(out, root)
+
+
+def test_equal_colours_of_a_grey_picture_are_no_finding(tmp_path):
+    pixels_HW = np.random.default_rng(0).integers(1, 200, (32, 32)).astype("u1")
+    for name, values_HW in (("images", pixels_HW), ("masks", (pixels_HW > 99).astype("u1") * 255)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        mode = "RGBA" if name == "images" else "L"
+        Image.fromarray(values_HW).convert(mode).save(tmp_path / "train" / name / "a.png")
+    assert not [finding for finding in examine(tmp_path).findings if finding.severity != "info"]

@@ -1,6 +1,7 @@
 """Run-length encodings and the table of them, against the table of the real data and a loop over pixels."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -137,3 +138,16 @@ def test_ids_are_compared_and_empty_masks_are_sound(masks, tmp_path):
         "1 ids are missing: b.",
         "1 ids are unknown: ../../x.",
     ]
+
+
+def test_ids_are_those_of_a_whole_data_set(masks, tmp_path):
+    folder, _ = masks
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    for name in ("images", "masks"):
+        shutil.copytree(folder, tmp_path / "data" / "train" / name)
+    table = tmp_path / "s.csv"
+    assert main(["submit", "--data", str(tmp_path / "data"), "--out", str(table)]) == 0
+    assert main(["submit", "--validate", str(table), "--data", str(tmp_path / "data")]) == 0
+    (tmp_path / "data" / "train" / "images" / "a.png").rename(tmp_path / "data" / "train" / "images" / "z.png")
+    (tmp_path / "data" / "train" / "masks" / "a.png").unlink()
+    assert main(["submit", "--validate", str(table), "--data", str(tmp_path / "data")]) == 2

@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import numpy as np
+import pyogrio
 import pytest
+import rasterio
+from PIL import Image
 
 from napari_glacier.cli import main
 from napari_glacier.core.dataset import open_dataset
@@ -81,12 +85,12 @@ def test_what_is_there_is_not_made_again_unless_something_changed(make_dataset, 
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.tif")}
     capsys.readouterr()
     assert _predict(root, out, checkpoint) == 0
-    assert "3 scene(s) were there already" in capsys.readouterr().out
+    assert "3 scenes were there already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.tif")} == before
     sorted(out.glob("*.tif"))[1].unlink()
     (root / "Band2").joinpath(sorted(p.name for p in (root / "Band2").iterdir())[0]).touch()
     assert _predict(root, out, checkpoint) == 0
-    assert "1 scene(s) were there already" in capsys.readouterr().out
+    assert "1 scene was there already" in capsys.readouterr().out
     assert _predict(root, out, checkpoint, "--uncertainty") == 0
     assert "there already" not in capsys.readouterr().out
     assert _predict(root, out, checkpoint, "--clean") == 0
@@ -181,3 +185,25 @@ def test_rows_of_a_raster_are_those_of_the_whole(make_dataset):
 
     path = next((make_dataset() / "Band1").iterdir())
     np.testing.assert_array_equal(read_part(path, (11, 40)), read_raster(path)[:, 11:40])
+
+
+def test_what_is_wrong_with_all_tiles_is_said_once(tmp_path, make_checkpoint, capsys):
+    pixels_HW = np.random.default_rng(0).integers(0, 200, (33, 33)).astype("u1")
+    for name, folder in product("abc", ("images", "masks")):
+        (tmp_path / "salt" / "train" / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels_HW).save(tmp_path / "salt" / "train" / folder / f"{name}.png")
+    assert _predict(tmp_path / "salt", tmp_path / "out", make_checkpoint()) == 2
+    assert capsys.readouterr().err.count("would see nothing") == 1
+
+
+def test_the_day_of_a_scene_reaches_its_masks_and_outlines(make_landsat, make_checkpoint, tmp_path):
+    """Also where the name does not tell it, as of scenes before the collections."""
+    out = tmp_path / "out"
+    assert _predict(make_landsat("LC08_L1TP_149035_20200731_20200908_02_T1"), out, make_checkpoint()) == 0
+    (path,) = out.glob("*.TIF")
+    with rasterio.open(path) as file:
+        assert file.tags()["DATE_ACQUIRED"] == "2020-07-31"
+    renamed = path.rename(out / "mask.tif")
+    assert main(["outlines", str(renamed), "--out", str(tmp_path / "o.gpkg")]) == 0
+    meta, _, _, fields = pyogrio.raw.read(tmp_path / "o.gpkg")
+    assert set(fields[list(meta["fields"]).index("src_date")]) == {"2020-07-31T00:00:00"}

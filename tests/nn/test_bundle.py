@@ -353,7 +353,7 @@ def test_the_size_limit_names_sizes_and_the_mend(tmp_path, make_dataset, make_ch
     assert main([*arguments, "--max_mb", "0.5"]) == 2
     said = capsys.readouterr().err
     assert re.search(r"too large: tiny \d\.\d MB \(\d\.\d in float16\), and 0\.\d MB of code; at most 0\.5 MB", said)
-    assert "--max_mb" in said
+    assert "--max-mb" in said
     assert not out.exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left behind"
     assert main([*arguments, "--max_mb", "-1"]) == 2

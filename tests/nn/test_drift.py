@@ -30,7 +30,7 @@ def test_drift_is_the_same_in_either_normalisation(make_card, method, shift, spr
     statistics = PooledStatistics(1)
     other_HW = rng.normal(MEAN + shift * DEVIATION, spread * DEVIATION, (200, 200)).astype(np.float32)
     statistics.update(other_HW[None], np.ones(other_HW.shape, bool))
-    assert bool(drift_warnings({"B2": statistics}, card)) is odd
+    assert bool(drift_warnings({"B2": statistics}, [card])) is odd
 
 
 def test_the_method_is_kept_with_the_numbers() -> None:
@@ -39,3 +39,14 @@ def test_the_method_is_kept_with_the_numbers() -> None:
     assert Normalisation.from_dict({"mean": [1.0], "std": [2.0]}).method == "zscore"
     with pytest.raises(ValueError, match="neither zscore nor percentile"):
         Normalisation.from_dict({"mean": [1.0], "std": [2.0], "method": "minmax"})
+
+
+def test_models_of_one_training_are_told_of_together(make_card) -> None:
+    statistics = PooledStatistics(1)
+    statistics.update(np.full((1, 9, 9), 20_000.0, np.float32), np.ones((9, 9), bool))
+    of_same = [make_card(("B2",), name=name, normalisation=Normalisation((10.0,), (2.0,))) for name in ("a", "b")]
+    other = make_card(("B2",), name="c", normalisation=Normalisation((20.0,), (2.0,)))
+    said = drift_warnings({"B2": statistics}, [*of_same, other])
+    assert ["a, b were" in text for text in said] == [True, False]
+    assert "B2 is 20,000 ± 0, seen 10 ± 2" in said[0]
+    assert "c was" in said[1]

@@ -167,7 +167,7 @@ def test_votes_at_the_terminal(make_dataset, make_card, tmp_path, monkeypatch, c
     assert json.loads(line)["provenance"]["votes"] == ["unet", "ba_unet"]
     capsys.readouterr()
     assert main([*usual, "--votes"]) == 0
-    assert "1 scene(s) were there already" in capsys.readouterr().out
+    assert "1 scene was there already" in capsys.readouterr().out
     next((out / "votes").glob("*.tif")).unlink()
     assert main([*usual, "--votes"]) == 0
     assert "there already" not in capsys.readouterr().out

@@ -1,5 +1,8 @@
 """Splits in a file: made alike from a seed, changed by hand, and learnt with as they read."""
 
+import shlex
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -98,3 +101,14 @@ def test_a_fold_that_the_file_has_not_is_refused(root):
         open_training_data(_config(root, splits=str(root / "splits.yaml"), val_fold=3))
     with pytest.raises(ValueError, match=r"data\.splits and data\.val"):
         _config(root, splits="s.yaml", val=str(root))
+
+
+def test_the_file_goes_to_the_folder_named_and_its_command_survives_spaces(make_dataset, tmp_path):
+    """A data set may be opened from the folder above it; the file tells how to train, to be pasted into a shell."""
+    folder = tmp_path / "Geländé daten"
+    shutil.move(make_dataset(grid=(3, 4)), folder / "Train")
+    assert main(["splits", str(folder), "--folds", "3"]) == 0
+    heading = (folder / "splits.yaml").read_text(encoding="utf-8").splitlines()[2]
+    words = shlex.split(heading.removeprefix("#"))
+    assert words[words.index("--set") + 1 :] == [f"data.splits={folder / 'splits.yaml'}", "folds=3"]
+    assert words[words.index("--train_data") + 1] == str(folder / "Train")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QMessageBox, QWidget
+from qtpy.QtWidgets import QMessageBox, QTabBar, QWidget
 
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import DataError
@@ -227,7 +227,11 @@ def test_the_plugins_docks_lie_as_tabs_beside_each_other(viewer, qtbot):
     qtbot.wait(50)
     second, _ = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
     qtbot.wait(50)
-    assert second in first.parent().tabifiedDockWidgets(first)
+    window = first.parent()
+    assert second in window.tabifiedDockWidgets(first)
+    # The one that was asked for is the one that is seen.
+    (bar,) = [bar for bar in window.findChildren(QTabBar) if bar.count() == 2]
+    qtbot.waitUntil(lambda: bar.tabText(bar.currentIndex()) == second.windowTitle())
 
 
 def test_a_dataset_dropped_twice_is_shown_once(viewer, qtbot, make_dataset):

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.classes import SCHEMES, ClassScheme, get_scheme, infer_scheme
-from napari_glacier.core.dataset import Dataset, open_dataset
+from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks, tagged_scheme
+from napari_glacier.core.dataset import Dataset, is_dataset, open_dataset
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.pairing import pair_files
 from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
+from napari_glacier.core.saving import mask_file
 from napari_glacier.core.scenes.products import QUALITY_CLASSES
 from napari_glacier.core.tiling import Window
 
@@ -50,8 +52,8 @@ class Change:
     scheme : ClassScheme
     transitions : int array, shape (classes, classes)
         Pixels that were of the row's class and are of the column's.
-    pixel_area_m2 : float or None
-        None where the masks are in degrees, or lie nowhere.
+    areas_m2 : float array, shape (classes, classes), or None
+        The same on the ellipsoid; None where the masks lie nowhere.
     unseen : int
         Pixels left out because one of the dates carries no data there (or a cloud).
     maps : tuple of Path
@@ -60,22 +62,22 @@ class Change:
 
     scheme: ClassScheme
     transitions: npt.NDArray[np.int64]
-    pixel_area_m2: float | None
+    areas_m2: npt.NDArray[np.float64] | None
     unseen: int
     maps: tuple[Path, ...]
     warnings: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a class: pixels, and km2 where known, before and after, gained, lost, and the change in per cent."""
-        km2 = None if self.pixel_area_m2 is None else self.pixel_area_m2 / 1e6
         found = []
         for k, name in enumerate(self.scheme.class_names):
-            before, after = int(self.transitions[k].sum()), int(self.transitions[:, k].sum())
-            stayed = int(self.transitions[k, k])
-            counts = {"before": before, "after": after, "gained": after - stayed, "lost": before - stayed}
-            row: dict[str, Any] = {"class": name} | {f"{key}_px": value for key, value in counts.items()}
-            row |= {f"{key}_km2": None if km2 is None else value * km2 for key, value in counts.items()}
-            row["change_percent"] = 100 * (after - before) / before if before else None
+            pixels = {key: int(value) for key, value in _balance(self.transitions, k).items()}
+            areas = None if self.areas_m2 is None else _balance(self.areas_m2 / 1e6, k)
+            row: dict[str, Any] = {"class": name} | {f"{key}_px": value for key, value in pixels.items()}
+            row |= {f"{key}_km2": None if areas is None else areas[key] for key in pixels}
+            known = pixels if areas is None else areas
+            before = known["before"]
+            row["change_percent"] = 100 * (known["after"] - before) / before if before else None
             found.append(row)
         return found
 
@@ -85,7 +87,7 @@ class Change:
             "scheme": self.scheme.name,
             "classes": self.rows(),
             "transitions_px": self.transitions.tolist(),
-            "pixel_area_m2": self.pixel_area_m2,
+            "transitions_m2": None if self.areas_m2 is None else self.areas_m2.tolist(),
             "unseen_px": self.unseen,
             "warnings": list(self.warnings),
         }
@@ -108,7 +110,7 @@ def compare_dates(
     Parameters
     ----------
     before, after : Path
-        A mask each, or a folder of masks each.
+        A mask each, a folder of masks each, or a data set each, whose labels are taken.
     out : Path
         Folder; what others made there is not replaced.
     scheme : str, optional
@@ -131,13 +133,13 @@ def compare_dates(
         raise DataError(f"The masks of {before} and {after} have no place in common. Give two dates of one place.")
     chosen = _scheme_of(pairs, scheme)
     data = None if scenes is None else (open_dataset(scenes[0]), open_dataset(scenes[1]))
-    areas = {None if pair.georef is None else pair.georef.pixel_area_m2 for pair in pairs}
     change_scheme = _change_scheme(chosen)
     targets = [out / f"{pair.name}.tif" for pair in pairs]
     for path in targets:
         _refuse_foreign(path)
     count = chosen.num_classes
     transitions = np.zeros((count, count), np.int64)
+    areas_m2 = np.zeros((count, count)) if all(pair.georef is not None for pair in pairs) else None
     unseen = 0
     for pair, path in zip(pairs, targets, strict=True):
         old_HW, new_HW = (
@@ -152,6 +154,9 @@ def compare_dates(
                 seen_HW &= _seen(dataset, info, clear_only)[window.slices]
         turned_HW = old_HW.astype(np.int64) * count + new_HW
         transitions += np.bincount(turned_HW[seen_HW], minlength=count * count).reshape(count, count)
+        if areas_m2 is not None and pair.georef is not None:
+            area_HW = pixel_areas_m2(pair.georef, (pair.in_before.height, pair.in_before.width))
+            areas_m2 += np.bincount(turned_HW[seen_HW], area_HW[seen_HW], count * count).reshape(count, count)
         unseen += int((~seen_HW).sum())
         index_HW = np.where(seen_HW, turned_HW + 1, 0).astype(np.uint8)
         note = {"made_by": MADE_BY, "before": pair.before.path.name, "after": pair.after.path.name}
@@ -162,22 +167,32 @@ def compare_dates(
             "Nodata is background in masks: where one date saw nothing, that counts as a change. "
             "Give the scenes of both dates with --scenes to leave such pixels out."
         )
-    if len(areas) > 1 or None in areas:
-        warnings.append("The masks are not in metres, so areas are given in pixels. Reproject them to UTM for km2.")
-    result = Change(
-        chosen, transitions, areas.pop() if len(areas) == 1 else None, unseen, tuple(targets), tuple(warnings)
-    )
+    if areas_m2 is None:
+        warnings.append("The masks have no georeference, so areas are given in pixels.")
+    result = Change(chosen, transitions, areas_m2, unseen, tuple(targets), tuple(warnings))
     _write_tables(out, result)
     return result
 
 
+def _balance(transitions: npt.NDArray[Any], k: int) -> dict[str, float]:
+    """What there is of a class before and after, and what came and went."""
+    before, after, stayed = transitions[k].sum(), transitions[:, k].sum(), transitions[k, k]
+    return {"before": before, "after": after, "gained": after - stayed, "lost": before - stayed}
+
+
 def _masks(path: Path) -> list[RasterInfo]:
-    if path.is_dir():
-        files = rasters_in(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Give a mask, a folder of masks, or a dataset.")
+    if not path.is_dir():
+        return [read_info(path)]
+    files = rasters_in(path)
+    if not files and is_dataset(path):
+        files = [file for tile in open_dataset(path).tiles if (file := mask_file(tile)) is not None]
         if not files:
-            raise DataError(f"{path} holds no TIFF. Give a mask, or a folder of masks.")
-        return [read_info(file) for file in files]
-    return [read_info(path)]
+            raise DataError(f"No tile of {path} has a label. Label some, or give a folder of predicted masks.")
+    if not files:
+        raise DataError(f"{path} holds no mask (no TIFF). Give a mask, a folder of masks, or a dataset.")
+    return [read_info(file) for file in files]
 
 
 def _overlaps(before: Sequence[RasterInfo], after: Sequence[RasterInfo]) -> Iterator[Overlap]:
@@ -246,12 +261,10 @@ def _scheme_of(pairs: Sequence[Overlap], name: str | None) -> ClassScheme:
     schemes = []
     for side in ("before", "after"):
         paths = list(dict.fromkeys(getattr(pair, side).path for pair in pairs))
-        stated = {scheme.name for path in paths if (scheme := _stated_scheme(path)) is not None}
-        if len(stated) == 1:
-            schemes.append(get_scheme(stated.pop()))
-            continue
-        values = {float(value) for path in paths for value in np.unique(read_mask_codes(path))}
-        schemes.append(infer_scheme(values, example=str(paths[0])))
+        told = tagged_scheme(map(read_description, paths))
+        if told is None:
+            told, _ = scheme_of_masks({float(v): path for path in paths for v in np.unique(read_mask_codes(path))})
+        schemes.append(told)
     old, new = schemes
     if old.name != new.name:
         raise SchemeError(
@@ -259,16 +272,6 @@ def _scheme_of(pairs: Sequence[Overlap], name: str | None) -> ClassScheme:
             "name those of both with --scheme; else recode one of them."
         )
     return old
-
-
-def _stated_scheme(path: Path) -> ClassScheme | None:
-    """The scheme whose codes and names a mask carries, as `write_mask` writes them."""
-    described = read_description(path)
-    said = {key.removeprefix("class_"): name for key, name in described.items() if key.startswith("class_")}
-    for scheme in SCHEMES.values():
-        if said == {str(code): name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}:
-            return scheme
-    return None
 
 
 def _seen(dataset: Dataset, mask: RasterInfo, clear_only: bool) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.bands import plain_identity
-from napari_glacier.core.classes import IGNORE_INDEX, SCHEMES, ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme, scheme_of_masks, tagged_scheme
 from napari_glacier.core.dataset import Dataset, is_dataset, open_dataset
 from napari_glacier.core.errors import DataError, SchemeError
 from napari_glacier.core.georef import GeoRef
@@ -23,6 +23,8 @@ from napari_glacier.core.journal_place import JOURNAL_NAME, user_journal_path
 from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.raster import read_description, read_info, read_mask_codes, read_raster
 from napari_glacier.core.saving import mask_file
+from napari_glacier.core.scenes.products import DATE_TAG
+from napari_glacier.core.tiles import Tile
 
 PROBABILITY_FOLDER = "probabilities"
 _SPLITS = ("train", "val", "test", "all")
@@ -238,7 +240,7 @@ def _labels(dataset: Dataset, reviews: Mapping[str, str]) -> list[MaskFile]:
             )
         georef = _need_georef(tile.georef or info.georef, path)
         relative = path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else Path(path.name)
-        tags = read_description(path) if path.suffix.lower() != ".png" else {}
+        tags = _dated(read_description(path) if path.suffix.lower() != ".png" else {}, tile)
         review = reviews.get(tile.id, "")
         masks.append(MaskFile(tile.id, path, relative, tile.height, tile.width, georef, tags, None, review, tile.split))
     return masks
@@ -276,13 +278,19 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
                 height=info.height,
                 width=info.width,
                 georef=georef,
-                tags=tags,
+                tags=_dated(tags, tile),
                 probabilities=measured if measured.is_file() else None,
                 review=reviews.get(tile.id, "") if tile else "",
                 split=tile.split if tile else "",
             )
         )
     return masks
+
+
+def _dated(tags: Mapping[str, str], tile: Tile | None) -> Mapping[str, str]:
+    """A mask's tags with the day of its scene, unless they tell it themselves."""
+    date = tile.product.date if tile is not None and tile.product is not None else ""
+    return {DATE_TAG: date, **tags} if date else tags
 
 
 def _need_georef(georef: GeoRef | None, path: Path) -> GeoRef:
@@ -315,34 +323,16 @@ def _scheme(
 ) -> tuple[ClassScheme, tuple[str, ...]]:
     if name is not None:
         return get_scheme(name), ()
-    tagged = {_tagged_scheme(mask.tags) for mask in masks}
-    if len(tagged) == 1 and (only := tagged.pop()) is not None:
-        return get_scheme(only), ()
+    tagged = tagged_scheme(mask.tags for mask in masks)
+    if tagged is not None:
+        return tagged, ()
     if dataset is not None and dataset.scheme is not None:
         return dataset.scheme, ()
     values: dict[float, Path] = {}
     for mask in masks:
         for value in np.unique(read_mask_codes(mask.path)).tolist():
             values.setdefault(float(value), mask.path)
-    known = {float(code) for scheme in SCHEMES.values() for code in scheme.codes}
-    odd = next((path for value, path in values.items() if value not in known), masks[0].path)
-    scheme = infer_scheme(values, example=str(odd))
-    if scheme.name == "glacier2":
-        return scheme, (
-            f"The masks hold only {sorted(int(v) for v in values)}: read as two classes (glacier2). "
-            "If they are a part of a four-class map, name it with --scheme glacier4.",
-        )
-    return scheme, ()
-
-
-def _tagged_scheme(tags: Mapping[str, str]) -> str | None:
-    """Name of the scheme whose codes and class names `write_mask` noted in a file."""
-    named = {key: value for key, value in tags.items() if key.startswith("class_")}
-    for scheme in SCHEMES.values():
-        own = {f"class_{code}": name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}
-        if own == named:
-            return scheme.name
-    return None
+    return scheme_of_masks(values, "map")
 
 
 def _lay(masks: Sequence[MaskFile], scheme: ClassScheme, name: str) -> Iterable[ClassMap]:

@@ -25,6 +25,7 @@ from napari_glacier.core.inventory.projection import (
 )
 from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
 from napari_glacier.core.journal import REVIEW_STATES
+from napari_glacier.core.scenes.products import DATE_TAG
 
 if TYPE_CHECKING:
     import pyproj
@@ -38,7 +39,7 @@ Calibrate = Callable[[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 # Longest edge when areas are measured: a chord of this length is 1 cm off the curve it stands for.
 _EDGE_PX = 32
 _LANDSAT_DATE = re.compile(r"L[COTEM]0[4-9]_L\w{3}_\d{6}_(\d{8})")
-_DATE_TAGS = ("DATE_ACQUIRED", "date_acquired", "src_date")
+_DATE_TAGS = (DATE_TAG, "date_acquired", "src_date")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ from napari_glacier.core.bands import CANONICAL_BANDS
 REFLECTIVE_BANDS = CANONICAL_BANDS[:4]
 THERMAL_BAND = CANONICAL_BANDS[4]
 
+# Under which a mask's file keeps the day of the scene it was made of, as in Landsat's metadata.
+DATE_TAG = "DATE_ACQUIRED"
+
 # What `Quality.classes` gives.
 QUALITY_CLASSES = ("clear", "cloud", "cirrus", "cloud shadow", "saturated")
 

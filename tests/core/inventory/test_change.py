@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import rasterio
 
 from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.inventory.change import compare_dates
+from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.report import make_report
 from napari_glacier.core.raster import GeoRef, read_info, write_mask, write_raster
 
 GLACIER4 = get_scheme("glacier4")
@@ -40,14 +44,15 @@ def test_areas_and_map_of_overlapping_masks_equal_a_plain_loop(tmp_path):
             assert map_HW[row, col] == 1 + 4 * pair[0] + pair[1]
     np.testing.assert_array_equal(change.transitions, expected)
     glacier = change.rows()[1]
-    assert glacier["before_km2"] == pytest.approx(expected[1].sum() * 900 / 1e6)
+    # On the ellipsoid, of which UTM shows 0.9996 to 1.0005 along an edge here.
+    assert glacier["before_km2"] == pytest.approx(expected[1].sum() * 900 / 1e6, rel=2e-3)
     assert glacier["lost_px"] == expected[1].sum() - expected[1, 1]
     assert glacier["gained_px"] == expected[:, 1].sum() - expected[1, 1]
     assert legend[1][:3] != legend[2][:3]
     with (tmp_path / "out" / "change.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == list(GLACIER4.class_names)
-    assert float(rows[3]["after_km2"]) == pytest.approx(expected[:, 3].sum() * 900 / 1e6)
+    assert float(rows[3]["after_km2"]) == pytest.approx(expected[:, 3].sum() * 900 / 1e6, rel=2e-3)
     assert json.loads((tmp_path / "out" / "change.json").read_text())["transitions_px"] == expected.tolist()
 
 
@@ -84,7 +89,7 @@ def test_masks_of_many_tiles_meet_by_place_and_unplaced_ones_by_name(tmp_path):
         write_raster(tmp_path / side / "tile_02.tif", np.zeros((5, 6), np.uint8))
     change = compare_dates(tmp_path / "c", tmp_path / "d", tmp_path / "out2")
     assert change.transitions.tolist() == [[30, 0], [0, 25]]
-    assert change.pixel_area_m2 is None
+    assert change.areas_m2 is None
     assert any("given in pixels" in text for text in change.warnings)
 
 
@@ -130,3 +135,18 @@ def test_nothing_of_others_is_replaced_and_own_maps_are(tmp_path):
     assert read_info(tmp_path / "bare.tif").georef is None
     with pytest.raises(DataError, match="no georeference"):
         compare_dates(tmp_path / "a", tmp_path / "bare.tif", tmp_path / "out")
+
+
+def test_labels_of_two_datasets_are_compared_with_the_areas_that_a_report_gives(make_dataset, tmp_path, capsys):
+    old, new = (shutil.move(make_dataset(), tmp_path / name) for name in ("old", "new"))
+    tile = open_dataset(new).tiles[0]
+    write_mask(tile.mask_path, np.full((tile.height, tile.width), 1, np.uint8), GLACIER4, tile.georef)
+    assert main(["change", str(old), str(new), "--out", str(tmp_path / "out")]) == 0
+    rows = {row["class"]: row for row in json.loads((tmp_path / "out" / "change.json").read_text())["classes"]}
+    for folder, key in ((old, "before_km2"), (new, "after_km2")):
+        for area in make_report(open_maps(folder)).areas:
+            if area.name in rows:
+                assert rows[area.name][key] == pytest.approx(area.mapped, rel=1e-6)
+    assert rows["glacier"]["gained_km2"] > 0 == rows["glacier"]["lost_km2"]
+    assert main(["change", str(old), str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert "nowhere does not exist. Give a mask, a folder of masks, or a dataset." in capsys.readouterr().err
