@@ -51,7 +51,7 @@ def examine_by_tile(path: Path, scheme: str | None = None) -> Generator[Examined
     census = _Census()
     yield Examined(0, len(dataset.tiles), tuple(findings))
     for number, tile in enumerate(dataset.tiles, 1):
-        own = []
+        own: list[Finding] = []
         try:
             own += _examine_tile(dataset, tile, census)
         except DataError as error:
