@@ -58,4 +58,6 @@ def verdict(findings: Sequence[Finding], num_tiles: int) -> str:
         if number
     ]
     tiles = "1 tile" if num_tiles == 1 else f"{num_tiles:,} tiles"
+    if not num_tiles and told:
+        return f"The data set does not open: {', '.join(told)}."
     return f"{tiles} read: {', '.join(told) if told else 'nothing to mend'}."

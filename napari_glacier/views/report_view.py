@@ -146,7 +146,8 @@ class ReportView(GlacierView):
         buttons.addWidget(self._page_button)
         buttons.addWidget(self._folder_button)
         areas.addLayout(buttons)
-        result.addWidget(group("Areas", areas))
+        self._areas_box = group("Areas", areas)
+        result.addWidget(self._areas_box)
         result.addWidget(group("Outlines", self._make_outlines()))
         self._notes = hint("")
         notes = QVBoxLayout()
@@ -323,7 +324,8 @@ class ReportView(GlacierView):
     def _show_areas(self, made: Made) -> None:
         clear_layout(self._areas)
         lines = area_lines(made.report)
-        percent = f"{100 * made.report.level:g} %"
+        has_interval = any(line.interval for line in lines)
+        self._areas_box.setTitle(f"Areas ({100 * made.report.level:g} % intervals)" if has_interval else "Areas")
         row = 0
         for line in lines:
             self._areas.addWidget(swatch_label(line.color), row, 0)
@@ -334,7 +336,7 @@ class ReportView(GlacierView):
             row += 1
             if line.interval:
                 # Below, not beside: four columns of figures are wider than a laptop's dock.
-                further = QLabel(f"expected {line.expected} &nbsp; {percent}: {line.interval}")
+                further = QLabel(f"expected {line.expected} ({line.interval})")
                 further.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
                 further.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 self._areas.addWidget(further, row, 1, 1, 2)

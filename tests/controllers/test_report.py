@@ -47,7 +47,7 @@ def run(job):
 
 @pytest.fixture
 def controller(workspace, make_dataset):
-    root = make_dataset(grid=(2, 3))
+    root = make_dataset(grid=(2, 3), size_px=48)
     predict(root, root / "predictions" / "wobbly")
     workspace.open(root)
     return ReportController(workspace)
@@ -127,7 +127,7 @@ def test_two_reports_do_not_replace_each_other(controller):
     labels = controller.maps()[0]
     first = controller.request(labels, controller.truths(labels)[0])
     run(controller.job(first))
-    with pytest.raises(SaveError, match="holds report.html already"):
+    with pytest.raises(SaveError, match=r"holds report\.html already"):
         run(controller.job(first))
 
 
