@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_glacier import __version__
-from napari_glacier.core.errors import ConfigError, SaveError
+from napari_glacier.core.errors import ConfigError
 
 
 def add_commands(commands: Any) -> None:
@@ -62,6 +62,13 @@ def add_commands(commands: Any) -> None:
         metavar="TILE|SPLIT|all",
         help="labelled tiles that the model has not learnt from",
     )
+    report.add_argument(
+        "--glacier-classes",
+        nargs="+",
+        default=(),
+        metavar="CLASS",
+        help="four-class masks, two-class labels: what the labels call glacier, such as glacier debris",
+    )
     report.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     report.add_argument("--level", type=float, default=0.95, help="probability of the intervals")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
@@ -113,31 +120,23 @@ def _rasterise(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from napari_glacier.core.files import write_text_atomically
-    from napari_glacier.core.inventory.calibration import curves_of
     from napari_glacier.core.inventory.class_maps import open_maps
-    from napari_glacier.core.inventory.report import area_rows, make_report, tile_rows, write_csv
-    from napari_glacier.core.inventory.report_page import html_page
+    from napari_glacier.core.inventory.report import make_report
+    from napari_glacier.core.inventory.report_files import check_folder, write_report
 
-    names = ("report.html", "areas.csv", "tiles.csv", "calibration.json")
-    present = [name for name in names if (options.out / name).exists()]
-    if present and not options.overwrite:
-        raise SaveError(f"{options.out} holds {present[0]} already. Name another folder, or say --overwrite.")
+    check_folder(options.out, options.overwrite)
     source = open_maps(options.source, options.scheme)
-    labels = open_maps(options.labels, options.scheme) if options.labels is not None else None
-    report = make_report(source, labels, options.calibrate_on, options.level)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_csv(options.out / "areas.csv", area_rows(report))
-    write_csv(options.out / "tiles.csv", tile_rows(report))
-    if report.calibrations:
-        text = json.dumps({"calibration": curves_of(report.calibrations)}, indent=2)
-        write_text_atomically(options.out / "calibration.json", text + "\n")
-    page = html_page(report, __version__, date.today().isoformat())
-    write_text_atomically(options.out / "report.html", page)
+    # The labels have a scheme of their own where it is said how the two go together.
+    labels_scheme = None if options.glacier_classes else options.scheme
+    labels = open_maps(options.labels, labels_scheme) if options.labels is not None else None
+    report = make_report(
+        source, labels, options.calibrate_on, options.level, glacier_classes=tuple(options.glacier_classes)
+    )
+    written = write_report(options.out, report, __version__, date.today().isoformat(), options.overwrite)
     for note in report.notes:
         print(f"Note: {note}", file=sys.stderr)
     print(_area_table(report))
-    print(f"Written to {options.out}: {', '.join(name for name in names if (options.out / name).exists())}")
+    print(f"Written to {options.out}: {', '.join(path.name for path in written)}")
     return 0
 
 

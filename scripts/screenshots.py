@@ -64,7 +64,7 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     shot = Camera(viewer, out)
 
     # Empty states first: what a person sees before anything is open.
-    for name in ("Data", "Predict", "Correct", "Train"):
+    for name in ("Data", "Predict", "Correct", "Train", "Report"):
         with shot.docked(name):
             shot.take(f"empty_{name.lower()}", themes=("dark",))
 
@@ -76,9 +76,18 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     with shot.docked("Data") as view:
         view.fly_to(view._model.rows[0].tile_id)
         viewer.reset_view()
+        _until(lambda: view._looking is None and view._gallery.idle)
+        _wait(0.6)
         shot.take("data")
+        view._facts.setCurrentWidget(view.check)
+        view.check.run()
+        _until(lambda: not view.check.running)
+        if view.check.model.rows:
+            view.check.table.selectRow(0)
+        shot.take("data_check")
 
     _predict(shot, workspace, model)
+    _report(shot, workspace)
     _correct(shot, workspace)
     _train(shot, epochs)
     viewer.close()
@@ -89,6 +98,7 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
         if model is not None:
             view.use_model(model)
         view.choose(scope="all", tta="off", device="cpu")
+        view._keep.setChecked(True)
         view.run()
         workspace.labels_layer.visible = False
         _until(lambda: view._last_step is not None and view._last_step.share > 0.2)
@@ -99,6 +109,15 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
         _ask_members(shot, workspace, view)
         workspace.labels_layer.visible = True
         workspace.prediction_layer.visible = False
+
+
+def _report(shot: "Camera", workspace: Any) -> None:
+    """Areas of the prediction, calibrated on the labelled tiles that its model has not learnt from."""
+    with shot.docked("Report") as view:
+        view.choose(maps=next((workspace.session.root / "predictions").iterdir()), truth="Tiles of val")
+        view.run()
+        _until(lambda: not view.running)
+        shot.take("report")
 
 
 def _ask_members(shot: "Camera", workspace: Any, view: Any) -> None:

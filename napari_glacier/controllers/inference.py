@@ -80,7 +80,9 @@ class InferenceController:
         self.models_changed.emit()
         return choice
 
-    def request(self, model: ModelChoice, tta: Tta, device: str, scope: Scope) -> Request:
+    def request(
+        self, model: ModelChoice, tta: Tta, device: str, scope: Scope, *, keep_probabilities: bool = False
+    ) -> Request:
         """Fix what is to be predicted from what is on screen now.
 
         Raises
@@ -97,7 +99,7 @@ class InferenceController:
         else:
             number = self.workspace.plane if session.stacked else session.scene_number
             parts = (part_of(number, session.scenes[number], self._window(scope)),)
-        return Request(session, model, tta, device, scope, parts)
+        return Request(session, model, tta, device, scope, parts, keep_probabilities)
 
     # -- running
 

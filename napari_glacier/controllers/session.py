@@ -24,7 +24,7 @@ from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.journal import Journal
-from napari_glacier.core.mosaic import Mosaic, plan_scenes
+from napari_glacier.core.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.saving import (
     SaveReport,
     changed_outside,
@@ -225,6 +225,38 @@ class Session:
             self._masks[number] = mask
             self._valid[number] = valid
         return self._masks[number]
+
+    def tile_labels(
+        self, number: int, place: Placement, step: int = 1
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Labels of a tile as they are now, strokes included, and which of its pixels carry data.
+
+        Masks that were not looked at yet are read from their files and not kept. May be called in any thread.
+
+        Parameters
+        ----------
+        number : int
+            Of the tile's scene.
+        place : Placement
+        step : int
+            Every how many rows and columns.
+        """
+        key = 0 if self.stacked else number
+        mask, valid = self._masks.get(key), self._valid.get(key)
+        thin = (slice(None, None, step), slice(None, None, step))
+        if mask is None or valid is None:
+            index_HW = self.dataset.read_mask(place.tile)
+            if index_HW is None:
+                index_HW = np.zeros((place.tile.height, place.tile.width), np.uint8)
+            return index_HW[thin], self.dataset.read_valid(place.tile)[thin]
+        lead = (number,) if self.stacked else ()
+        rows, cols = place.slices
+        where = (*lead, slice(rows.start, rows.stop, step), slice(cols.start, cols.stop, step))
+        if isinstance(valid, LazyValidity):
+            height, width = place.tile.height, place.tile.width
+            shape = -(-height // step), -(-width // step)
+            return mask[where], self.dataset.read(place.tile, (), (0, height), (0, width), shape)[1]
+        return mask[where], valid[where]
 
     @property
     def valid(self) -> npt.NDArray[np.bool_] | LazyValidity:

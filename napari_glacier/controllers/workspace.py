@@ -92,14 +92,18 @@ class Workspace:
             If the folder cannot be opened; the window stays as it is.
         """
         session = Session.open(path, scheme=scheme)
+        self.show(session)
+        return session
+
+    def show(self, session: Session) -> None:
+        """Show a session that is open, perhaps opened in another thread; what was shown before leaves the window."""
         if self.shows(session):
-            return session
+            return
         previous = self.session
         if previous is not None and previous is not session:
             self._remove_layers_of(previous)
         self.attach(session)
         self.show_scene(session.scene_number)
-        return session
 
     def attach(self, session: Session) -> None:
         """Make `session` the current one and adopt those of its layers that are already here."""

@@ -225,6 +225,10 @@ class Journal:
         """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""
         return str(self._tile_field("review", tile_id) or REVIEW_STATES[0])
 
+    def reviews(self) -> dict[str, str]:
+        """Review states of all tiles whose state was ever set; the others are ``todo``."""
+        return {tile_id: state for tile_id, (_, state) in self._reviews().items()}
+
     def set_review(self, tile_id: str, state: str) -> None:
         """Set the review state of a tile."""
         if state not in REVIEW_STATES:

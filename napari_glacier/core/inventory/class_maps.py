@@ -221,6 +221,10 @@ def open_maps(source: Path, scheme: str | None = None, data: Path | None = None)
         notes += [note for note in dataset.warnings if "glacier2" in note]
     else:
         masks = _masks(source, dataset, reviews)
+        root_folder = source if source.is_dir() else source.parent
+        left_out = sum((root_folder / PROBABILITY_FOLDER / m.relative).is_file() and not m.probabilities for m in masks)
+        if left_out:
+            notes.append(f"The probabilities beside {left_out} mask(s) are of another prediction: they are left out.")
     chosen, note = _scheme(masks, dataset.scheme.name if labels and dataset and dataset.scheme else scheme, dataset)
     maps = tuple(_lay(masks, chosen, source.name if source.is_dir() else source.stem))
     return MapSource(maps, chosen, (*notes, *note))
@@ -279,7 +283,7 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
                 width=info.width,
                 georef=georef,
                 tags=_dated(tags, tile),
-                probabilities=measured if measured.is_file() else None,
+                probabilities=measured if measured.is_file() and _of_one_run(tags, measured) else None,
                 review=reviews.get(tile.id, "") if tile else "",
                 split=tile.split if tile else "",
             )
@@ -291,6 +295,12 @@ def _dated(tags: Mapping[str, str], tile: Tile | None) -> Mapping[str, str]:
     """A mask's tags with the day of its scene, unless they tell it themselves."""
     date = tile.product.date if tile is not None and tile.product is not None else ""
     return {DATE_TAG: date, **tags} if date else tags
+
+
+def _of_one_run(tags: Mapping[str, str], measured: Path) -> bool:
+    """Whether probabilities are those of a mask: a later run without any leaves those of an earlier one behind."""
+    own = tags.get("fingerprint")
+    return not own or read_description(measured).get("fingerprint", own) == own
 
 
 def _need_georef(georef: GeoRef | None, path: Path) -> GeoRef:
