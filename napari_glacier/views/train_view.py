@@ -21,10 +21,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_glacier.controllers.comparison import ComparisonController
 from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.training import Plan, TrainingController
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.curves import CurvesPlot
 
 _POLL_MS = 500
@@ -41,11 +43,18 @@ class TrainView(GlacierView):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.controller = TrainingController(self.workspace)
+        self._shown_state = ""
 
         self.body.addWidget(group("New run", self._make_form()))
         self.body.addLayout(self._make_buttons())
         self._run_box = group("Run", self._make_progress())
         self.body.addWidget(self._run_box, 1)
+        self.compare_panel = ComparePanel(ComparisonController(self.workspace))
+        self.compare_panel.failed.connect(self.fail)
+        compare = QVBoxLayout()
+        compare.addWidget(self.compare_panel)
+        self._compare_box = group("Champion and challenger", compare)
+        self.body.addWidget(self._compare_box)
         self.body.addStretch(0)
 
         self.listen(self.workspace.session_changed, self._on_session)
@@ -54,6 +63,9 @@ class TrainView(GlacierView):
         napari_viewer.events.theme.connect(self._on_theme)
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._on_theme))
         self.on_close(self.controller.close)
+        self.listen(self.compare_panel.controller.changed, self.compare_panel.refresh)
+        self.on_close(self.compare_panel.controller.close)
+        self.on_close(self.compare_panel.stop)
         self.every(_POLL_MS, self._poll)
         self._fill_starts()
         self._restore()
@@ -165,6 +177,7 @@ class TrainView(GlacierView):
     def start(self) -> RunFolder | None:
         """Start the run that the form describes."""
         self.tell("")
+        self.compare_panel.device = self._device.currentText().strip() or "auto"
         run: RunFolder | None = self.attempt(lambda: self.controller.start(self.plan()))
         if run is not None:
             settings().setValue("train/recipe", self._recipe.currentText())
@@ -219,6 +232,10 @@ class TrainView(GlacierView):
             self._data.setText(str(self.controller.default_data))
             self._output.setText(str(self.controller.default_output))
         self._fill_starts()
+        self.compare_panel.stop()
+        self.compare_panel.fill_models()
+        self.compare_panel.refresh()
+        self._compare_box.setVisible(session is not None)
         self._on_output()
 
     def _on_output(self) -> None:
@@ -270,6 +287,12 @@ class TrainView(GlacierView):
         self._start_button.setEnabled(not controller.active)
         self._resume_button.setVisible(controller.resumable)
         self._predict_button.setEnabled(controller.checkpoint is not None)
+        if controller.state != self._shown_state:
+            # A run that ended has a model to compare, and a new one will have.
+            self._shown_state = controller.state
+            self.compare_panel.fill_models()
+            if controller.checkpoint is not None:
+                self.compare_panel.choose(challenger=controller.checkpoint)
         if controller.state == "failed" and not self._log_toggle.isChecked():
             # The log is where the reason stands.
             self._log_toggle.setChecked(True)
