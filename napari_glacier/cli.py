@@ -196,7 +196,8 @@ def _add_predict(commands: Any) -> None:
         nargs="+",
         action="extend",
         metavar="NAME|PATH",
-        help="checkpoints, run folders or an ensemble file (default: the bundled ensemble)",
+        help="checkpoints, run folders or an ensemble file (default: the model promoted for the data, else the bundled "
+        "ensemble)",
     )
     predict.add_argument(
         "--tta",

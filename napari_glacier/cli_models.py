@@ -1,4 +1,4 @@
-"""The commands around models: `compare`."""
+"""The commands around models: `compare`, `promote`, `rollback`."""
 
 import argparse
 import json
@@ -18,11 +18,24 @@ _TITLES = {"all_pixels": "All pixels", "valid_pixels": "Valid pixels"}
 def add_commands(commands: Any) -> None:
     """Add the subcommands to the parser's."""
     compare = commands.add_parser("compare", help="two models on the tiles that neither has learnt from")
-    compare.add_argument("champion", metavar="CHAMPION", help="checkpoint, run folder, ensemble file, or bundled")
+    compare.add_argument(
+        "champion", metavar="CHAMPION", help="checkpoint, run folder, ensemble file, bundled, or promoted"
+    )
     compare.add_argument("challenger", metavar="CHALLENGER", help="likewise")
     _add_comparing(compare)
     compare.add_argument("--maps", type=Path, metavar="DIR", help="write maps of the changed pixels to a new folder")
     compare.set_defaults(run=_compare)
+
+    promote = commands.add_parser("promote", help="make a model the one that a dataset works with")
+    promote.add_argument("challenger", metavar="MODEL", help="checkpoint, run folder or ensemble file")
+    _add_comparing(promote)
+    promote.add_argument("--without-comparison", action="store_true", help="where there is no tile to compare on")
+    promote.add_argument("--yes", action="store_true", help="do not ask, whatever the comparison says")
+    promote.set_defaults(run=_promote)
+
+    back = commands.add_parser("rollback", help="go back to the model that a dataset worked with before")
+    back.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset")
+    back.set_defaults(run=_roll_back)
 
 
 def _add_comparing(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +65,66 @@ def _compare(options: argparse.Namespace) -> int:
 
     if options.maps is not None:
         refuse_used_folder(options.maps)
-    match = _matched(options, options.champion, options.challenger)
+    match = _matched(options, _named(options.champion, options), _named(options.challenger, options))
     _print_match(match)
     if options.maps is not None:
         from napari_glacier.core.dataset import open_dataset
 
         written = write_changes(match, open_dataset(options.data, options.scheme), options.maps)
         print(f"{len(written)} map(s) of changed pixels in {options.maps}")
+    return 0
+
+
+def _named(name: str, options: argparse.Namespace) -> str:
+    """What a model's name stands for: `promoted` is the model that the dataset works with."""
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.promotion import BUNDLED, champion
+
+    if name != "promoted":
+        return name
+    return str(champion(open_dataset(options.data, options.scheme).root).path or BUNDLED)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from napari_glacier.nn.device import tune_allocator
+
+    tune_allocator()
+    from napari_glacier.controllers.models import model_path, model_title
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.errors import ConfigError
+    from napari_glacier.core.promotion import HISTORY_FILE, promote
+    from napari_glacier.nn.ensemble import model_files
+
+    path = model_path(options.challenger)
+    model = model_files(path, model_title(path))
+    if not options.yes and not sys.stdin.isatty():
+        raise ConfigError("Promoting is a person's decision: run this in a terminal, which asks, or add --yes.")
+    root = open_dataset(options.data, options.scheme).root
+    figures: dict[str, Any] = {}
+    if options.without_comparison:
+        print("Warning: nothing is known of how this model compares with the one before.")
+    else:
+        match = _matched(options, _named("promoted", options), str(path))
+        _print_match(match)
+        figures = match.as_dict()
+    if not options.yes and input(f"Let {root.name} work with {model.title}? [y/N] ").strip().lower() not in {
+        "y",
+        "yes",
+    }:
+        print("Nothing was changed.")
+        return 1
+    entry = promote(root, model, figures)
+    print(f"{root} works with {entry.title} ({entry.after}) now; noted in {root / HISTORY_FILE}.")
+    return 0
+
+
+def _roll_back(options: argparse.Namespace) -> int:
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.promotion import roll_back
+
+    root = open_dataset(options.data).root
+    entry = roll_back(root)
+    print(f"{root} works with {entry.title} again. The model before stays in {root / entry.before}.")
     return 0
 
 

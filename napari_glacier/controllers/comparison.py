@@ -13,6 +13,7 @@ from napari_glacier.controllers.session import counted, listed
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.comparison import CHANGES, Row
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.promotion import HISTORY_FILE, Champion, Entry, champion, promote, roll_back, standing
 
 if TYPE_CHECKING:
     from napari_glacier.controllers.session import Session
@@ -177,6 +178,96 @@ class ComparisonController:
         # Above the labels, so that it is seen; what is painted on stays the same.
         viewer.layers.selection.active = self.workspace.labels_layer
         return True
+
+    # -- promotion
+
+    @property
+    def champion(self) -> Champion | None:
+        """The model that the open dataset works with; None where no dataset is open or its history is damaged."""
+        session = self.workspace.session
+        try:
+            return champion(session.root) if session is not None else None
+        except DataError:
+            return None
+
+    @property
+    def champion_text(self) -> str:
+        """What the dataset works with, since when and by whom; or what is wrong with its history."""
+        session = self.workspace.session
+        if session is None:
+            return ""
+        try:
+            found = champion(session.root)
+        except DataError as error:
+            return f"⚠ {error}"
+        if found.entry is None:
+            return "This dataset works with the bundled ensemble."
+        return f"This dataset works with {found.title}, promoted on {found.entry.time[:10]} by {found.entry.who}."
+
+    @property
+    def can_promote(self) -> bool:
+        """Whether the challenger of the last comparison can take over."""
+        return self.contest is not None and self.contest.challenger.source is not None
+
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether there is a champion to go back from."""
+        session = self.workspace.session
+        try:
+            return session is not None and bool(standing(session.root))
+        except DataError:
+            return False
+
+    def promotion_text(self) -> str:
+        """What a person should know before they promote the challenger; a warning where a class gets worse."""
+        assert self.match is not None
+        assert self.contest is not None
+        now, against = self.champion, self.contest.champion
+        said = [self.match.comparison.warning()]
+        if now is not None and now.path != against.source:
+            said.append(f"It was compared with {against.title}, while the champion is {now.title}.")
+        said.append(self.match.comparison.caution())
+        return "\n\n".join(text for text in said if text)
+
+    def promote_job(self) -> Generator[None, None, Entry]:
+        """Keep the challenger with the dataset and make it the champion; in a worker thread.
+
+        Raises
+        ------
+        GlacierError
+            If its files do not load, or the dataset's folder cannot be written.
+        """
+        assert self.match is not None
+        assert self.contest is not None
+        contest, figures = self.contest, self.match.as_dict()
+        assert contest.challenger.source is not None
+        from napari_glacier.nn.ensemble import model_files
+
+        yield
+        kept = model_files(contest.challenger.source, contest.challenger.title.removeprefix("★ "))
+        return promote(contest.session.root, kept, figures)
+
+    def promoted(self, entry: Entry) -> str:
+        """Tell everyone of a promotion; on the GUI thread. Gives a sentence."""
+        self.workspace.models_changed.emit()
+        self.changed.emit()
+        return f"{entry.title} is the champion now; Roll back takes it back. It is noted in {HISTORY_FILE}."
+
+    def roll_back(self) -> str:
+        """Go back to the champion before; gives a sentence.
+
+        Raises
+        ------
+        GlacierError
+            If there is none, or the dataset's folder cannot be written.
+        """
+        session = self.workspace.session
+        if session is None:
+            raise DataError("No dataset is open. Open one first (Data widget).")
+        entry = roll_back(session.root)
+        self.workspace.models_changed.emit()
+        self.changed.emit()
+        return f"The dataset works with {entry.title} again. The model before stays in {entry.before}."
 
     def close(self) -> None:
         """Disconnect from the workspace."""

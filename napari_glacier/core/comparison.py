@@ -28,12 +28,12 @@ _LEAST_LOSS = 0.0005
 _LEAST_DEFINED = 0.95
 _DRAWS_AT_ONCE = 500
 
-# Bluish green, vermilion and purple (after Okabe & Ito, 2008): gained and lost stay apart for colour-blind people.
+# Apart from one another for colour-blind people, and from the colours of the classes that they lie on.
 CHANGES = ClassScheme(
     "changes",
     ("same class", "now right", "now wrong", "wrong otherwise"),
     (0, 1, 2, 3),
-    ("#5b6470", "#009e73", "#d55e00", "#cc79a7"),
+    ("#5b6470", "#00d084", "#ff2fa0", "#f0e442"),
 )
 
 

@@ -162,15 +162,11 @@ def _check_classes(dataset: Dataset, models: Mapping[str, Ensemble]) -> None:
 
 
 def _warnings(models: Mapping[str, Ensemble], found: Sequence[HeldOutTile]) -> list[str]:
-    warnings = []
+    warnings, quiet = [], []
     for number, (name, ensemble) in enumerate(models.items()):
         silent = [member for member in ensemble.members if not member.card.seen_tiles]
         if silent:
-            who = name if len(silent) == len(ensemble.members) else f"{len(silent)} member(s) of {name}"
-            warnings.append(
-                f"{who} does not say which tiles it has learnt from: if these are among them, its scores here flatter "
-                "it."
-            )
+            quiet.append(name if len(silent) == len(ensemble.members) else f"{len(silent)} member(s) of {name}")
         counted = sum(weight > 0 for weight in ensemble.weights)
         partly = sum(len(held.members[number]) < counted for held in found)
         if partly:
@@ -178,6 +174,11 @@ def _warnings(models: Mapping[str, Ensemble], found: Sequence[HeldOutTile]) -> l
                 f"On {partly} of {len(found)} tile(s) {name} is represented by those of its members that have not "
                 "learnt from the tile (out of fold)."
             )
+    if quiet:
+        warnings.append(
+            f"No word on which tiles these have learnt from: {', '.join(quiet)}. Where it is these tiles, the scores "
+            "flatter them."
+        )
     return warnings
 
 

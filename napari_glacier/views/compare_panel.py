@@ -1,5 +1,6 @@
 """The part of the Train widget in which two models meet on the same tiles."""
 
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
@@ -10,6 +11,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
@@ -38,9 +40,12 @@ class ComparePanel(QWidget):
     Attributes
     ----------
     failed : signal (BaseException)
+    told : signal (str)
+        What a promotion or a rollback has done.
     """
 
     failed = QtSignal(object)
+    told = QtSignal(str)
 
     def __init__(self, controller: ComparisonController) -> None:
         super().__init__()
@@ -48,6 +53,7 @@ class ComparePanel(QWidget):
         self.device = "auto"
         self._task: Background | None = None
         self._contest: Contest | None = None
+        self._usual: Path | None = None
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -56,6 +62,14 @@ class ComparePanel(QWidget):
         self._result = QWidget()
         self._fill_result(QVBoxLayout(self._result))
         layout.addWidget(self._result)
+        row = QHBoxLayout()
+        self._standing = hint("")
+        self._back_button = QPushButton("Roll back")
+        self._back_button.setToolTip("Go back to the champion before; nothing is deleted")
+        self._back_button.clicked.connect(self._roll_back)
+        row.addWidget(self._standing, 1)
+        row.addWidget(self._back_button, 0, Qt.AlignmentFlag.AlignTop)
+        layout.addLayout(row)
         self.fill_models()
         self.refresh()
 
@@ -106,10 +120,16 @@ class ComparePanel(QWidget):
         layout.addWidget(self._cautions)
         self._legend = Legend()
         layout.addWidget(self._legend)
-        self._show_button = QPushButton("Show changed pixels")
-        self._show_button.setToolTip("Lay them over the scene on screen as a layer")
+        row = QHBoxLayout()
+        self._show_button = QPushButton("Show changes")
+        self._show_button.setToolTip("Lay the changed pixels over the scene on screen as a layer")
         self._show_button.clicked.connect(self._show_changes)
-        layout.addWidget(self._show_button)
+        self._promote_button = QPushButton("Promote…")
+        self._promote_button.setToolTip("Make the challenger the model that this dataset works with")
+        self._promote_button.clicked.connect(self._ask_and_promote)
+        row.addWidget(self._show_button, 1)
+        row.addWidget(self._promote_button, 1)
+        layout.addLayout(row)
 
     @property
     def running(self) -> bool:
@@ -135,6 +155,10 @@ class ComparePanel(QWidget):
             box.setCurrentIndex(min(usual, box.count() - 1))
             if chosen is not None:
                 self.choose(**{"champion" if box is self._champion else "challenger": chosen.source or ""})
+        now = self.controller.champion
+        if now is not None and now.path != self._usual:
+            self._usual = now.path
+            self.choose(champion=now.path or "")
 
     def compare(self) -> None:
         """Start the comparison in a thread of its own."""
@@ -159,6 +183,42 @@ class ComparePanel(QWidget):
             self._say("Cancelled.")
             self.refresh()
 
+    def promote(self) -> None:
+        """Make the challenger the champion; the person has been asked."""
+        job = self.controller.promote_job()
+        self._task = Background(self, job, lambda _: None, self._on_promoted, self._on_error)
+        self._say("Keeping the model…")
+        self.refresh()
+
+    def _ask_and_promote(self) -> None:
+        contest = self.controller.contest
+        if contest is None:
+            return
+        worse = bool(self.controller.match is not None and self.controller.match.comparison.regressions)
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Warning if worse else QMessageBox.Icon.Question)
+        box.setWindowTitle("Promote")
+        box.setText(f"Let {contest.challenger.title} be the model that this dataset works with?")
+        box.setInformativeText(self.controller.promotion_text())
+        yes = box.addButton("Promote anyway" if worse else "Promote", QMessageBox.ButtonRole.AcceptRole)
+        no = box.addButton(QMessageBox.StandardButton.Cancel)
+        box.setDefaultButton(no if worse else yes)
+        box.exec()
+        if box.clickedButton() is yes:
+            self.promote()
+
+    def _on_promoted(self, entry: Any) -> None:
+        self._task = None
+        self._say("")
+        self.told.emit(self.controller.promoted(entry))
+        self.refresh()
+
+    def _roll_back(self) -> None:
+        try:
+            self.told.emit(self.controller.roll_back())
+        except GlacierError as error:
+            self.failed.emit(error)
+
     def stop(self) -> None:
         """Let go of the thread."""
         if self._task is not None:
@@ -171,6 +231,10 @@ class ComparePanel(QWidget):
         self._cancel_button.setVisible(self.running)
         self._bar.setVisible(self.running)
         self._result.setVisible(self.controller.match is not None)
+        self._promote_button.setEnabled(self.controller.can_promote and not self.running)
+        self._standing.setText(self.controller.champion_text)
+        self._back_button.setVisible(self.controller.can_roll_back)
+        self._back_button.setEnabled(not self.running)
         if self.controller.match is not None:
             self._show_table()
             self._legend.show_rows(self.controller.legend())
@@ -205,12 +269,11 @@ class ComparePanel(QWidget):
 
     def _show_table(self) -> None:
         clear_layout(self._table)
-        score = self._score.currentText()
-        for column, title in enumerate(("", "champion", "challenger", "difference")):
-            self._table.addWidget(_cell(title, faint=True), 0, column)
+        for column, title in enumerate(("", "champion", "challenger", "change")):
+            self._table.addWidget(_cell(f"<small>{title}</small>", faint=True), 0, column)
         lines = self.controller.lines(self._set.currentData(), self._score.currentData())
         for number, line in enumerate(lines):
-            self._add_line(line if number == 0 else _titled(line, score), 2 * number + 1)
+            self._add_line(line, 2 * number + 1)
 
     def _add_line(self, line: Line, row: int) -> None:
         self._table.addWidget(_cell(line.title, left=True), row, 0)
@@ -221,10 +284,6 @@ class ComparePanel(QWidget):
         if line.interval:
             # On a line of its own: beside the difference it would not fit a laptop's dock.
             self._table.addWidget(_cell(f"<small>{line.interval}</small>", faint=True), row + 1, 1, 1, 3)
-
-
-def _titled(line: Line, score: str) -> Line:
-    return Line(f"{score} {line.title}", line.champion, line.challenger, line.difference, line.interval, line.sign)
 
 
 def _cell(text: str, *, left: bool = False, faint: bool = False) -> QLabel:

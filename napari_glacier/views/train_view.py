@@ -51,6 +51,7 @@ class TrainView(GlacierView):
         self.body.addWidget(self._run_box, 1)
         self.compare_panel = ComparePanel(ComparisonController(self.workspace))
         self.compare_panel.failed.connect(self.fail)
+        self.compare_panel.told.connect(self.tell)
         compare = QVBoxLayout()
         compare.addWidget(self.compare_panel)
         self._compare_box = group("Champion and challenger", compare)
@@ -64,6 +65,7 @@ class TrainView(GlacierView):
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._on_theme))
         self.on_close(self.controller.close)
         self.listen(self.compare_panel.controller.changed, self.compare_panel.refresh)
+        self.listen(self.workspace.models_changed, self._on_models)
         self.on_close(self.compare_panel.controller.close)
         self.on_close(self.compare_panel.stop)
         self.every(_POLL_MS, self._poll)
@@ -254,6 +256,11 @@ class TrainView(GlacierView):
         if epochs is not None:
             self._epochs.setValue(epochs)
         self._start_from.setCurrentIndex(max(0, self._start_from.findData(self.controller.recipe_start(name))))
+
+    def _on_models(self) -> None:
+        self._fill_starts()
+        self.compare_panel.fill_models()
+        self.compare_panel.refresh()
 
     def _on_followed(self, run: RunFolder | None) -> None:
         self._fill_runs()

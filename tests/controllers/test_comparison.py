@@ -4,11 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from napari_glacier.controllers.comparison import ComparisonController
+from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.promotion import read_history
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
+from napari_glacier.nn.ensemble import resolve_models
 
 
 @pytest.fixture
@@ -20,8 +24,6 @@ def controller(workspace):
 
 @pytest.fixture
 def two_models(make_checkpoint, tmp_path):
-    import torch
-
     first, second = make_checkpoint("first"), tmp_path / "second.safetensors"
     loaded = load_checkpoint(first)
     generator = torch.Generator().manual_seed(5)
@@ -63,7 +65,7 @@ def test_a_comparison_becomes_a_table_a_layer_and_cautions(controller, workspace
     assert workspace.viewer.layers.selection.active is workspace.labels_layer
     texts = controller.cautions()
     assert "corrections of 00_00 are not in them yet" in texts[0]
-    assert any("does not say which tiles" in text for text in texts)
+    assert any("No word on which tiles" in text for text in texts)
     assert next(number for _, _, number in controller.legend()).endswith("px")
     controller.show_changes()
     assert [layer.name for layer in workspace.viewer.layers].count("Changed pixels") == 1
@@ -79,3 +81,40 @@ def test_a_comparison_needs_a_dataset_and_two_models(controller, workspace, make
     workspace.open(make_dataset())
     with pytest.raises(DataError, match="the same model"):
         controller.prepare(two_models[0], two_models[0], "cpu")
+
+
+def test_the_challenger_is_promoted_and_rolled_back(controller, workspace, make_dataset, two_models):
+    root = make_dataset()
+    workspace.open(root)
+    predict = InferenceController(workspace)
+    told = []
+    workspace.models_changed.connect(lambda: told.append(predict.usual))
+    assert not controller.can_promote
+    assert not controller.can_roll_back
+    contest = controller.prepare(*two_models, "cpu")
+    controller.take(contest, _run(controller.job(contest)))
+    assert "4 tiles are few" in controller.promotion_text()
+    assert "compared with first, while the champion is Bundled ensemble" in controller.promotion_text()
+
+    said = controller.promoted(_run(controller.promote_job()))
+
+    assert "second is the champion now" in said
+    kept = root / "models" / "second"
+    assert predict.usual == kept
+    assert predict.models()[0].source == kept
+    assert predict.models()[0].title == "★ second"
+    assert read_history(root)[0].comparison["challenger"]["name"] == "second"
+    assert "works with second, promoted on 2" in controller.champion_text
+    # What was promoted is loaded with the same weights.
+    (again,) = resolve_models(kept).members
+    before = load_checkpoint(two_models[1].source).model.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in again.model.state_dict().items())
+
+    assert "Bundled ensemble again" in controller.roll_back()
+    assert predict.usual is None
+    assert told == [kept, None]
+    assert kept in [choice.source for choice in predict.models()], "nothing is deleted"
+    (root / "models.yaml").write_text("nonsense")
+    assert controller.champion_text.startswith("⚠")
+    assert not controller.can_roll_back
+    predict.close()

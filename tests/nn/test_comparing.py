@@ -63,7 +63,7 @@ def test_only_tiles_new_to_both_count(dataset, prints, make_member):
 def test_a_model_that_does_not_say_is_warned_of(dataset, make_member):
     held = find_held_out(dataset, {"silent": Ensemble([make_member()])})
     assert len(held.tiles) == 4
-    assert held.warnings[0].startswith("silent does not say which tiles it has learnt from")
+    assert held.warnings[0].startswith("No word on which tiles these have learnt from: silent.")
 
 
 def test_folds_predict_each_tile_by_the_member_that_has_not_learnt_from_it(dataset, prints, make_member):
@@ -137,7 +137,7 @@ def test_the_command_line_compares_and_writes(dataset, make_checkpoint, tmp_path
     printed, noted = capsys.readouterr()
     assert "95% interval" in printed
     assert "4 tiles are few" in printed
-    assert "first (champion) does not say" in noted
+    assert "have learnt from: first (champion)." in noted
     figures = json.loads(out.read_text())
     assert figures["champion"]["name"] == "first"
     assert figures["num_tiles"] == 4
