@@ -146,7 +146,7 @@ class ComparisonController:
         if self.match is None:
             return ""
         ids = [tile.tile for tile in self.match.comparison.tiles]
-        return f"{counted(len(ids), 'tile')} that neither has learnt from: {listed(ids, 6)}."
+        return f"Compared on {counted(len(ids), 'tile')}: {listed(ids, 6)}."
 
     def show_changes(self) -> bool:
         """Lay the map of changed pixels over the scene on screen; whether any of its tiles were compared."""

@@ -90,7 +90,13 @@ def model_title(path: Path) -> str:
 
 def has_bundled() -> bool:
     """Whether the package brought its ensemble."""
+    return bundled_path() is not None
+
+
+def bundled_path() -> Path | None:
+    """Folder of the ensemble that the package brought, if it did."""
     try:
-        return (resources.files("napari_glacier._sample") / "ensemble").is_dir()
+        folder = Path(str(resources.files("napari_glacier._sample"))) / "ensemble"
     except ModuleNotFoundError:
-        return False
+        return None
+    return folder if folder.is_dir() else None

@@ -191,6 +191,18 @@ def promote(root: Path, model: ModelFiles, comparison: Mapping[str, Any] | None 
         return entry
 
 
+def keep(root: Path, model: ModelFiles) -> Path:
+    """Put a model on the dataset's shelf without promoting it; gives its new folder.
+
+    Raises
+    ------
+    SaveError
+        If the dataset's folder cannot be written.
+    """
+    with _alone(Path(root)):
+        return _keep(Path(root), model)[0]
+
+
 def roll_back(root: Path) -> Entry:
     """Go back to the champion before; the promotion stays in the history, and the model in its folder.
 

@@ -283,7 +283,7 @@ class ComparePanel(QWidget):
         self._table.addWidget(difference, row, 3)
         if line.interval:
             # On a line of its own: beside the difference it would not fit a laptop's dock.
-            self._table.addWidget(_cell(f"<small>{line.interval}</small>", faint=True), row + 1, 1, 1, 3)
+            self._table.addWidget(_cell(f"<small>{line.interval}</small>"), row + 1, 1, 1, 3)
 
 
 def _cell(text: str, *, left: bool = False, faint: bool = False) -> QLabel:
