@@ -1,5 +1,6 @@
 """The part of the Train widget in which two models meet on the same tiles."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class ComparePanel(QWidget):
     Parameters
     ----------
     controller : ComparisonController
+    device : callable () -> str
+        Where the models run.
 
     Attributes
     ----------
@@ -47,10 +50,10 @@ class ComparePanel(QWidget):
     failed = QtSignal(object)
     told = QtSignal(str)
 
-    def __init__(self, controller: ComparisonController) -> None:
+    def __init__(self, controller: ComparisonController, device: Callable[[], str]) -> None:
         super().__init__()
         self.controller = controller
-        self.device = "auto"
+        self._device = device
         self._task: Background | None = None
         self._contest: Contest | None = None
         self._usual: Path | None = None
@@ -167,7 +170,7 @@ class ComparePanel(QWidget):
             self._say("There is no model to compare. Train one first.")
             return
         try:
-            contest = self.controller.prepare(champion, challenger, self.device)
+            contest = self.controller.prepare(champion, challenger, self._device())
         except GlacierError as error:
             self.failed.emit(error)
             return

@@ -23,11 +23,13 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.comparison import ComparisonController
 from napari_glacier.controllers.correction import summarise
+from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.curves import CurvesPlot
+from napari_glacier.views.shelf_dialog import ShelfDialog
 
 _POLL_MS = 500
 
@@ -44,16 +46,21 @@ class TrainView(GlacierView):
         super().__init__(napari_viewer)
         self.controller = TrainingController(self.workspace)
         self._shown_state = ""
+        self._shelf: ShelfDialog | None = None
 
         self.body.addWidget(group("New run", self._make_form()))
         self.body.addLayout(self._make_buttons())
         self._run_box = group("Run", self._make_progress())
         self.body.addWidget(self._run_box, 1)
-        self.compare_panel = ComparePanel(ComparisonController(self.workspace))
+        self.compare_panel = ComparePanel(ComparisonController(self.workspace), lambda: self.device)
         self.compare_panel.failed.connect(self.fail)
         self.compare_panel.told.connect(self.tell)
         compare = QVBoxLayout()
         compare.addWidget(self.compare_panel)
+        models = QPushButton("Models…")
+        models.setToolTip("All models with their cards: make ensembles, import weights, export a bundle")
+        models.clicked.connect(self.show_models)
+        compare.addWidget(models)
         self._compare_box = group("Champion and challenger", compare)
         self.body.addWidget(self._compare_box)
         self.body.addStretch(0)
@@ -68,6 +75,7 @@ class TrainView(GlacierView):
         self.listen(self.workspace.models_changed, self._on_models)
         self.on_close(self.compare_panel.controller.close)
         self.on_close(self.compare_panel.stop)
+        self.on_close(self._close_models)
         self.every(_POLL_MS, self._poll)
         self._fill_starts()
         self._restore()
@@ -164,7 +172,7 @@ class TrainView(GlacierView):
             output=Path(self._output.text()).expanduser(),
             epochs=self._epochs.value(),
             init_from=str(source) if source is not None else None,
-            device=self._device.currentText().strip() or "auto",
+            device=self.device,
         )
 
     def fill(self, *, recipe: str | None = None, epochs: int | None = None, device: str | None = None) -> None:
@@ -179,7 +187,6 @@ class TrainView(GlacierView):
     def start(self) -> RunFolder | None:
         """Start the run that the form describes."""
         self.tell("")
-        self.compare_panel.device = self._device.currentText().strip() or "auto"
         run: RunFolder | None = self.attempt(lambda: self.controller.start(self.plan()))
         if run is not None:
             settings().setValue("train/recipe", self._recipe.currentText())
@@ -219,6 +226,24 @@ class TrainView(GlacierView):
         dock.show()
         dock.raise_()
         widget.use_model(checkpoint)
+
+    def show_models(self) -> ShelfDialog:
+        """Open the model shelf."""
+        if self._shelf is None:
+            self._shelf = ShelfDialog(ShelfController(self.workspace), lambda: self.device, self)
+        self._shelf.fill()
+        self._shelf.show()
+        self._shelf.raise_()
+        return self._shelf
+
+    def _close_models(self) -> None:
+        if self._shelf is not None:
+            self._shelf.close()
+
+    @property
+    def device(self) -> str:
+        """Where models run, as the form says."""
+        return self._device.currentText().strip() or "auto"
 
     def _choose_run(self, number: int) -> None:
         self.controller.follow(self._runs.itemData(number))

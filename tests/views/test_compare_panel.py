@@ -51,7 +51,7 @@ def test_compare_promote_predict_and_roll_back(viewer, qtbot, root, monkeypatch)
     assert not panel._result.isVisibleTo(view)
     assert panel._challenger.currentText() == "20260102-000000-new", "the run that is followed"
     panel.choose(champion=root / "runs" / "20260101-000000-old" / "best.safetensors")
-    panel.device = "cpu"
+    view.fill(device="cpu")
 
     panel._compare_button.click()
     assert panel.running
@@ -93,7 +93,7 @@ def test_a_comparison_can_be_cancelled_and_says_what_is_wrong(viewer, qtbot, roo
     viewer.open(str(root), plugin="napari-glacier")
     dock, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")
     panel = view.compare_panel
-    panel.device = "cpu"
+    view.fill(device="cpu")
     panel._champion.setCurrentIndex(panel._challenger.currentIndex())
     panel._compare_button.click()
     assert "the same model" in view.notice
