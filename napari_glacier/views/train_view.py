@@ -7,10 +7,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QComboBox,
-    QFileDialog,
+    QDialog,
     QFormLayout,
     QHBoxLayout,
-    QLineEdit,
     QMessageBox,
     QPlainTextEdit,
     QPushButton,
@@ -18,20 +17,33 @@ from qtpy.QtWidgets import (
     QSpinBox,
     QToolButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from napari_glacier.controllers.comparison import ComparisonController
 from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
+from napari_glacier.controllers.training_plans import (
+    TilesThatCount,
+    commands,
+    estimate,
+    tiles_that_count,
+)
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.commands_dialog import CommandsDialog
 from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.curves import CurvesPlot
 from napari_glacier.views.shelf_dialog import ShelfDialog
+from napari_glacier.views.train_pieces import DeviceBox, folder_field
 
 _POLL_MS = 500
+_LOOK_MS = 3000
+_TILES: tuple[tuple[TilesThatCount, str], ...] = (
+    ("all", "All with a mask"),
+    ("edited", "Edited or approved"),
+    ("approved", "Approved"),
+)
 
 
 class TrainView(GlacierView):
@@ -49,6 +61,7 @@ class TrainView(GlacierView):
         self._shelf: ShelfDialog | None = None
 
         self.body.addWidget(group("New run", self._make_form()))
+        self.body.addLayout(self._make_estimate())
         self.body.addLayout(self._make_buttons())
         self._run_box = group("Run", self._make_progress())
         self.body.addWidget(self._run_box, 1)
@@ -77,6 +90,8 @@ class TrainView(GlacierView):
         self.on_close(self.compare_panel.stop)
         self.on_close(self._close_models)
         self.every(_POLL_MS, self._poll)
+        self.every(_LOOK_MS, self._look_for_runs)
+        self.on_close(self._device.stop)
         self._fill_starts()
         self._restore()
         self._on_session(self.workspace.session)
@@ -91,23 +106,38 @@ class TrainView(GlacierView):
         form.addRow("Recipe", self._recipe)
         self._recipe_note = hint("")
         form.addRow(self._recipe_note)
-        self._data, data_row = _folder_field(self, "Folder of tiles with masks")
+        self._data, data_row = folder_field(self, "Folder of tiles with masks")
         form.addRow("Data", data_row)
-        self._output, output_row = _folder_field(self, "Where the run folder goes")
+        self._output, output_row = folder_field(self, "Where the run folder goes")
         form.addRow("Output", output_row)
+        self._tiles = QComboBox()
+        for key, title in _TILES:
+            self._tiles.addItem(title, key)
+        self._tiles.setToolTip("Which labelled tiles of the open dataset count, by their review states")
+        self._tiles.currentIndexChanged.connect(self._show_estimate)
+        form.addRow("Tiles", self._tiles)
         self._output.editingFinished.connect(self._on_output)
         self._epochs = QSpinBox()
         self._epochs.setRange(1, 100_000)
+        self._epochs.valueChanged.connect(self._show_estimate)
         form.addRow("Epochs", self._epochs)
         self._start_from = QComboBox()
         self._start_from.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self._start_from.setToolTip("Fresh weights, or those of a model that is there already")
         form.addRow("Start from", self._start_from)
-        self._device = QComboBox()
-        self._device.setEditable(True)
-        self._device.addItems(["auto", "cpu", "cuda", "mps"])
+        self._device = DeviceBox()
         form.addRow("Device", self._device)
         return form
+
+    def _make_estimate(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self._estimate = hint("")
+        commands = QPushButton("Commands…")
+        commands.setToolTip("The same run for a terminal, several GPUs, or a cluster, to be copied")
+        commands.clicked.connect(self.show_commands)
+        row.addWidget(self._estimate, 1)
+        row.addWidget(commands, 0, Qt.AlignmentFlag.AlignTop)
+        return row
 
     def _make_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -173,7 +203,15 @@ class TrainView(GlacierView):
             epochs=self._epochs.value(),
             init_from=str(source) if source is not None else None,
             device=self.device,
+            tiles=tiles_that_count(self._session_of_data, self._tiles.currentData()),
         )
+
+    @property
+    def _session_of_data(self) -> Any:
+        """The open dataset, where it is the one to train on: its journal knows the review states."""
+        session = self.workspace.session
+        data = Path(self._data.text()).expanduser()
+        return session if session is not None and data.is_relative_to(session.root) else None
 
     def fill(self, *, recipe: str | None = None, epochs: int | None = None, device: str | None = None) -> None:
         """Set choices of the form."""
@@ -227,6 +265,16 @@ class TrainView(GlacierView):
         dock.raise_()
         widget.use_model(checkpoint)
 
+    def show_commands(self) -> QDialog | None:
+        """Show the commands that do what the form says elsewhere."""
+        plan = self.attempt(self.plan)
+        if plan is None:
+            return None
+        self.tell("")
+        dialog = CommandsDialog(commands(plan), self)
+        dialog.show()
+        return dialog
+
     def show_models(self) -> ShelfDialog:
         """Open the model shelf."""
         if self._shelf is None:
@@ -254,6 +302,19 @@ class TrainView(GlacierView):
         if self.controller.poll() or (self.controller.active and self._log.isVisible()):
             self._show_log(self._log_toggle.isChecked())
 
+    def _look_for_runs(self) -> None:
+        """A run that was begun in a terminal appears, too."""
+        output = Path(self._output.text()).expanduser() if self._output.text() else None
+        shown = [self._runs.itemData(k).path for k in range(self._runs.count())]
+        if self.controller.look_for_runs(output, shown):
+            self._fill_runs()
+            self._show_estimate()
+
+    def _show_estimate(self) -> None:
+        output = Path(self._output.text()).expanduser() if self._output.text() else None
+        plan = Plan(self._recipe.currentText(), Path(), Path(), epochs=self._epochs.value())
+        self._estimate.setText(estimate(plan, self.controller.runs(output)))
+
     def _on_session(self, session: Any) -> None:
         if session is not None:
             self._data.setText(str(self.controller.default_data))
@@ -270,6 +331,7 @@ class TrainView(GlacierView):
         if not self.controller.active:
             self.controller.reattach(output)
         self._fill_runs()
+        self._show_estimate()
 
     def _on_recipe(self, name: str) -> None:
         if not name:
@@ -280,6 +342,7 @@ class TrainView(GlacierView):
         epochs = self.attempt(lambda: self.controller.recipe_epochs(name))
         if epochs is not None:
             self._epochs.setValue(epochs)
+        self._show_estimate()
         self._start_from.setCurrentIndex(max(0, self._start_from.findData(self.controller.recipe_start(name))))
 
     def _on_models(self) -> None:
@@ -347,24 +410,3 @@ class TrainView(GlacierView):
         self._recipe.setCurrentText(kept("train/recipe", self._recipe.currentText()))
         self._device.setCurrentText(kept("train/device", "auto"))
         self._on_recipe(self._recipe.currentText())
-
-
-def _folder_field(parent: QWidget, placeholder: str) -> tuple[QLineEdit, QHBoxLayout]:
-    field = QLineEdit()
-    field.setPlaceholderText(placeholder)
-    button = QPushButton("…")
-    button.setFixedWidth(30)
-    button.setToolTip("Choose a folder")
-
-    def choose() -> None:
-        folder = QFileDialog.getExistingDirectory(parent, placeholder, field.text())
-        if folder:
-            field.setText(folder)
-            field.editingFinished.emit()
-
-    button.clicked.connect(choose)
-    row = QHBoxLayout()
-    row.setSpacing(4)
-    row.addWidget(field, 1)
-    row.addWidget(button)
-    return field, row

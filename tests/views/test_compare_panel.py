@@ -111,3 +111,26 @@ def test_a_comparison_can_be_cancelled_and_says_what_is_wrong(viewer, qtbot, roo
     assert task.cancelled
     qtbot.waitUntil(lambda: not task.is_alive, timeout=60_000)
     assert workspace_of(viewer).session is not None
+
+
+def test_the_form_knows_review_states_and_gives_commands(viewer, qtbot, root):
+    viewer.open(str(root), plugin="napari-glacier")
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")
+    session = workspace_of(viewer).session
+    view.fill(recipe="smoke", epochs=3)
+    view._tiles.setCurrentIndex(2)
+    assert view.show_commands() is None
+    assert "are approved, and 2 are needed" in view.notice
+    for tile_id in session.tile_ids[:3]:
+        session.set_review(tile_id, "approved")
+    assert view.plan().tiles == session.tile_ids[:3]
+    dialog = view.show_commands()
+    dialog.copy()
+    assert f"data.tiles=['{session.tile_ids[0]}'" in dialog._text.toPlainText().replace("'\"'\"'", "'")
+    dialog.close()
+
+    started = RunFolder.create(root / "runs", "in-a-terminal")
+    started.config_path.write_text("{}")
+    started.write_process()
+    qtbot.waitUntil(lambda: view.controller.run.path == started.path, timeout=10_000)
+    assert view._runs.currentText() == started.path.name
