@@ -177,6 +177,26 @@ def _train(shot: "Camera", epochs: int) -> None:
             raise RuntimeError(f"the training run shown did not finish:\n{view.controller.log_tail()}")
         view._log_toggle.setChecked(True)
         shot.take("train")
+        view._log_toggle.setChecked(False)
+        _compare(shot, view)
+
+
+def _compare(shot: "Camera", view: Any) -> None:
+    """The new model against the bundled one, and the shelf."""
+    from qtpy.QtWidgets import QScrollArea
+
+    panel = view.compare_panel
+    panel.compare()
+    _until(lambda: not panel.running, seconds=300)
+    if panel.controller.match is None:
+        raise RuntimeError(f"the models were not compared: {view.notice}")
+    _wait(0.5)
+    bar = view.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue(bar.maximum())
+    shot.take("compare")
+    shelf = view.show_models()
+    shot.take_of(shelf, "shelf")
+    shelf.close()
 
 
 class Camera:
@@ -197,6 +217,16 @@ class Camera:
             _wait(0.8)
             path = self._out / f"{name}_{theme}.png"
             self._viewer.window._qt_window.grab().save(str(path))
+            print(path)
+        self._viewer.theme = "dark"
+
+    def take_of(self, widget: Any, name: str) -> None:
+        """Save what a window of its own shows, once for each theme."""
+        for theme in ("dark", "light"):
+            self._viewer.theme = theme
+            _wait(0.8)
+            path = self._out / f"{name}_{theme}.png"
+            widget.grab().save(str(path))
             print(path)
         self._viewer.theme = "dark"
 

@@ -15,8 +15,9 @@ import yaml
 from napari_glacier.core.channels import KNOWN_CHANNELS
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import CheckpointError, ConfigError
+from napari_glacier.core.promotion import ModelFiles
 from napari_glacier.nn.augment_tta import TtaMode, views
-from napari_glacier.nn.checkpoint import LoadedModel, load_checkpoint
+from napari_glacier.nn.checkpoint import LoadedModel, load_checkpoint, read_card
 from napari_glacier.nn.postprocess import resolve_thresholds
 
 BUNDLED = "bundled"
@@ -205,6 +206,22 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
         tta=chosen.tta,
         scales=chosen.scales,
     )
+
+
+def model_files(asked: str | Path, title: str) -> ModelFiles:
+    """The checkpoints of what `resolve_models` takes, and what its ensemble file says, to be kept under a title.
+
+    Raises
+    ------
+    CheckpointError, ConfigError
+        As `resolve_models`; weights are not read.
+    """
+    recipe = _recipe_of(asked)
+    for path, _ in recipe.members:
+        read_card(path)
+    settings: dict[str, Any] = {"average": recipe.average} if recipe.average != "probability" else {}
+    settings |= {key: value for key in ("thresholds", "tta", "scales") if (value := getattr(recipe, key))}
+    return ModelFiles(title, recipe.members, settings)
 
 
 def bundled_folder() -> Path:

@@ -57,6 +57,7 @@ class PredictView(GlacierView):
         self._request: Request | None = None
         self._last_step: Step | None = None
         self._started = 0.0
+        self._usual: Path | None = None
 
         self._empty = hint(
             "<b>Nothing to predict on yet.</b><br>Drop a folder of tiles on the window, open one in <i>Data</i>, "
@@ -344,7 +345,12 @@ class PredictView(GlacierView):
             self._model.addItem(choice.title, choice)
             self._model.setItemData(self._model.count() - 1, str(choice.source or choice.note), 3)
         self._model.blockSignals(False)
-        if chosen is not None:
+        usual = self.controller.usual
+        if usual != self._usual:
+            # What was promoted (or came back by a rollback) is what the dataset works with from now on.
+            self._usual = usual
+            self._select(usual)
+        elif chosen is not None:
             self._select(chosen.source)
         self._on_model()
 
