@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from napari_glacier import __version__
 from napari_glacier.core.errors import ConfigError, SaveError
+from napari_glacier.core.reviews import ReviewDemand
 
 
 def add_commands(commands: Any) -> None:
@@ -22,6 +23,7 @@ def add_commands(commands: Any) -> None:
         "--out", type=Path, required=True, metavar="FILE|DIR", help=".gpkg, .geojson or .shp; a folder with --like"
     )
     outlines.add_argument("--data", type=Path, metavar="DIR", help="the masks' dataset: adds review states")
+    _add_review(outlines)
     outlines.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     outlines.add_argument("--classes", nargs="+", default=(), metavar="CLASS", help="outline only these")
     outlines.add_argument(
@@ -62,10 +64,19 @@ def add_commands(commands: Any) -> None:
         metavar="TILE|SPLIT|all",
         help="labelled tiles that the model has not learnt from",
     )
+    _add_review(report)
     report.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     report.add_argument("--level", type=float, default=0.95, help="probability of the intervals")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     report.set_defaults(run=_report)
+
+
+def _add_review(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--review",
+        choices=get_args(ReviewDemand),
+        help="take only tiles that were reviewed so far (approved tiles count as edited, too)",
+    )
 
 
 def _outlines(options: argparse.Namespace) -> int:
@@ -76,7 +87,7 @@ def _outlines(options: argparse.Namespace) -> int:
     if options.like is not None:
         return _rasterise(options)
     check_target(options.out, options.overwrite)
-    source = open_maps(options.source, options.scheme, options.data)
+    source = open_maps(options.source, options.scheme, options.data, options.review)
     wanted = OutlineOptions(
         smooth_px=options.smooth,
         min_area_km2=options.min_area,
@@ -113,6 +124,7 @@ def _rasterise(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from napari_glacier.core.dataset import is_dataset
     from napari_glacier.core.files import write_text_atomically
     from napari_glacier.core.inventory.calibration import curves_of
     from napari_glacier.core.inventory.class_maps import open_maps
@@ -123,8 +135,14 @@ def _report(options: argparse.Namespace) -> int:
     present = [name for name in names if (options.out / name).exists()]
     if present and not options.overwrite:
         raise SaveError(f"{options.out} holds {present[0]} already. Name another folder, or say --overwrite.")
-    source = open_maps(options.source, options.scheme)
-    labels = open_maps(options.labels, options.scheme) if options.labels is not None else None
+    source_is_data = options.source.is_dir() and is_dataset(options.source)
+    # Review states are kept with the dataset of the labels; a folder of masks has none.
+    labelled = options.labels if options.labels is not None and is_dataset(options.labels) else None
+    data = labelled if options.review is not None and not source_is_data else None
+    source = open_maps(options.source, options.scheme, data, options.review)
+    labels = None
+    if options.labels is not None:
+        labels = open_maps(options.labels, options.scheme, None, options.review if labelled is not None else None)
     report = make_report(source, labels, options.calibrate_on, options.level)
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / "areas.csv", area_rows(report))
