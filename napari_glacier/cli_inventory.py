@@ -1,4 +1,4 @@
-"""`napari-glacier outlines` and `napari-glacier report`: what an inventory takes from class maps."""
+"""`napari-glacier outlines`, `report` and `corrections`: what an inventory takes from class maps and their journal."""
 
 import argparse
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from napari_glacier import __version__
-from napari_glacier.core.errors import ConfigError, SaveError
+from napari_glacier.core.errors import ConfigError, DataError, SaveError
 from napari_glacier.core.reviews import ReviewDemand
 
 
 def add_commands(commands: Any) -> None:
-    """Add both subcommands to the parser's."""
+    """Add the subcommands to the parser's."""
     outlines = commands.add_parser("outlines", help="write class masks as polygons for a GIS, and polygons as masks")
     outlines.add_argument(
         "source", type=Path, metavar="SOURCE", help="a mask, a folder of masks, a dataset (its labels), or polygons"
@@ -69,6 +69,21 @@ def add_commands(commands: Any) -> None:
     report.add_argument("--level", type=float, default=0.95, help="probability of the intervals")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     report.set_defaults(run=_report)
+    _add_corrections(commands)
+
+
+def _add_corrections(commands: Any) -> None:
+    corrections = commands.add_parser("corrections", help="write what was corrected in a dataset as patches")
+    corrections.add_argument("directory", type=Path, metavar="DATASET", help="a dataset with a journal")
+    corrections.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets corrections.csv and a small GeoTIFF a patch"
+    )
+    corrections.add_argument(
+        "--by", choices=("stroke", "tile"), default="stroke", help="a patch a stroke, or one a tile (default: stroke)"
+    )
+    corrections.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
+    corrections.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+    corrections.set_defaults(run=_corrections)
 
 
 def _add_review(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +123,23 @@ def _outlines(options: argparse.Namespace) -> int:
         print(f"{name:>12}  {int(own.sum()):6d} polygons  {columns['area_km2'][own].sum():12,.3f} km²")
     system = "longitude and latitude" if DRIVERS[options.out.suffix.lower()] == "GeoJSON" else outlines.crs.name
     print(f"Written to {options.out} ({system})")
+    return 0
+
+
+def _corrections(options: argparse.Namespace) -> int:
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.journal import Journal
+    from napari_glacier.core.journal_place import journal_root
+    from napari_glacier.core.patch_files import export_corrections
+
+    dataset = open_dataset(options.directory, options.scheme)
+    root = journal_root(dataset.root)
+    if root is None:
+        raise DataError(f"{dataset.root} has no journal: nothing was corrected in it yet.")
+    with Journal.open(root) as journal:
+        rows = export_corrections(dataset, journal, options.out, options.by, overwrite=options.overwrite)
+    pixels = sum(row["pixels"] for row in rows)
+    print(f"{len(rows)} patches with {pixels:,} changed pixels and corrections.csv written to {options.out}")
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from psygnal import Signal
 
 from napari_glacier.controllers.attention import AttentionController
+from napari_glacier.controllers.history import HistoryController
 from napari_glacier.controllers.pointer import Pointer
 from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
@@ -47,6 +48,8 @@ class CorrectionController:
         What to look at next.
     review : ReviewController
         States of the tiles, and the walk from one to the next.
+    history : HistoryController
+        What was drawn, and taking it out again.
     pointer : Pointer
         Mouse and keys of the tools.
 
@@ -66,6 +69,7 @@ class CorrectionController:
         self.tools = ToolController(workspace)
         self.attention = AttentionController(workspace, self.tools)
         self.review = ReviewController(workspace)
+        self.history = HistoryController(workspace)
         self.pointer = Pointer(
             self.tools,
             {

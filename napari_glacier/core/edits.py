@@ -4,7 +4,7 @@ napari's brush, fill, polygon, undo and redo all end in ``data[key] = values``. 
 not be edited, remembers what was there before, and turns the changes into strokes of per-tile patches.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
@@ -277,6 +277,46 @@ class EditableMask(CopyingArray):
                     self._write_box(window.slices, index_HW, where_HW)
             stroke = self._collect(tool, model)
         return self._send(stroke) if stroke else None
+
+    def assign_tiles(
+        self,
+        changes: Mapping[str, tuple[MaskArray, npt.NDArray[np.bool_]]],
+        tool: str,
+        group: str | None = None,
+    ) -> int | None:
+        """`assign` for whole tiles; those of other scenes are skipped.
+
+        Parameters
+        ----------
+        changes : mapping of tile id to (values, where)
+            uint8 and bool array of the tile's shape.
+        tool, group : see `commit`
+
+        Returns
+        -------
+        int or None
+            The stroke's id; None where nothing changed.
+        """
+        with self._lock:
+            self._collect()
+            for tile_id, (values_HW, where_HW) in changes.items():
+                if tile_id not in self._place_of or not where_HW.any():
+                    continue
+                plane, place = self._place_of[tile_id]
+                if self.ndim == 3:
+                    box: Box = (slice(plane, plane + 1), *place.slices)
+                    self._write_box(box, values_HW[np.newaxis], where_HW[np.newaxis])
+                else:
+                    self._write_box(place.slices, values_HW, where_HW)
+            stroke = self._collect(tool, None, group)
+        return self._send(stroke) if stroke else None
+
+    def tile(self, tile_id: str) -> MaskArray:
+        """A tile as it is now, a copy; KeyError where it is of another scene."""
+        plane, place = self._place_of[tile_id]
+        with self._lock:
+            tile_HW: MaskArray = self._index_PHW[plane][place.slices].copy()
+        return tile_HW
 
     def replay(self, strokes: Iterable[Stroke]) -> None:
         """Apply the values after each stroke, in order, without recording; tiles of other scenes are skipped."""

@@ -217,6 +217,18 @@ class Journal:
                 "UPDATE tile SET base = NULL, origin = NULLIF(origin, base) WHERE tile_id = ?", tiles
             )
 
+    def on_tile(self, tile_id: str) -> list[Stroke]:
+        """Strokes on a tile that were not discarded, oldest first, each with its patches there, saved or not."""
+        return self._strokes(f"state != {_DISCARDED} AND tile_id = ?", (tile_id,))
+
+    def num_pixels(self, stroke_ids: Iterable[int]) -> dict[int, int]:
+        """How many pixels each stroke changed."""
+        counts = {}
+        for stroke_id in stroke_ids:
+            patches = self._strokes("stroke_id = ?", (stroke_id,))
+            counts[stroke_id] = sum(int(patch.edited.sum()) for stroke in patches for patch in stroke.patches)
+        return counts
+
     def history(self, limit: int = 100) -> list[StrokeInfo]:
         """The latest strokes without their pixels, newest first."""
         rows = self._file.read(
@@ -230,7 +242,8 @@ class Journal:
             before = found.get(stroke_id)
             tiles = (*before.tile_ids, tile_id) if before else (tile_id,)
             unsaved = state == _UNSAVED or (before is not None and before.unsaved)
-            found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved)
+            discarded = state == _DISCARDED and (before is None or before.discarded)
+            found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)
         return list(found.values())
 
     def review(self, tile_id: str) -> str:

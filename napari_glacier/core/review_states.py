@@ -1,12 +1,8 @@
 """The review states of a data set's tiles, for whoever reads its masks without a window."""
 
-from pathlib import Path
-
 from napari_glacier.core.dataset import Dataset
 from napari_glacier.core.journal import Journal
-from napari_glacier.core.journal_place import JOURNAL_NAME, user_journal_path
-
-_SPLITS = ("train", "val", "test")
+from napari_glacier.core.journal_place import journal_root
 
 
 def journal_states(dataset: Dataset) -> tuple[dict[str, str], list[str]]:
@@ -19,7 +15,7 @@ def journal_states(dataset: Dataset) -> tuple[dict[str, str], list[str]]:
     JournalError
         If the journal is damaged, or was written by a newer version.
     """
-    root = next((folder for folder in _places(dataset.root) if _has_journal(folder)), None)
+    root = journal_root(dataset.root)
     if root is None:
         return {}, []
     with Journal.open(root) as journal:
@@ -27,11 +23,3 @@ def journal_states(dataset: Dataset) -> tuple[dict[str, str], list[str]]:
         unsaved = journal.unsaved_tiles()
     known = [tile.id for tile in dataset.tiles]
     return {tile_id: states.get(tile_id, "todo") for tile_id in known}, [t for t in unsaved if t in set(known)]
-
-
-def _places(root: Path) -> tuple[Path, ...]:
-    return (root, root.parent) if root.name in _SPLITS else (root,)
-
-
-def _has_journal(root: Path) -> bool:
-    return (root / JOURNAL_NAME).is_file() or user_journal_path(root).is_file()

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.views.base import GlacierView, group, hint
+from napari_glacier.views.history_dialog import HistoryDialog
 from napari_glacier.views.keys_dialog import KeysDialog, use_kept_keys
 from napari_glacier.views.next_panel import NextPanel
 from napari_glacier.views.pieces import checked_style, clear_layout, swatch_icon, theme_icon
@@ -50,6 +51,7 @@ class CorrectView(GlacierView):
         self.controller = CorrectionController(self.workspace)
         self._scheme_shown: tuple[str, ...] = ()
         self._saving: Any = None
+        self._history: HistoryDialog | None = None
         self._class_buttons: list[QPushButton] = []
         self._lock_buttons: list[QToolButton] = []
 
@@ -153,6 +155,9 @@ class CorrectView(GlacierView):
         self._redo_button = QPushButton("Redo")
         self._redo_button.setToolTip("Draw it again (Ctrl+Shift+Z)")
         self._redo_button.clicked.connect(lambda: self.attempt(self.controller.redo))
+        self._history_button = QPushButton("History…")
+        self._history_button.setToolTip("What was drawn, by whom and when; take it out again; export it")
+        self._history_button.clicked.connect(self.show_history)
         self._save_button = QPushButton("Save")
         self._save_button.setToolTip(
             "Write the corrected mask files; their first originals are kept in labels_original"
@@ -161,7 +166,8 @@ class CorrectView(GlacierView):
         self._discard_button = QPushButton("Discard…")
         self._discard_button.setToolTip("Drop every stroke that was not saved")
         self._discard_button.clicked.connect(self._ask_discard)
-        for button in (self._undo_button, self._redo_button, self._save_button, self._discard_button):
+        buttons = (self._undo_button, self._redo_button, self._history_button, self._save_button, self._discard_button)
+        for button in buttons:
             # Longer words in another style or language do not widen the window.
             button.setMinimumWidth(1)
             row.addWidget(button)
@@ -173,6 +179,16 @@ class CorrectView(GlacierView):
         KeysDialog(self.controller.pointer, self).exec()
         self._tool_panel.refresh()
         self._next_panel.refresh()
+
+    def show_history(self) -> HistoryDialog:
+        """Show what was drawn, in a window beside the canvas."""
+        if self._history is None:
+            self._history = HistoryDialog(self.controller, self.attempt, self)
+            self.on_close(self._history.close_worker)
+        self._history.refresh()
+        self._history.show()
+        self._history.raise_()
+        return self._history
 
     def save(self) -> None:
         """Write the corrections and say what was written."""
@@ -296,6 +312,8 @@ class CorrectView(GlacierView):
             self._lock_buttons.append(lock)
 
     def _show_status(self) -> None:
+        if self._history is not None and self._history.isVisible():
+            self._history.refresh()
         self._status.setText(self.controller.status)
         said = " ".join(text for text in (self.controller.recovered, self.controller.conflicts) if text)
         self._recovered.setText(said)
