@@ -164,7 +164,7 @@ class ReportController:
         for split in splits if len(splits) > 1 else []:
             number = sum(tile.split == split for tile in labelled)
             choices.append(TruthChoice(f"Tiles of {split} ({number})", (split,)))
-        reviews = session.journal.reviews()
+        reviews = session.journal.review_states()
         approved = tuple(tile.id for tile in labelled if reviews.get(tile.id) == "approved")
         if approved:
             choices.append(TruthChoice(f"Approved tiles ({len(approved)})", approved))

@@ -89,7 +89,7 @@ class TileList:
             Valid pixels by class, where they are known.
         """
         session, before = self._session, self._unsaved
-        self._unsaved, reviews = session.unsaved(), session.journal.reviews()
+        self._unsaved, reviews = session.unsaved(), session.journal.review_states()
         self._counts = counts
         self.rows = [
             TileRow(

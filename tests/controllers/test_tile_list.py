@@ -141,7 +141,7 @@ def test_reviews_of_all_tiles_are_those_of_each(session):
     session.set_review(session.tile_ids[0], "approved")
     session.set_review(session.tile_ids[0], "todo")
     session.set_review(session.tile_ids[1], "rejected")
-    states = session.journal.reviews()
+    states = session.journal.review_states()
     for tile_id in session.tile_ids:
         assert states.get(tile_id, "todo") == session.review(tile_id)
 
