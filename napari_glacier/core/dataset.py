@@ -126,7 +126,8 @@ class Dataset:
 
         A gap in one band where others carry data (nodata, NaN; in the terrain also elevation below -1000 or slope
         below 0) is given the mean of the valid pixels read outside the gap, as 0 would be pitch-black, or sea
-        level; 0 where there is none. Bands that the tile does not have are 0.
+        level; 0 where there is none. A 0 where `zero_is_nodata` is no gap and stays, whether or not the file's
+        header names 0 as nodata. Bands that the tile does not have are 0.
 
         Raises
         ------
@@ -145,6 +146,9 @@ class Dataset:
                 gone[band] |= plane < _LEAST[band]
             else:
                 valid_HW |= ~gone[band] & (plane != 0) if self.zero_is_nodata else ~gone[band]
+                if self.zero_is_nodata:
+                    # A header that names 0 says no more than that: where other bands carry data, 0 is a dark pixel.
+                    gone[band] &= plane != 0
         if tile.product is not None:
             for band in tile.product.complete:
                 valid_HW &= ~gone[band] & (planes[band] != 0)

@@ -319,6 +319,25 @@ def test_every_band_has_its_own_nodata_value(make_dataset):
     assert image_CHW.min() == 0
 
 
+def test_a_dark_pixel_stays_dark_whether_or_not_the_header_names_0(make_dataset):
+    """0 in some bands only is a measurement; what it is replaced by would depend on the part that is read."""
+    root = make_dataset()
+    path = root / "Band4" / "B6_00_00.tif"
+    swir_HW, georef = read_raster(path)[0].copy(), read_info(path).georef
+    swir_HW[30:40, 30:40] = 0
+    read = []
+    for nodata in (None, 0):
+        write_raster(path, swir_HW, georef, nodata=nodata)
+        dataset = open_dataset(root)
+        read.append(dataset.read(dataset.tile("00_00")))
+        part_CHW, _ = dataset.read(dataset.tile("00_00"), rows=(32, 60), cols=(33, 50))
+        np.testing.assert_array_equal(part_CHW, read[-1][0][:, 32:60, 33:50])
+    np.testing.assert_array_equal(read[0][0], read[1][0])
+    np.testing.assert_array_equal(read[0][1], read[1][1])
+    assert read[1][1][30:40, 30:40].all()
+    assert not read[1][0][3, 30:40, 30:40].any()
+
+
 def test_band_grids_may_differ_by_rounding_but_not_by_zone(make_dataset):
     root = make_dataset()
     path = root / "Band4" / "B6_00_01.tif"
