@@ -82,7 +82,7 @@ class ReportView(GlacierView):
         self._truth = QComboBox()
         for box in (self._maps, self._truth):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(12)
+            box.setMinimumContentsLength(8)
         self._maps.currentIndexChanged.connect(self._fill_truths)
         browse = QPushButton("…")
         browse.setFixedWidth(30)
