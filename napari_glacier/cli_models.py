@@ -130,7 +130,7 @@ def _promote(options: argparse.Namespace) -> int:
     from napari_glacier.core.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
     from napari_glacier.core.promotion import HISTORY_FILE, promote
-    from napari_glacier.nn.ensemble import model_files
+    from napari_glacier.nn.shelving import model_files
 
     path = model_path(options.challenger)
     model = model_files(path, model_title(path))
@@ -192,7 +192,8 @@ def _ensemble(options: argparse.Namespace) -> int:
     from napari_glacier.core.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
     from napari_glacier.core.promotion import keep
-    from napari_glacier.nn.ensemble import model_files, resolve_models
+    from napari_glacier.nn.ensemble import resolve_models
+    from napari_glacier.nn.shelving import model_files
     from napari_glacier.nn.weighing import compose, fit_weights
 
     dataset = open_dataset(options.data, options.scheme)

@@ -190,9 +190,10 @@ def _compare(shot: "Camera", view: Any) -> None:
     _until(lambda: not panel.running, seconds=300)
     if panel.controller.match is None:
         raise RuntimeError(f"the models were not compared: {view.notice}")
-    _wait(0.5)
-    bar = view.findChild(QScrollArea).verticalScrollBar()
-    bar.setValue(bar.maximum())
+    _wait(1)
+    view.findChild(QScrollArea).ensureWidgetVisible(panel)
+    _wait(0.3)
+    view.findChild(QScrollArea).ensureWidgetVisible(panel._back_button.parentWidget(), 0, 60)
     shot.take("compare")
     shelf = view.show_models()
     shot.take_of(shelf, "shelf")

@@ -116,8 +116,9 @@ class ComparisonController:
         """The MCC and one score of each class, over one set of pixels."""
         if self.match is None:
             return []
-        rows = self.match.comparison.rows[pixel_set]
-        return [_line(row) for row in rows if row.score in ("mcc", score)]
+        comparison = self.match.comparison
+        rows = [row for row in comparison.rows[pixel_set] if row.score in ("mcc", score)]
+        return [_line(row, comparison.is_clear(row)) for row in rows]
 
     def legend(self) -> list[tuple[str, str, str]]:
         """Colour, meaning and number of pixels of each kind of change."""
@@ -241,7 +242,7 @@ class ComparisonController:
         assert self.contest is not None
         contest, figures = self.contest, self.match.as_dict()
         assert contest.challenger.source is not None
-        from napari_glacier.nn.ensemble import model_files
+        from napari_glacier.nn.shelving import model_files
 
         yield
         kept = model_files(contest.challenger.source, contest.challenger.title.removeprefix("★ "))
@@ -287,8 +288,8 @@ def _is_ours(layer: Any) -> bool:
     return isinstance(tag, dict) and tag.get("role") == _ROLE
 
 
-def _line(row: Row) -> Line:
-    sign = 0 if row.difference is None or not row.is_clear else 1 if row.difference > 0 else -1
+def _line(row: Row, clear: bool) -> Line:
+    sign = 0 if row.difference is None or not clear else 1 if row.difference > 0 else -1
     return Line(
         row.class_name or "MCC",
         _number(row.champion),

@@ -145,8 +145,9 @@ def _source(model: ShelfModel) -> str | Path:
 def _compose(
     session: Any, models: list[ShelfModel], name: str, fitted: bool, device: str
 ) -> "Generator[Progress, None, tuple[Path, Weighing | None]]":
-    from napari_glacier.nn.ensemble import model_files, resolve_models
+    from napari_glacier.nn.ensemble import resolve_models
     from napari_glacier.nn.prediction import Progress
+    from napari_glacier.nn.shelving import model_files
     from napari_glacier.nn.weighing import compose, fit_weights
 
     yield Progress(0, 0, "Loading the models", preparing=True)

@@ -3,6 +3,7 @@
 No Qt, no torch.
 """
 
+import re
 import shlex
 import shutil
 import statistics
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.runfiles import RunFolder
 
 TilesThatCount = Literal["all", "edited", "approved"]
@@ -20,6 +22,7 @@ TilesThatCount = Literal["all", "edited", "approved"]
 # How far the review of a tile must have come for it to count.
 _STATES: dict[str, tuple[str, ...]] = {"edited": ("edited", "approved"), "approved": ("approved",)}
 _ASK_S = 5.0
+_PLAIN = re.compile(r"[\w./~][\w./~-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def commands(plan: Plan) -> str:
     """The same run for a terminal, for several GPUs, for two hosts, and for a cluster with SLURM; to be copied."""
     # Elsewhere the device is chosen by what is there.
     settings = [text for text in overrides(plan) if not text.startswith("device=")]
-    what = f"-m training.run --config {plan.recipe} --set {' '.join(map(shlex.quote, settings))}"
+    what = f"-m training.run --config {plan.recipe} \\\n  --set {' '.join(map(shlex.quote, settings))}"
     rendezvous = '--rdzv-backend c10d --rdzv-endpoint "$head:29500"'
     slurm = f"""#!/bin/bash
 #SBATCH --job-name=glacier
@@ -165,4 +168,7 @@ def _epochs(run: RunFolder, recipe: str) -> list[dict[str, Any]]:
 
 
 def _quoted(text: str) -> str:
+    """A text as a YAML value, with quotes only where it needs them."""
+    if _PLAIN.fullmatch(text) and read_yaml(text) == text:
+        return text
     return "'" + text.replace("'", "''") + "'"

@@ -86,7 +86,7 @@ class Row:
         return self.difference is not None and self.difference <= -_LEAST_LOSS
 
     @property
-    def is_clear(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether the interval leaves zero out."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
@@ -123,6 +123,10 @@ class Comparison:
         """Classes that the challenger maps worse over all pixels (by IoU; F1 goes with it), and the MCC if it falls."""
         return tuple(row for row in self.rows["all_pixels"] if row.regresses and row.score != "f1")
 
+    def is_clear(self, row: Row) -> bool:
+        """Whether a difference is more than chance: its interval leaves zero out, and tiles are enough for one."""
+        return row.excludes_zero and len(self.tiles) >= FEW_TILES
+
     def caution(self) -> str:
         """What to think of the intervals."""
         share, num = f"{self.level:.0%}", len(self.tiles)
@@ -140,7 +144,7 @@ class Comparison:
         worse = []
         for row in self.regressions:
             assert row.difference is not None
-            sure = "clearly" if row.is_clear else "perhaps by chance"
+            sure = "clearly" if self.is_clear(row) else "perhaps by chance"
             name = "the MCC over all classes" if row.class_name is None else f"IoU of {row.class_name}"
             worse.append(f"{name} {row.difference:+.3f} ({sure})")
         return f"The challenger is worse in {', '.join(worse)}." if worse else ""

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QElidingLabel
 
 from napari_glacier.controllers.comparison import ComparisonController, Contest, Line
 from napari_glacier.controllers.models import ModelChoice
@@ -279,20 +280,21 @@ class ComparePanel(QWidget):
             self._add_line(line, 2 * number + 1)
 
     def _add_line(self, line: Line, row: int) -> None:
-        self._table.addWidget(_cell(line.title, left=True), row, 0)
+        title = QElidingLabel(line.title)
+        title.setToolTip(line.title)
+        self._table.addWidget(title, row, 0)
         for column, text in enumerate((line.champion, line.challenger), start=1):
             self._table.addWidget(_cell(text), row, column)
-        difference = _cell(f"<b>{_SIGNS[line.sign]} {line.difference}</b>" if line.sign else line.difference)
-        self._table.addWidget(difference, row, 3)
+        self._table.addWidget(_cell(f"<b>{line.difference}</b>" if line.sign else line.difference), row, 3)
         if line.interval:
             # On a line of its own: beside the difference it would not fit a laptop's dock.
-            self._table.addWidget(_cell(f"<small>{line.interval}</small>"), row + 1, 1, 1, 3)
+            interval = f"<small>{_SIGNS[line.sign]} {line.interval}</small>"
+            self._table.addWidget(_cell(interval), row + 1, 1, 1, 3)
 
 
-def _cell(text: str, *, left: bool = False, faint: bool = False) -> QLabel:
+def _cell(text: str, *, faint: bool = False) -> QLabel:
     label = QLabel(text)
-    side = Qt.AlignmentFlag.AlignLeft if left else Qt.AlignmentFlag.AlignRight
-    label.setAlignment(side | Qt.AlignmentFlag.AlignVCenter)
+    label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     label.setEnabled(not faint)
     return label
 

@@ -385,6 +385,7 @@ class TrainView(GlacierView):
         if controller.state != self._shown_state:
             # A run that ended has a model to compare, and a new one will have.
             self._shown_state = controller.state
+            self._show_estimate()
             self.compare_panel.fill_models()
             if controller.checkpoint is not None:
                 self.compare_panel.choose(challenger=controller.checkpoint)

@@ -80,10 +80,11 @@ def test_intervals_equal_a_bootstrap_of_pixels_written_as_a_loop():
 
 def test_draws_are_paired_so_that_equal_models_have_no_interval_to_speak_of():
     tiles = [(truth, before, before, valid) for truth, before, _, valid in _tiles(6)]
-    for row in compare(_counted(tiles), NAMES, draws=200).rows["all_pixels"]:
+    comparison = compare(_counted(tiles), NAMES, draws=200)
+    for row in comparison.rows["all_pixels"]:
         assert (row.difference, row.low, row.high) == (0, 0, 0)
         assert not row.regresses
-        assert not row.is_clear
+        assert not comparison.is_clear(row)
 
 
 def test_the_same_seed_gives_the_same_intervals_and_draws_do_not_depend_on_their_parts(monkeypatch):
@@ -106,6 +107,9 @@ def test_a_worse_challenger_is_warned_of_class_by_class():
 
 
 def test_few_tiles_are_said_to_be_few_and_one_gives_no_interval():
+    worse = compare(_counted(_tiles(4, right=(0.9, 0.5))), NAMES, draws=50)
+    assert worse.rows["all_pixels"][0].excludes_zero
+    assert "clearly" not in worse.warning(), "four tiles make nothing clear"
     assert "4 tiles are few" in compare(_counted(_tiles(4)), NAMES, draws=50).caution()
     alone = compare(_counted(_tiles(1)), NAMES, draws=50)
     assert "no interval" in alone.caution()
