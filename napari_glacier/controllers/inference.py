@@ -58,6 +58,7 @@ class InferenceController:
         self._drawn = 0.0
         self._at_work = threading.Lock()
         workspace.session_changed.connect(self._on_session)
+        workspace.models_changed.connect(self.models_changed.emit)
 
     # -- what can be chosen
 
@@ -261,6 +262,7 @@ class InferenceController:
         """Disconnect from the workspace, and let go of the networks."""
         self._forget()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+        self.workspace.models_changed.disconnect(self.models_changed.emit, missing_ok=True)
 
     def _region(self, region: Region) -> npt.NDArray[np.bool_]:
         session = self._need_session()

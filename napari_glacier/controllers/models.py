@@ -9,6 +9,8 @@ from typing import Any
 from napari_glacier.core.errors import CheckpointError
 from napari_glacier.core.runfiles import RunFolder
 
+# Kept models of a dataset, each a folder with an ensemble file.
+MODELS_FOLDER = "models"
 _SUFFIXES = frozenset((".safetensors", ".yaml", ".yml", ".pth", ".pt"))
 
 
@@ -22,7 +24,7 @@ class ModelChoice:
 
 
 def known_models(session: Any, picked: Sequence[ModelChoice] = ()) -> list[ModelChoice]:
-    """The bundled ensemble, what a person picked, and the runs of the open dataset, newest first.
+    """The bundled ensemble, what a person picked, and kept models and runs of the open dataset, newest first.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ def known_models(session: Any, picked: Sequence[ModelChoice] = ()) -> list[Model
         choices.insert(0, ModelChoice("Bundled ensemble", None, "Trained on synthetic scenes, for a first look."))
     if session is not None:
         known = {choice.source for choice in choices}
+        kept = sorted((session.root / MODELS_FOLDER).glob("*/ensemble.yaml"), reverse=True)
+        choices += [ModelChoice(path.parent.name, path.parent) for path in kept if path.parent not in known]
         for checkpoint in sorted((session.root / "runs").glob("*/best.safetensors"), reverse=True):
             path = RunFolder(checkpoint.parent).best_path
             if path not in known:

@@ -64,11 +64,13 @@ class Workspace:
     Signals
     -------
     session_changed(Session or None), layers_changed(), painted()
+    models_changed() : a model was promoted, rolled back or put on the dataset's shelf
     """
 
     session_changed = Signal(object)
     layers_changed = Signal()
     painted = Signal()
+    models_changed = Signal()
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = weakref.ref(viewer)
