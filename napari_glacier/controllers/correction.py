@@ -5,6 +5,7 @@ from typing import Any
 
 from psygnal import Signal
 
+from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.attention import AttentionController
 from napari_glacier.controllers.history import HistoryController
 from napari_glacier.controllers.pointer import Pointer
@@ -50,6 +51,8 @@ class CorrectionController:
         States of the tiles, and the walk from one to the next.
     history : HistoryController
         What was drawn, and taking it out again.
+    adapting : AdaptController
+        Models that learn from the corrections at once.
     pointer : Pointer
         Mouse and keys of the tools.
 
@@ -70,6 +73,7 @@ class CorrectionController:
         self.attention = AttentionController(workspace, self.tools)
         self.review = ReviewController(workspace)
         self.history = HistoryController(workspace)
+        self.adapting = AdaptController(workspace)
         self.pointer = Pointer(
             self.tools,
             {
@@ -280,6 +284,7 @@ class CorrectionController:
         """Disconnect from the workspace and its layer."""
         self.pointer.close()
         self.review.close()
+        self.adapting.close()
         self.attention.close()
         self.tools.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.views.adapt_panel import AdaptPanel
 from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.history_dialog import HistoryDialog
 from napari_glacier.views.keys_dialog import KeysDialog, use_kept_keys
@@ -82,10 +83,18 @@ class CorrectView(GlacierView):
         desk.addWidget(group("What next", _alone(self._next_panel)))
         self._review_panel = ReviewPanel(self.controller, self.attempt, self.tell)
         desk.addWidget(group("Review", _alone(self._review_panel)))
+        self._adapt_panel = AdaptPanel(self.controller.adapting, self.attempt, self.tell)
+        desk.addWidget(group("Learn", _alone(self._adapt_panel)))
         self._saving_box = group("Corrections", self._make_saving())
         # Whether one's work is safe stays in sight, however far the rest is scrolled.
         self.foot.addWidget(self._saving_box)
 
+        self._connect(napari_viewer)
+        self._set_icons()
+        self._show_desk()
+        self._show_status()
+
+    def _connect(self, napari_viewer: Any) -> None:
         self.listen(self.controller.changed, self._show_desk)
         self.listen(self.controller.status_changed, self._show_status)
         self.listen(self.controller.tools.changed, self._show_tools)
@@ -93,6 +102,8 @@ class CorrectView(GlacierView):
         self.listen(self.controller.tools.probed, self._tool_panel.show_pixel)
         self.listen(self.controller.attention.changed, self._next_panel.refresh)
         self.listen(self.controller.review.changed, self._show_tile)
+        self.listen(self.controller.adapting.changed, self._adapt_panel.refresh)
+        self.listen(self.workspace.models_changed, self._adapt_panel.refresh)
         self.on_close(self._next_panel.close_worker)
         napari_viewer.events.theme.connect(self._set_icons)
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._set_icons))
@@ -100,9 +111,7 @@ class CorrectView(GlacierView):
         # Which tile lies in the middle of the view changes with every pan; four looks a second are enough.
         self.every(250, self._show_tile)
         self.every(400, self._look_for_regions)
-        self._set_icons()
-        self._show_desk()
-        self._show_status()
+        self.every(300, lambda: self.attempt(self.controller.adapting.poll))
 
     def _make_tools(self) -> QVBoxLayout:
         layout = QVBoxLayout()
