@@ -148,8 +148,40 @@ def _correct(shot: "Camera", workspace: Any) -> None:
         shot.take("correct")
         view.controller.lock(0, False)
         _smart_fill(shot, workspace, view)
+        _look_back(shot, view)
+        _learn(shot, workspace, view)
         view.save()
         workspace.viewer.reset_view()
+
+
+def _look_back(shot: "Camera", view: Any) -> None:
+    """The history of what was drawn, one stroke of it taken out."""
+    dialog = view.show_history()
+    _until(lambda: dialog._worker is None)
+    dialog._table.selectRow(0)
+    dialog.revert_stroke()
+    _until(lambda: dialog._worker is None)
+    shot.take_of(dialog, "history")
+    dialog.close()
+
+
+def _learn(shot: "Camera", workspace: Any, view: Any) -> None:
+    """Two tiles are approved, and a copy of the model learns from them."""
+    from qtpy.QtWidgets import QScrollArea
+
+    review = view.controller.review
+    workspace.viewer.reset_view()
+    for _ in range(2):
+        review.next()
+        review.set_state("approved", "as on the image of 2019")
+    view._adapt_panel.learn()
+    _until(lambda: view.controller.adapting.state != "working", seconds=300)
+    _wait(0.6)
+    view.findChild(QScrollArea).verticalScrollBar().setValue(10_000)
+    workspace.labels_layer.visible = False
+    shot.take("learnt")
+    workspace.labels_layer.visible = True
+    view._adapt_panel.drop()
 
 
 def _smart_fill(shot: "Camera", workspace: Any, view: Any) -> None:

@@ -168,14 +168,17 @@ class ReviewController:
         self._session = session
         if session is not None:
             session.reviewed.connect(self._on_reviewed)
-            session.edited.connect(self.changed.emit)
+            session.edited.connect(self._on_edited)
         self.changed.emit()
 
     def _leave_session(self) -> None:
         if self._session is not None:
             self._session.reviewed.disconnect(self._on_reviewed, missing_ok=True)
-            self._session.edited.disconnect(self.changed.emit, missing_ok=True)
+            self._session.edited.disconnect(self._on_edited, missing_ok=True)
         self._session = None
 
     def _on_reviewed(self, tile_id: str) -> None:
+        self.changed.emit()
+
+    def _on_edited(self) -> None:
         self.changed.emit()

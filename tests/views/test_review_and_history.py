@@ -110,3 +110,22 @@ def test_the_history_lists_strokes_and_takes_them_out(desk, qtbot, monkeypatch):
     dialog.refresh()
     assert {table.item(row, 3).text().count("01_01") for row in range(table.rowCount())} == {1}
     dialog.close()
+
+
+def test_learning_without_corrections_says_what_is_missing_and_can_be_cancelled(desk, qtbot, make_checkpoint):
+    from napari_glacier.controllers.models import ModelChoice
+
+    panel, adapting = desk._adapt_panel, desk.controller.adapting
+    choice = ModelChoice("tiny", make_checkpoint())
+    adapting.models = lambda: [choice]
+    panel.refresh()
+    panel.learn()
+    qtbot.waitUntil(lambda: not panel._learn.isEnabled())
+    assert panel._cancel.isVisibleTo(panel)
+    qtbot.waitUntil(panel._learn.isEnabled, timeout=60_000)
+    assert "⚠ Nothing was corrected" in panel._said.text()
+    assert not panel._keep.isVisibleTo(panel)
+    panel.learn()
+    panel._cancel.click()
+    qtbot.waitUntil(panel._learn.isEnabled)
+    assert adapting.state == "idle"
