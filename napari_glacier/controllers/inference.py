@@ -58,7 +58,7 @@ class InferenceController:
         self._drawn = 0.0
         self._at_work = threading.Lock()
         workspace.session_changed.connect(self._on_session)
-        workspace.models_changed.connect(self.models_changed.emit)
+        workspace.models_changed.connect(self._on_models)
 
     # -- what can be chosen
 
@@ -271,7 +271,7 @@ class InferenceController:
         """Disconnect from the workspace, and let go of the networks."""
         self._forget()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
-        self.workspace.models_changed.disconnect(self.models_changed.emit, missing_ok=True)
+        self.workspace.models_changed.disconnect(self._on_models, missing_ok=True)
 
     def _region(self, region: Region) -> npt.NDArray[np.bool_]:
         session = self._need_session()
@@ -335,6 +335,9 @@ class InferenceController:
     def _forget(self) -> None:
         self.keep_networks(None)
         self._map = self._shown_for = self._made = None
+
+    def _on_models(self) -> None:
+        self.models_changed.emit()
 
     def _on_session(self, session: Any) -> None:
         self._forget()
