@@ -30,7 +30,8 @@ _MIN_PIXELS, _MAX_SIDE_PX = 2_000, 2_048
 # Correct data stay below these by far (15 real tiles and 13 synthetic ones: see the tests).
 _TRIPLE_MARGIN, _TRIPLE_LEAST = 0.1, 0.9
 _SMOOTH, _ROUGHER = 0.97, 1.1
-_VISIBLE_MARGIN = 0.002
+# Of blue and red's unlikeness (1 - correlation): on snow it is a few thousandths, its share is what tells.
+_UNLIKE_MARGIN, _SWIR_MARGIN = 0.1, 0.002
 # The order of the visible bands: of the tiles that tell one, and of all tiles, so many must agree.
 _AGREEING, _TELLING, _MIN_TILES = 0.9, 0.5, 3
 
@@ -134,6 +135,8 @@ def _visible_order(correlation_BB: npt.NDArray[np.float64]) -> tuple[int, ...] |
     (middle,) = set(_VISIBLE) - set(ends)
     blue, red = sorted(ends, key=lambda band: float(correlation_BB[band, _SWIR]))
     apart = correlation_BB[pairs[1]] - correlation_BB[ends]
-    if apart < _VISIBLE_MARGIN or correlation_BB[red, _SWIR] - correlation_BB[blue, _SWIR] < _VISIBLE_MARGIN:
+    if apart < _UNLIKE_MARGIN * (1 - correlation_BB[ends]):
+        return None
+    if correlation_BB[red, _SWIR] - correlation_BB[blue, _SWIR] < _SWIR_MARGIN:
         return None
     return blue, middle, red

@@ -198,10 +198,10 @@ def test_a_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path, caplog, m
     blocked = tmp_path / "run"
     blocked.write_text("a file, no folder")
     monkeypatch.setitem(module._KINDS, "tensorboard", lambda: _Writes(blocked))
-    (run_logger,) = make_loggers(
-        ["tensorboard", "tensorboard"], RunFolder(tmp_path), load_config("smoke", ["data.train=x"])
-    )
-    run_logger.epoch({"epoch": 1})
+    config = load_config("smoke", ["data.train=x"])
+    with caplog.at_level(logging.WARNING, "training"):
+        (run_logger,) = make_loggers(["tensorboard", "tensorboard"], RunFolder(tmp_path), config)
+        run_logger.epoch({"epoch": 1})
     assert len(caplog.records) == 1
 
 
