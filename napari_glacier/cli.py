@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from napari_glacier import __version__, cli_data, cli_inventory
+from napari_glacier import __version__, cli_data, cli_inventory, cli_models
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.files import write_text_atomically
 
@@ -209,7 +209,8 @@ def _add_predict(commands: Any) -> None:
         nargs="+",
         action="extend",
         metavar="NAME|PATH",
-        help="checkpoints, run folders or an ensemble file (default: the bundled ensemble)",
+        help="checkpoints, run folders or an ensemble file (default: the model promoted for the data, else the bundled "
+        "ensemble)",
     )
     predict.add_argument(
         "--tta",
@@ -229,9 +230,9 @@ def _add_predict(commands: Any) -> None:
     )
     predict.add_argument(
         "--engine",
-        choices=["auto", "torch", "openvino"],
+        choices=["auto", "torch", "openvino", "openvino-int8"],
         default="auto",
-        help="what computes (default: OpenVINO on a CPU where it is installed, else torch)",
+        help="what computes (default: OpenVINO on a CPU where it is installed, else torch); int8: faster, less exact",
     )
     predict.add_argument("--compile", action="store_true", help="let torch compile the networks it computes")
     predict.add_argument(
@@ -337,6 +338,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cli_data.add_commands(commands)
     cli_inventory.add_commands(commands)
+    cli_models.add_commands(commands)
     _add_change(commands)
 
     demo = commands.add_parser("demo", help="open the bundled sample region with its prediction, ready to correct")

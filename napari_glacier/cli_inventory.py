@@ -1,4 +1,4 @@
-"""`napari-glacier outlines` and `napari-glacier report`: what an inventory takes from class maps."""
+"""`napari-glacier outlines`, `report` and `corrections`: what an inventory takes from class maps and their journal."""
 
 import argparse
 import json
@@ -6,14 +6,15 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from napari_glacier import __version__
-from napari_glacier.core.errors import ConfigError, SaveError
+from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.reviews import ReviewDemand
 
 
 def add_commands(commands: Any) -> None:
-    """Add both subcommands to the parser's."""
+    """Add the subcommands to the parser's."""
     outlines = commands.add_parser("outlines", help="write class masks as polygons for a GIS, and polygons as masks")
     outlines.add_argument(
         "source", type=Path, metavar="SOURCE", help="a mask, a folder of masks, a dataset (its labels), or polygons"
@@ -22,6 +23,7 @@ def add_commands(commands: Any) -> None:
         "--out", type=Path, required=True, metavar="FILE|DIR", help=".gpkg, .geojson or .shp; a folder with --like"
     )
     outlines.add_argument("--data", type=Path, metavar="DIR", help="the masks' dataset: adds review states")
+    _add_review(outlines)
     outlines.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     outlines.add_argument("--classes", nargs="+", default=(), metavar="CLASS", help="outline only these")
     outlines.add_argument(
@@ -62,10 +64,41 @@ def add_commands(commands: Any) -> None:
         metavar="TILE|SPLIT|all",
         help="labelled tiles that the model has not learnt from",
     )
+    report.add_argument(
+        "--glacier-classes",
+        nargs="+",
+        default=(),
+        metavar="CLASS",
+        help="four-class masks, two-class labels: what the labels call glacier, such as glacier debris",
+    )
+    _add_review(report)
     report.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     report.add_argument("--level", type=float, default=0.95, help="probability of the intervals")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     report.set_defaults(run=_report)
+    _add_corrections(commands)
+
+
+def _add_corrections(commands: Any) -> None:
+    corrections = commands.add_parser("corrections", help="write what was corrected in a dataset as patches")
+    corrections.add_argument("directory", type=Path, metavar="DATASET", help="a dataset with a journal")
+    corrections.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets corrections.csv and a small GeoTIFF a patch"
+    )
+    corrections.add_argument(
+        "--by", choices=("stroke", "tile"), default="stroke", help="a patch a stroke, or one a tile (default: stroke)"
+    )
+    corrections.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
+    corrections.add_argument("--overwrite", action="store_true", help="replace an export that is there")
+    corrections.set_defaults(run=_corrections)
+
+
+def _add_review(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--review",
+        choices=get_args(ReviewDemand),
+        help="take only tiles that were reviewed so far (approved tiles count as edited, too)",
+    )
 
 
 def _outlines(options: argparse.Namespace) -> int:
@@ -76,7 +109,7 @@ def _outlines(options: argparse.Namespace) -> int:
     if options.like is not None:
         return _rasterise(options)
     check_target(options.out, options.overwrite)
-    source = open_maps(options.source, options.scheme, options.data)
+    source = open_maps(options.source, options.scheme, options.data, options.review)
     wanted = OutlineOptions(
         smooth_px=options.smooth,
         min_area_km2=options.min_area,
@@ -100,6 +133,23 @@ def _outlines(options: argparse.Namespace) -> int:
     return 0
 
 
+def _corrections(options: argparse.Namespace) -> int:
+    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.journal import Journal
+    from napari_glacier.core.journal_place import journal_root
+    from napari_glacier.core.patch_files import export_corrections
+
+    dataset = open_dataset(options.directory, options.scheme)
+    root = journal_root(dataset.root)
+    if root is None:
+        raise DataError(f"{dataset.root} has no journal: nothing was corrected in it yet.")
+    with Journal.open(root) as journal:
+        rows = export_corrections(dataset, journal, options.out, options.by, overwrite=options.overwrite)
+    pixels = sum(row["pixels"] for row in rows)
+    print(f"{len(rows)} patches with {pixels:,} changed pixels and corrections.csv written to {options.out}")
+    return 0
+
+
 def _rasterise(options: argparse.Namespace) -> int:
     from napari_glacier.core.classes import get_scheme
     from napari_glacier.core.inventory.outline_files import rasterise_file
@@ -113,31 +163,30 @@ def _rasterise(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from napari_glacier.core.files import write_text_atomically
-    from napari_glacier.core.inventory.calibration import curves_of
+    from napari_glacier.core.dataset import is_dataset
     from napari_glacier.core.inventory.class_maps import open_maps
-    from napari_glacier.core.inventory.report import area_rows, make_report, tile_rows, write_csv
-    from napari_glacier.core.inventory.report_page import html_page
+    from napari_glacier.core.inventory.report import make_report
+    from napari_glacier.core.inventory.report_files import check_folder, write_report
 
-    names = ("report.html", "areas.csv", "tiles.csv", "calibration.json")
-    present = [name for name in names if (options.out / name).exists()]
-    if present and not options.overwrite:
-        raise SaveError(f"{options.out} holds {present[0]} already. Name another folder, or say --overwrite.")
-    source = open_maps(options.source, options.scheme)
-    labels = open_maps(options.labels, options.scheme) if options.labels is not None else None
-    report = make_report(source, labels, options.calibrate_on, options.level)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_csv(options.out / "areas.csv", area_rows(report))
-    write_csv(options.out / "tiles.csv", tile_rows(report))
-    if report.calibrations:
-        text = json.dumps({"calibration": curves_of(report.calibrations)}, indent=2)
-        write_text_atomically(options.out / "calibration.json", text + "\n")
-    page = html_page(report, __version__, date.today().isoformat())
-    write_text_atomically(options.out / "report.html", page)
+    check_folder(options.out, options.overwrite)
+    # Review states are kept with the dataset of the labels; a folder of masks has none.
+    labelled = options.labels if options.labels is not None and is_dataset(options.labels) else None
+    source_is_data = options.source.is_dir() and is_dataset(options.source)
+    data = labelled if options.review is not None and not source_is_data else None
+    source = open_maps(options.source, options.scheme, data, options.review)
+    labels = None
+    if options.labels is not None:
+        # The labels have a scheme of their own where it is said how the two go together.
+        labels_scheme = None if options.glacier_classes else options.scheme
+        labels = open_maps(options.labels, labels_scheme, None, options.review if labelled is not None else None)
+    report = make_report(
+        source, labels, options.calibrate_on, options.level, glacier_classes=tuple(options.glacier_classes)
+    )
+    written = write_report(options.out, report, __version__, date.today().isoformat(), options.overwrite)
     for note in report.notes:
         print(f"Note: {note}", file=sys.stderr)
     print(_area_table(report))
-    print(f"Written to {options.out}: {', '.join(name for name in names if (options.out / name).exists())}")
+    print(f"Written to {options.out}: {', '.join(path.name for path in written)}")
     return 0
 
 

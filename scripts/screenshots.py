@@ -64,7 +64,7 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     shot = Camera(viewer, out)
 
     # Empty states first: what a person sees before anything is open.
-    for name in ("Data", "Predict", "Correct", "Train"):
+    for name in ("Data", "Predict", "Correct", "Train", "Report"):
         with shot.docked(name):
             shot.take(f"empty_{name.lower()}", themes=("dark",))
 
@@ -76,9 +76,18 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     with shot.docked("Data") as view:
         view.fly_to(view._model.rows[0].tile_id)
         viewer.reset_view()
+        _until(lambda: view._looking is None and view._gallery.idle)
+        _wait(0.6)
         shot.take("data")
+        view._facts.setCurrentWidget(view.check)
+        view.check.run()
+        _until(lambda: not view.check.running)
+        if view.check.model.rows:
+            view.check.table.selectRow(0)
+        shot.take("data_check")
 
     _predict(shot, workspace, model)
+    _report(shot, workspace)
     _correct(shot, workspace)
     _train(shot, epochs)
     viewer.close()
@@ -89,6 +98,7 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
         if model is not None:
             view.use_model(model)
         view.choose(scope="all", tta="off", device="cpu")
+        view._keep.setChecked(True)
         view.run()
         workspace.labels_layer.visible = False
         _until(lambda: view._last_step is not None and view._last_step.share > 0.2)
@@ -99,6 +109,15 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
         _ask_members(shot, workspace, view)
         workspace.labels_layer.visible = True
         workspace.prediction_layer.visible = False
+
+
+def _report(shot: "Camera", workspace: Any) -> None:
+    """Areas of the prediction, calibrated on the labelled tiles that its model has not learnt from."""
+    with shot.docked("Report") as view:
+        view.choose(maps=next((workspace.session.root / "predictions").iterdir()), truth="Tiles of val")
+        view.run()
+        _until(lambda: not view.running)
+        shot.take("report")
 
 
 def _ask_members(shot: "Camera", workspace: Any, view: Any) -> None:
@@ -158,6 +177,27 @@ def _train(shot: "Camera", epochs: int) -> None:
             raise RuntimeError(f"the training run shown did not finish:\n{view.controller.log_tail()}")
         view._log_toggle.setChecked(True)
         shot.take("train")
+        view._log_toggle.setChecked(False)
+        _compare(shot, view)
+
+
+def _compare(shot: "Camera", view: Any) -> None:
+    """The new model against the bundled one, and the shelf."""
+    from qtpy.QtWidgets import QScrollArea
+
+    panel = view.compare_panel
+    panel.compare()
+    _until(lambda: not panel.running, seconds=300)
+    if panel.controller.match is None:
+        raise RuntimeError(f"the models were not compared: {view.notice}")
+    _wait(1)
+    view.findChild(QScrollArea).ensureWidgetVisible(panel)
+    _wait(0.3)
+    view.findChild(QScrollArea).ensureWidgetVisible(panel._back_button.parentWidget(), 0, 60)
+    shot.take("compare")
+    shelf = view.show_models()
+    shot.take_of(shelf, "shelf")
+    shelf.close()
 
 
 class Camera:
@@ -178,6 +218,16 @@ class Camera:
             _wait(0.8)
             path = self._out / f"{name}_{theme}.png"
             self._viewer.window._qt_window.grab().save(str(path))
+            print(path)
+        self._viewer.theme = "dark"
+
+    def take_of(self, widget: Any, name: str) -> None:
+        """Save what a window of its own shows, once for each theme."""
+        for theme in ("dark", "light"):
+            self._viewer.theme = theme
+            _wait(0.8)
+            path = self._out / f"{name}_{theme}.png"
+            widget.grab().save(str(path))
             print(path)
         self._viewer.theme = "dark"
 

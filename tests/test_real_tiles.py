@@ -9,6 +9,8 @@ import pytest
 import rasterio
 
 from napari_glacier.cli import main
+from napari_glacier.controllers.exchange import write_layer
+from napari_glacier.controllers.layers import KEY
 from napari_glacier.controllers.session import Session
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.mosaic import Mosaic, Placement, plan_scenes
@@ -127,3 +129,24 @@ def test_a_correction_across_a_border_lands_in_both_tiles_and_nowhere_else(linke
         rows = np.s_[row - place.row : row - place.row + 8]
         expected_HW[rows, cols_in_tile] = new_HW[:, cols_in_patch] * 255
         np.testing.assert_array_equal(codes_HW, expected_HW)
+
+
+def test_the_mosaic_saved_as_one_geotiff_lies_where_its_tiles_lie(linked_tiles, tmp_path):
+    session = Session.open(linked_tiles)
+    try:
+        (path,) = write_layer(tmp_path / "mosaic.tif", session.mask, {KEY: {"session": session}})
+        tiles = session.dataset.tiles
+    finally:
+        session.close()
+    with rasterio.open(path) as mosaic:
+        boxes = []
+        for tile in tiles:
+            with rasterio.open(tile.bands["B2"].path) as band, rasterio.open(tile.mask_path) as label:
+                assert band.crs == mosaic.crs
+                box = band.bounds
+                under_HW = mosaic.read(1, window=mosaic.window(*box))
+                assert np.array_equal(under_HW, label.read(1)), tile.id
+            boxes.append(box)
+        left, bottom = (min(box[k] for box in boxes) for k in (0, 1))
+        right, top = (max(box[k] for box in boxes) for k in (2, 3))
+        assert tuple(mosaic.bounds) == (left, bottom, right, top)

@@ -20,6 +20,7 @@ from napari_glacier.core.channels import Normalisation, assemble_channels, blank
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme
 from napari_glacier.core.dataset import Dataset, Tile
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.seen_tiles import band_fingerprint
 from napari_glacier.core.statistics import PooledStatistics, Quantiles
 from napari_glacier.core.tiling import Window, windows
 from training.augment import Augmenter
@@ -136,7 +137,7 @@ class TileSet:
 
     def fingerprint(self, number: int) -> str:
         """Digest of a tile's first band that the model sees, by which a model knows what it has learnt from."""
-        return hashlib.blake2b(self.read(number).bands_CHW[:1].tobytes(), digest_size=6).hexdigest()
+        return band_fingerprint(self.read(number).bands_CHW[:1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.layouts import DESCRIPTION_FILE, pictures_in, rasters_in
 from napari_glacier.core.leakage import Leakage, buffer_for, centres_m, excluded_windows, find_leaks
 from napari_glacier.core.pairing import pair_files
+from napari_glacier.core.review_states import journal_states
+from napari_glacier.core.reviews import TODO, meets
 from napari_glacier.core.split_file import SplitOf, read_splits
 from napari_glacier.core.splits import hold_out
 from training.data import TileSet
@@ -105,6 +107,7 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
         train = [tile for tile in train if split_of[tile.id] != "none"]
         if not train:
             raise ConfigError(f"{data.splits} leaves every tile out. Leave at least two to learn from.")
+    train = _reviewed(dataset, train, data, notes)
     needed = required_bands(data.channels)
     _check_bands(train, needed)
     # Of the five of the satellite opening the data set has told.
@@ -253,7 +256,29 @@ def _given_validation(dataset: Dataset, data: DataConfig, notes: Notes) -> tuple
             f"The val split of {found.root} has no masks, so it cannot validate; training tiles are held out instead."
         )
         return dataset, []
-    return found, _labelled(tiles, f"val ({found.root})", notes) if tiles else []
+    if not tiles:
+        return found, []
+    return found, _reviewed(found, _labelled(tiles, f"val ({found.root})", notes), data, notes)
+
+
+def _reviewed(dataset: Dataset, tiles: list[Tile], data: DataConfig, notes: Notes) -> list[Tile]:
+    """Those tiles that `data.review` asks for."""
+    if data.review is None:
+        return tiles
+    states, _ = journal_states(dataset)
+    found = [tile for tile in tiles if meets(states.get(tile.id, TODO), data.review)]
+    if not found:
+        asked = "approved" if data.review == "approved" else "edited or approved"
+        raise ConfigError(
+            f"data.review asks for {data.review} tiles, and none of the {len(tiles)} labelled tiles of {dataset.root} "
+            f"is {asked}. Review tiles in the Correct widget first, or set data.review=null."
+        )
+    if len(found) < len(tiles):
+        left_out = ", ".join([tile.id for tile in tiles if tile not in found][:8])
+        notes.messages.append(
+            f"{len(tiles) - len(found)} of {len(tiles)} tiles are not {data.review} and are left out: {left_out}."
+        )
+    return found
 
 
 def _beside(dataset: Dataset, data: DataConfig) -> Dataset:

@@ -5,13 +5,15 @@ from typing import Any
 
 from psygnal import Signal
 
+from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.attention import AttentionController
+from napari_glacier.controllers.history import HistoryController
 from napari_glacier.controllers.pointer import Pointer
-from napari_glacier.controllers.session import counted, listed
+from napari_glacier.controllers.review import ReviewController
+from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, forget_history
 from napari_glacier.core.errors import DataError, JournalError, SaveError
-from napari_glacier.core.journal import REVIEW_STATES
 from napari_glacier.core.saving import SaveReport
 
 # napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
@@ -45,6 +47,12 @@ class CorrectionController:
         Tools beside napari's own.
     attention : AttentionController
         What to look at next.
+    review : ReviewController
+        States of the tiles, and the walk from one to the next.
+    history : HistoryController
+        What was drawn, and taking it out again.
+    adapting : AdaptController
+        Models that learn from the corrections at once.
     pointer : Pointer
         Mouse and keys of the tools.
 
@@ -63,9 +71,15 @@ class CorrectionController:
         self._session: Any = None
         self.tools = ToolController(workspace)
         self.attention = AttentionController(workspace, self.tools)
+        self.review = ReviewController(workspace)
+        self.history = HistoryController(workspace)
+        self.adapting = AdaptController(workspace)
         self.pointer = Pointer(
             self.tools,
             {
+                "next tile": self.review.next,
+                "previous tile": self.review.previous,
+                "approve tile": self.review.approve,
                 "next": self.attention.next,
                 "accept region": self.attention.accept,
                 "fixed": self.attention.fixed,
@@ -171,12 +185,23 @@ class CorrectionController:
 
     @staticmethod
     def _undo_from_journal(session: Any) -> int | None:
-        """Undo the newest unsaved stroke that still shows; one already undone changes nothing and is passed by."""
-        for info in session.journal.history(_UNDO_REACH):
-            if info.unsaved and info.tool != "undo":
-                stroke_id: int | None = session.mask.undo_stroke(session.journal.stroke(info.id))
-                if stroke_id is not None:
-                    return stroke_id
+        """Undo the newest unsaved stroke that still shows; one already undone changes nothing and is passed by.
+
+        `DataError` where that stroke lies on approved tiles alone: taking back an older one in its place would
+        surprise.
+        """
+        held: list[str] = []
+        session.mask.locked_out.append(held.extend)
+        try:
+            for info in session.journal.history(_UNDO_REACH):
+                if info.unsaved and info.tool != "undo":
+                    stroke_id: int | None = session.mask.undo_stroke(session.journal.stroke(info.id))
+                    if stroke_id is not None:
+                        return stroke_id
+                    if held:
+                        raise DataError(f"The last stroke was not undone. {approved_sentence(tuple(held))}")
+        finally:
+            session.mask.locked_out.remove(held.extend)
         return None
 
     @property
@@ -243,34 +268,23 @@ class CorrectionController:
         session = self._need_session()
         if session.read_only:
             raise JournalError(session.read_only)
+        kept = sorted(session.unsaved().keys() & session.approved)
         number = session.discard()
         layer = self._layer
         if layer is not None:
             forget_history(layer)
             layer.refresh()
         self.status_changed.emit()
+        if kept:
+            are = "is approved and keeps its" if len(kept) == 1 else "are approved and keep their"
+            return f"{counted(number, 'stroke')} dropped; {listed(kept)} {are} corrections."
         return f"{counted(number, 'stroke')} dropped; the labels are as their files."
-
-    @property
-    def tile_id(self) -> str:
-        """The tile under the middle of the view."""
-        place = self.workspace.tile_under_view()
-        return place.tile.id if place is not None else ""
-
-    @property
-    def review(self) -> str:
-        """Review state of that tile."""
-        session, tile_id = self.workspace.session, self.tile_id
-        return session.review(tile_id) if session is not None and tile_id else REVIEW_STATES[0]
-
-    def set_review(self, state: str, tile_id: str | None = None) -> None:
-        """Note how far the review of a tile has come."""
-        session = self._need_session()
-        session.set_review(tile_id or self.tile_id, state)
 
     def close(self) -> None:
         """Disconnect from the workspace and its layer."""
         self.pointer.close()
+        self.review.close()
+        self.adapting.close()
         self.attention.close()
         self.tools.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
@@ -295,6 +309,7 @@ class CorrectionController:
         if session is not None:
             session.edited.connect(self._on_edited)
             session.reviewed.connect(self._on_reviewed)
+            session.refused.connect(self._on_refused)
         self._follow_layer()
         self.status_changed.emit()
 
@@ -302,13 +317,20 @@ class CorrectionController:
         if self._session is not None:
             self._session.edited.disconnect(self._on_edited, missing_ok=True)
             self._session.reviewed.disconnect(self._on_reviewed, missing_ok=True)
+            self._session.refused.disconnect(self._on_refused, missing_ok=True)
         self._session = None
 
     def _on_edited(self) -> None:
         self.status_changed.emit()
 
     def _on_reviewed(self, tile_id: str) -> None:
+        if self._layer is not None:
+            # napari's own undo knows of no approval; the journal's undo takes its place.
+            forget_history(self._layer)
         self.status_changed.emit()
+
+    def _on_refused(self, tile_ids: tuple[str, ...]) -> None:
+        self.tools.told.emit(approved_sentence(tile_ids))
 
     def _follow_layer(self) -> None:
         layer = self.workspace.labels_layer

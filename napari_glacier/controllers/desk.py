@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_glacier.controllers.evidence import EvidenceSource
 from napari_glacier.controllers.predicted import Predicted, shown_prediction
-from napari_glacier.controllers.session import counted
+from napari_glacier.controllers.session import approved_sentence, counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
@@ -179,8 +179,14 @@ class Desk:
     ) -> int:
         """Change an area as one stroke of a tool, and say so; gives the number of pixels that changed."""
         index_HW = np.broadcast_to(np.asarray(index_HW, np.uint8), area.where_HW.shape)
+        differs_HW = area.where_HW & (self.read(area.window) != index_HW)
+        approved = self.session.mask.locked_under(area.window, differs_HW, self.workspace.plane)
         changed = self.workspace.assign_window(area.window, index_HW, area.where_HW, tool, model)
         name = tool[:1].upper() + tool[1:]
+        if approved:
+            done = f"{counted(changed, 'pixel')} changed" if changed else "nothing changed"
+            self._tell(f"{name}: {done}. {approved_sentence(tuple(approved))}")
+            return changed
         self._tell(
             f"{name}: {counted(changed, 'pixel')} changed."
             if changed

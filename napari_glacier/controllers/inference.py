@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title
+from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title, promoted_choice
 from napari_glacier.controllers.parts import part_of
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Scope, Step, Tta, predict
 from napari_glacier.controllers.prediction_layers import draw_prediction, prediction_layers
@@ -58,8 +58,16 @@ class InferenceController:
         self._drawn = 0.0
         self._at_work = threading.Lock()
         workspace.session_changed.connect(self._on_session)
+        workspace.models_changed.connect(self.models_changed.emit)
 
     # -- what can be chosen
+
+    @property
+    def usual(self) -> Path | None:
+        """The model that the open dataset works with; None for the bundled ensemble."""
+        session = self.workspace.session
+        promoted = promoted_choice(session) if session is not None else None
+        return promoted.source if promoted is not None else None
 
     def models(self) -> list[ModelChoice]:
         """Bundled ensemble, picked files, and the runs of the open dataset, newest first."""
@@ -80,7 +88,9 @@ class InferenceController:
         self.models_changed.emit()
         return choice
 
-    def request(self, model: ModelChoice, tta: Tta, device: str, scope: Scope) -> Request:
+    def request(
+        self, model: ModelChoice, tta: Tta, device: str, scope: Scope, *, keep_probabilities: bool = False
+    ) -> Request:
         """Fix what is to be predicted from what is on screen now.
 
         Raises
@@ -97,7 +107,7 @@ class InferenceController:
         else:
             number = self.workspace.plane if session.stacked else session.scene_number
             parts = (part_of(number, session.scenes[number], self._window(scope)),)
-        return Request(session, model, tta, device, scope, parts)
+        return Request(session, model, tta, device, scope, parts, keep_probabilities)
 
     # -- running
 
@@ -261,6 +271,7 @@ class InferenceController:
         """Disconnect from the workspace, and let go of the networks."""
         self._forget()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+        self.workspace.models_changed.disconnect(self.models_changed.emit, missing_ok=True)
 
     def _region(self, region: Region) -> npt.NDArray[np.bool_]:
         session = self._need_session()

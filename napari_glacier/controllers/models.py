@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from napari_glacier.core.errors import CheckpointError
+from napari_glacier.core.errors import CheckpointError, DataError
+from napari_glacier.core.promotion import MODELS_FOLDER, champion
 from napari_glacier.core.runfiles import RunFolder
 
 _SUFFIXES = frozenset((".safetensors", ".yaml", ".yml", ".pth", ".pt"))
@@ -22,7 +23,7 @@ class ModelChoice:
 
 
 def known_models(session: Any, picked: Sequence[ModelChoice] = ()) -> list[ModelChoice]:
-    """The bundled ensemble, what a person picked, and the runs of the open dataset, newest first.
+    """The dataset's champion, the bundled ensemble, what a person picked, kept models, and runs, newest first.
 
     Parameters
     ----------
@@ -33,12 +34,29 @@ def known_models(session: Any, picked: Sequence[ModelChoice] = ()) -> list[Model
     if has_bundled():
         choices.insert(0, ModelChoice("Bundled ensemble", None, "Trained on synthetic scenes, for a first look."))
     if session is not None:
+        promoted = promoted_choice(session)
+        if promoted is not None:
+            choices = [promoted, *(choice for choice in choices if choice.source != promoted.source)]
         known = {choice.source for choice in choices}
+        kept = sorted((session.root / MODELS_FOLDER).glob("*/ensemble.yaml"), reverse=True)
+        choices += [ModelChoice(path.parent.name, path.parent) for path in kept if path.parent not in known]
         for checkpoint in sorted((session.root / "runs").glob("*/best.safetensors"), reverse=True):
             path = RunFolder(checkpoint.parent).best_path
             if path not in known:
                 choices.append(ModelChoice(model_title(path), path))
     return choices
+
+
+def promoted_choice(session: Any) -> ModelChoice | None:
+    """The model that was promoted for a dataset; None where there is none, or its files are not there."""
+    try:
+        found = champion(session.root)
+    except DataError:
+        return None
+    if found.path is None or found.entry is None:
+        return None
+    note = f"Promoted on {found.entry.time[:10]} by {found.entry.who}: what this dataset works with."
+    return ModelChoice(f"★ {found.title}", found.path, note)
 
 
 def model_path(path: str | Path) -> Path:
@@ -72,7 +90,13 @@ def model_title(path: Path) -> str:
 
 def has_bundled() -> bool:
     """Whether the package brought its ensemble."""
+    return bundled_path() is not None
+
+
+def bundled_path() -> Path | None:
+    """Folder of the ensemble that the package brought, if it did."""
     try:
-        return (resources.files("napari_glacier._sample") / "ensemble").is_dir()
+        folder = Path(str(resources.files("napari_glacier._sample"))) / "ensemble"
     except ModuleNotFoundError:
-        return False
+        return None
+    return folder if folder.is_dir() else None

@@ -1,27 +1,9 @@
-"""What is in the open dataset, in a few words and a table of its tiles. No Qt."""
+"""What is in the open dataset, in a few words. No Qt."""
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from napari_glacier.controllers.session import Session
-from napari_glacier.core.validity import LazyValidity
-
-_SAMPLE_PX = 4_000_000
-# Where the sample has to be read from files first.
-_LAZY_SAMPLE_PX = 250_000
-
-
-@dataclass(frozen=True, slots=True)
-class TileRow:
-    """A line of the tile list."""
-
-    tile_id: str
-    split: str
-    labels: str
-    unsaved: int
-    review: str
+from napari_glacier.core.findings import Finding
 
 
 def summary(session: Session) -> list[tuple[str, str]]:
@@ -75,49 +57,31 @@ def _product_rows(session: Session) -> list[tuple[str, str]]:
     return rows
 
 
-def class_shares(session: Session) -> list[tuple[str, str, float]]:
-    """Colour, name and share of each class over the valid pixels on screen."""
-    # A large scene is sampled: the shares are for the eye.
-    valid = session.valid
-    lazy = isinstance(valid, LazyValidity)
-    step = max(1, round((session.mask.size / (_LAZY_SAMPLE_PX if lazy else _SAMPLE_PX)) ** 0.5))
-    every = (..., slice(None, None, step), slice(None, None, step))
-    valid_HW = valid.sampled(step) if isinstance(valid, LazyValidity) else valid[every]
-    counts = np.bincount(session.mask[every][valid_HW], minlength=session.scheme.num_classes)
-    total = max(int(counts.sum()), 1)
-    scheme = session.scheme
-    return [
-        (scheme.colors[index], scheme.class_names[index], float(counts[index]) / total)
-        for index in range(scheme.num_classes)
-    ]
-
-
-def findings(session: Session) -> list[str]:
-    """What a person should know before working: missing bands, assumptions, changes from outside."""
-    found = list(session.dataset.warnings)
+def known_findings(session: Session) -> list[Finding]:
+    """What is known without reading every file: missing bands, assumptions, changes from outside."""
+    assumed = session.dataset.assumed
+    found = [Finding("info" if text in assumed else "warning", None, text) for text in session.dataset.warnings]
     if session.assumed_scheme:
         found.append(
-            f"No tile has a mask: the classes of {session.scheme.name} are assumed. "
-            "Write `scheme: glacier2` into dataset.yaml for others."
+            Finding(
+                "info",
+                None,
+                f"No tile has a mask: the classes of {session.scheme.name} are assumed.",
+                "Write `scheme: glacier2` into dataset.yaml for others.",
+            )
         )
     if session.read_only:
-        found.append(session.read_only)
+        found.append(Finding("warning", None, session.read_only))
     if session.conflicts:
         found.append(
-            f"Masks of {', '.join(session.conflicts)} changed outside while corrections to them wait in the journal."
+            Finding(
+                "warning",
+                session.conflicts[0] if len(session.conflicts) == 1 else None,
+                f"Masks of {', '.join(session.conflicts)} changed outside while corrections to them wait in the "
+                "journal.",
+            )
         )
     return found
-
-
-def tile_rows(session: Session) -> list[TileRow]:
-    """The tile list, in the dataset's order."""
-    unsaved = session.unsaved()
-    rows = []
-    for tile in session.dataset.tiles:
-        count = unsaved.get(tile.id, 0)
-        labels = "mask" if tile.mask_path is not None else ("new" if count else "none")
-        rows.append(TileRow(tile.id, tile.split, labels, count, session.review(tile.id)))
-    return rows
 
 
 def share_text(share: float) -> str:

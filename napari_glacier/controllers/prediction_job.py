@@ -49,6 +49,7 @@ class Request:
     device: str
     scope: Scope
     parts: tuple[Part, ...]
+    keep_probabilities: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -225,13 +226,14 @@ def _write(made: Made, part: Part, prediction: "Prediction") -> tuple[list[Path]
     session: Any = made.request.session
     folder = session.root / "predictions" / _folder_name(made.name)
     whole = session.scenes[part.number]
+    keep = made.request.keep_probabilities
     written: list[Path] = []
     try:
         if part.target == whole.whole:
-            return write_predictions(prediction, whole, folder), ""
+            return write_predictions(prediction, whole, folder, probabilities=keep), ""
         for place in part.tiles:
             tile = Mosaic(whole.dataset, (replace(place, row=0, col=0),), place.tile.georef)
-            written += write_predictions(cut_tile(part, place, prediction), tile, folder)
+            written += write_predictions(cut_tile(part, place, prediction), tile, folder, probabilities=keep)
     except (OSError, SaveError) as error:
         logger.warning("predictions were not written to %s: %s", folder, error)
         return written, f"Not written: {error}"

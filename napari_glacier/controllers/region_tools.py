@@ -10,6 +10,7 @@ from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.desk import Desk
 from napari_glacier.controllers.predicted import Predicted
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.journal import NO_WORK
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components
 from napari_glacier.core.tools import shape as shapes
@@ -135,7 +136,7 @@ class RegionTools:
         journal = self._desk.session.journal
         self._desk.session.mask.commit()
         for info in journal.history(_LOOK_BACK):
-            if info.unsaved and info.tool not in {"undo", "redo", ACCEPT_ALL}:
+            if info.unsaved and info.tool not in NO_WORK:
                 drawn = self._desk.drawn(journal.stroke(info.id))
                 if drawn is not None:
                     return self.snap(*drawn)

@@ -24,7 +24,8 @@ from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.journal import Journal
-from napari_glacier.core.mosaic import Mosaic, plan_scenes
+from napari_glacier.core.mosaic import Mosaic, Placement, plan_scenes
+from napari_glacier.core.reviews import APPROVED
 from napari_glacier.core.saving import (
     SaveReport,
     changed_outside,
@@ -81,6 +82,13 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+def approved_sentence(tile_ids: Sequence[str]) -> str:
+    """What a person is told who would change approved tiles."""
+    if len(tile_ids) == 1:
+        return f"Tile {tile_ids[0]} is approved and stays as it is. Take the approval back to change it."
+    return f"Tiles {listed(tile_ids)} are approved and stay as they are. Take the approval back to change them."
+
+
 class Session:
     """One dataset that is open for looking at, predicting on and correcting.
 
@@ -89,11 +97,13 @@ class Session:
     Signals
     -------
     edited() : strokes were made, undone, saved or discarded; may come from another thread
+    refused(tile ids) : something was drawn on approved tiles, which stayed as they are
     failed(JournalError) : a stroke could not be recorded and is tried again; from another thread
     reviewed(tile_id), saved(SaveReport), closing()
     """
 
     edited = Signal()
+    refused = Signal(tuple)
     failed = Signal(object)
     reviewed = Signal(str)
     saved = Signal(object)
@@ -220,11 +230,45 @@ class Session:
                 num_classes=self.scheme.num_classes,
             )
             mask.replay(self.journal.unsaved())
+            mask.lock_tiles(self.approved)
+            mask.locked_out.append(self.refused.emit)
             mask.recorded.append(self._on_recorded)
             mask.errors.append(self.failed.emit)
             self._masks[number] = mask
             self._valid[number] = valid
         return self._masks[number]
+
+    def tile_labels(
+        self, number: int, place: Placement, step: int = 1
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Labels of a tile as they are now, strokes included, and which of its pixels carry data.
+
+        Masks that were not looked at yet are read from their files and not kept. May be called in any thread.
+
+        Parameters
+        ----------
+        number : int
+            Of the tile's scene.
+        place : Placement
+        step : int
+            Every how many rows and columns.
+        """
+        key = 0 if self.stacked else number
+        mask, valid = self._masks.get(key), self._valid.get(key)
+        thin = (slice(None, None, step), slice(None, None, step))
+        if mask is None or valid is None:
+            index_HW = self.dataset.read_mask(place.tile)
+            if index_HW is None:
+                index_HW = np.zeros((place.tile.height, place.tile.width), np.uint8)
+            return index_HW[thin], self.dataset.read_valid(place.tile)[thin]
+        lead = (number,) if self.stacked else ()
+        rows, cols = place.slices
+        where = (*lead, slice(rows.start, rows.stop, step), slice(cols.start, cols.stop, step))
+        if isinstance(valid, LazyValidity):
+            height, width = place.tile.height, place.tile.width
+            shape = -(-height // step), -(-width // step)
+            return mask[where], self.dataset.read(place.tile, (), (0, height), (0, width), shape)[1]
+        return mask[where], valid[where]
 
     @property
     def valid(self) -> npt.NDArray[np.bool_] | LazyValidity:
@@ -291,13 +335,17 @@ class Session:
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
         """Drop strokes that were not saved and show the masks as their files are now; gives their number.
 
+        Those on approved tiles stay.
+
         Raises
         ------
         DataError
             If a mask file cannot be read; nothing is dropped then.
         """
         self.commit()
-        chosen = list(self.unsaved()) if tile_ids is None else list(tile_ids)
+        approved = self.approved
+        asked = list(self.unsaved()) if tile_ids is None else list(tile_ids)
+        chosen = [tile_id for tile_id in asked if tile_id not in approved]
         strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in chosen for patch in s.patches)]
         # The values before a stroke may be long gone from the file, which other programs write, too.
         tiles = [tile for tile in self.dataset.tiles if tile.id in chosen]
@@ -315,12 +363,34 @@ class Session:
         """How far the review of a tile has come."""
         return self.journal.review(tile_id)
 
-    def set_review(self, tile_id: str, state: str) -> None:
-        """Note how far the review of a tile has come; `JournalError` where the dataset is held elsewhere."""
+    @property
+    def approved(self) -> frozenset[str]:
+        """Tiles that are approved, and therefore locked."""
+        states = self.journal.review_states()
+        return frozenset(tile_id for tile_id, state in states.items() if state == APPROVED)
+
+    def set_review(self, tile_id: str, state: str, note: str = "") -> None:
+        """Note how far the review of a tile has come; an approved tile is locked until it is given another state.
+
+        Parameters
+        ----------
+        tile_id, state : str
+        note : str
+            Kept with the state, the author and the time.
+
+        Raises
+        ------
+        JournalError
+            If the dataset is held elsewhere.
+        """
         if self.journal.read_only:
             raise JournalError(self.read_only)
-        if state != self.journal.review(tile_id):
-            self.journal.set_review(tile_id, state)
+        # What is being drawn belongs to the tile that is approved.
+        self.commit()
+        if state != self.journal.review(tile_id) or note.strip():
+            self.journal.set_review(tile_id, state, note)
+            for mask in self._masks.values():
+                mask.lock_tiles(self.approved)
             self.reviewed.emit(tile_id)
 
     def hold(self, holder: Any) -> None:

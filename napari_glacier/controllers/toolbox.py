@@ -86,5 +86,8 @@ COMMANDS = {
     "accept region": ("Y", "Accept the prediction in this region"),
     "fixed": ("U", "This region is right as it is now"),
     "skip": ("J", "Look at this region later"),
+    "next tile": (".", "Go to the next tile to review"),
+    "previous tile": (",", "Go to the previous tile to review"),
+    "approve tile": ("Shift-Y", "Approve this tile"),
 }
 DEFAULT_KEYS = {**{tool.name: tool.key for tool in TOOLS}, **{name: key for name, (key, _) in COMMANDS.items()}}

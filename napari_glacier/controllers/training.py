@@ -4,7 +4,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,29 +12,20 @@ from typing import Any
 from psygnal import Signal
 
 from napari_glacier.controllers.models import known_models
+from napari_glacier.controllers.training_plans import Plan, duration, overrides
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
+__all__ = ["Curves", "Plan", "TrainingController", "duration"]
+
 logger = logging.getLogger(__name__)
 
 LOG_TAIL_LINES = 200
 CONSOLE_LOG = "console.log"
 _LOG_TAIL_BYTES = 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a person filled into the Train widget."""
-
-    recipe: str
-    data: Path
-    output: Path
-    epochs: int | None = None
-    init_from: str | None = None
-    device: str = "auto"
 
 
 @dataclass
@@ -175,17 +166,7 @@ class TrainingController:
         """
         if not plan.data.is_dir():
             raise ConfigError(f"The data folder {plan.data} does not exist. Choose the folder of a dataset.")
-        quoted = {key: str(value).replace("'", "''") for key, value in (("data", plan.data), ("out", plan.output))}
-        overrides = [
-            f"data.train='{quoted['data']}'",
-            f"output='{quoted['out']}'",
-            f"device={plan.device}",
-        ]
-        if plan.epochs is not None:
-            overrides.append(f"train.epochs={plan.epochs}")
-        start = "null" if plan.init_from is None else "'" + plan.init_from.replace("'", "''") + "'"
-        overrides.append(f"model.init_from={start}")
-        config = load_config(plan.recipe, overrides)
+        config = load_config(plan.recipe, overrides(plan))
         return config.model_copy(update={"recipe": config.recipe or plan.recipe})
 
     def start(self, plan: Plan) -> RunFolder:
@@ -248,6 +229,17 @@ class TrainingController:
             return []
         found = [RunFolder(child) for child in folder.iterdir() if (child / "run.yaml").is_file()]
         return sorted(found, key=lambda run: run.path.name, reverse=True)
+
+    def look_for_runs(self, output: Path | None, known: Sequence[Path]) -> bool:
+        """Whether the runs of an output folder are others than those known; follows one begun elsewhere if idle."""
+        runs = self.runs(output)
+        if [run.path for run in runs] == list(known):
+            return False
+        new = [run for run in runs if run.path not in known]
+        begun = next((run for run in new if run.is_alive()), None)
+        if begun is not None and not self.active:
+            self.follow(begun)
+        return True
 
     def reattach(self, output: Path | None = None) -> RunFolder | None:
         """Follow the newest run of an output folder: one that is under way before one that has ended."""
@@ -381,15 +373,6 @@ def _tail(path: Path) -> str:
     # A progress bar overwrites its line with carriage returns; its last state is what counts.
     lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
     return "\n".join(lines[1 if start else 0 :][-LOG_TAIL_LINES:]).strip()
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 20 min``."""
-    seconds = max(0, round(seconds))
-    if seconds < 90:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _detached() -> dict[str, Any]:

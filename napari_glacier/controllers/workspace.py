@@ -1,5 +1,6 @@
 """What the plugin's widgets of one napari window share: the session on screen and its layers."""
 
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 from psygnal import Signal
 
 from napari_glacier.controllers.layers import KEY, map_text
-from napari_glacier.controllers.session import Session
+from napari_glacier.controllers.session import Session, approved_sentence
 from napari_glacier.core.tiling import Window
+
+# A person who goes on drawing on an approved tile is told again after such a pause.
+_TELL_AGAIN_S = 5.0
 
 _WORKSPACES: "weakref.WeakKeyDictionary[Any, Workspace]" = weakref.WeakKeyDictionary()
 
@@ -60,11 +64,13 @@ class Workspace:
     Signals
     -------
     session_changed(Session or None), layers_changed(), painted()
+    models_changed() : a model was promoted, rolled back or put on the dataset's shelf
     """
 
     session_changed = Signal(object)
     layers_changed = Signal()
     painted = Signal()
+    models_changed = Signal()
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = weakref.ref(viewer)
@@ -72,6 +78,7 @@ class Workspace:
         # A layer's connections, to be undone when it leaves.
         self._adopted: dict[Any, list[Callable[[], None]]] = {}
         self._replacing = False
+        self._told: tuple[tuple[str, ...], float] = ((), 0.0)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
 
@@ -92,14 +99,18 @@ class Workspace:
             If the folder cannot be opened; the window stays as it is.
         """
         session = Session.open(path, scheme=scheme)
+        self.show(session)
+        return session
+
+    def show(self, session: Session) -> None:
+        """Show a session that is open, perhaps opened in another thread; what was shown before leaves the window."""
         if self.shows(session):
-            return session
+            return
         previous = self.session
         if previous is not None and previous is not session:
             self._remove_layers_of(previous)
         self.attach(session)
         self.show_scene(session.scene_number)
-        return session
 
     def attach(self, session: Session) -> None:
         """Make `session` the current one and adopt those of its layers that are already here."""
@@ -107,6 +118,7 @@ class Workspace:
             self.session = session
             session.hold(self)
             session.failed.connect(_warn)
+            session.refused.connect(self._tell_approved)
             for layer in self.viewer.layers:
                 self._adopt(layer)
             self.session_changed.emit(session)
@@ -262,6 +274,15 @@ class Workspace:
             self._release(self.session)
         _WORKSPACES.pop(viewer, None)
 
+    def _tell_approved(self, tile_ids: tuple[str, ...]) -> None:
+        """Say that approved tiles stay as they are: once for a stroke, which comes in many pieces."""
+        from napari.utils.notifications import show_info
+
+        now = time.monotonic()
+        if tile_ids != self._told[0] or now - self._told[1] > _TELL_AGAIN_S:
+            show_info(approved_sentence(tile_ids))
+        self._told = (tile_ids, now)
+
     def _need_session(self) -> Session:
         if self.session is None:
             raise RuntimeError("no dataset is open in this window")
@@ -346,6 +367,7 @@ class Workspace:
 
     def _release(self, session: Session) -> None:
         session.failed.disconnect(_warn, missing_ok=True)
+        session.refused.disconnect(self._tell_approved, missing_ok=True)
         session.release(self)
         if session is self.session:
             self.session = None

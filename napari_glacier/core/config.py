@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import check_channels
 from napari_glacier.core.classes import SCHEMES
+from napari_glacier.core.reviews import ReviewDemand
 
 # The loss looks at the weights of all its terms together, and says in one sentence what is wrong with them.
 _Weight = Annotated[float, Field(allow_inf_nan=True)]
@@ -48,6 +49,11 @@ class DataConfig(_Section):
         ge=0,
         description="Training pixels nearer than this to a held-out tile do not count; none: 128, at most a quarter "
         "of a tile.",
+    )
+    review: ReviewDemand | None = Field(
+        None,
+        description="Learn only from tiles that a person has edited or approved (edited), or approved (approved), as "
+        "the journal of the data set says; its own val split is held to the same. None: all that have a mask.",
     )
     zero_is_nodata: bool | None = Field(
         None, description="A pixel with all bands zero is nodata; none: yes for satellite bands, no for pictures."

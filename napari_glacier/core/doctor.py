@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import SCHEMES
 from napari_glacier.core.dataset import Dataset, Tile, missing_band_warnings, open_dataset
 from napari_glacier.core.errors import DataError, GlacierError, SchemeError
-from napari_glacier.core.findings import Diagnosis, Finding
+from napari_glacier.core.findings import Diagnosis, Examined, Finding
 from napari_glacier.core.leakage import buffer_for, find_leaks
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info
@@ -31,6 +31,17 @@ def examine(path: Path, scheme: str | None = None) -> Diagnosis:
 
     Every band and mask is decoded, so a file that is cut short or holds an unknown code is found.
     """
+    steps = examine_by_tile(path, scheme)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            diagnosis: Diagnosis = end.value
+            return diagnosis
+
+
+def examine_by_tile(path: Path, scheme: str | None = None) -> Generator[Examined, None, Diagnosis]:
+    """The same tile by tile, for a progress bar and to be closed in between; returns the diagnosis."""
     findings: list[Finding] = []
     try:
         dataset = _open(path, scheme, findings)
@@ -38,11 +49,15 @@ def examine(path: Path, scheme: str | None = None) -> Diagnosis:
         return Diagnosis(Path(path), (Finding.of(error),), {})
     findings += [Finding("info" if text in dataset.assumed else "warning", None, text) for text in dataset.warnings]
     census = _Census()
-    for tile in dataset.tiles:
+    yield Examined(0, len(dataset.tiles), tuple(findings))
+    for number, tile in enumerate(dataset.tiles, 1):
+        own: list[Finding] = []
         try:
-            findings += _examine_tile(dataset, tile, census)
+            own += _examine_tile(dataset, tile, census)
         except DataError as error:
-            findings.append(Finding.of(error, tile.id))
+            own.append(Finding.of(error, tile.id))
+        findings += own
+        yield Examined(number, len(dataset.tiles), tuple(own))
     findings += _examine_order(census)
     findings += _examine_copies(dataset, census)
     findings += _examine_terrain(dataset)

@@ -4,7 +4,7 @@ napari's brush, fill, polygon, undo and redo all end in ``data[key] = values``. 
 not be edited, remembers what was there before, and turns the changes into strokes of per-tile patches.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
@@ -19,6 +19,7 @@ from napari_glacier.core.journal import Journal
 from napari_glacier.core.mosaic import Placement
 from napari_glacier.core.recorder import IDLE_S, StrokeRecorder, WaitingStroke
 from napari_glacier.core.strokes import ABSENT, MaskArray, Stroke, fingerprint
+from napari_glacier.core.tile_locks import TileLocks
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.validity import LazyValidity
 
@@ -51,6 +52,8 @@ class EditableMask(CopyingArray):
         Called in the editing thread, inside the assignment, when pixels kept their value.
     recorded : list of callables (stroke id)
         Called after a stroke is on disk, perhaps in the idle thread.
+    locked_out : list of callables (tuple of tile ids)
+        Called after an edit some pixels of which kept their value because their tile is locked.
     errors : list of callables (JournalError)
         Called in the idle thread when a stroke could not be recorded; it is kept and tried again.
     """
@@ -76,12 +79,14 @@ class EditableMask(CopyingArray):
         on_planes = [[place] for place in placements] if index_HW.ndim == 3 else [list(placements)]
         self._place_of = {place.tile.id: (k, place) for k, on_plane in enumerate(on_planes) for place in on_plane}
         self._cells = EditCells(self._index_PHW, on_planes)
+        self._tile_locks = TileLocks(on_planes)
         self._journal = journal
         self._num_classes = num_classes
         self._tool = "paint"
         self._model: str | None = None
         self.locked_classes: set[int] = set()
         self.refused: list[Callable[[slice, slice], None]] = []
+        self.locked_out: list[Callable[[tuple[str, ...]], object]] = []
         self.recorded: list[Callable[[int], None]] = []
         self.errors: list[Callable[[JournalError], None]] = []
         self._recorder: StrokeRecorder | None = None
@@ -153,6 +158,33 @@ class EditableMask(CopyingArray):
             if model != self._model:
                 self._collect()
                 self._model = model
+
+    @property
+    def locked_tiles(self) -> frozenset[str]:
+        """Tiles whose pixels do not change, because they are approved."""
+        return self._tile_locks.tile_ids
+
+    def lock_tiles(self, tile_ids: Iterable[str]) -> None:
+        """Keep the pixels of these tiles as they are from now on, and of no others; tiles of other scenes are skipped.
+
+        What is pending was drawn before and becomes a stroke.
+        """
+        with self._lock:
+            self._collect()
+            self._tile_locks.lock(tile_ids)
+
+    def locked_under(self, window: Window, where_HW: npt.NDArray[np.bool_], plane: int = 0) -> dict[str, int]:
+        """Locked tiles that an area reaches into, and how many of its pixels lie there.
+
+        Parameters
+        ----------
+        window : Window
+        where_HW : bool array of the window's shape
+        plane : int
+            Scene of a stack; 0 where there is none.
+        """
+        rows, cols = (range(part.start, part.stop) for part in window.slices)
+        return self._tile_locks.count((range(plane, plane + 1), rows, cols), where_HW[np.newaxis])
 
     def commit(self, tool: str | None = None, *, model: str | None = None, group: str | None = None) -> int | None:
         """Record the pending edits as one stroke; it is durable when this returns.
@@ -246,6 +278,46 @@ class EditableMask(CopyingArray):
             stroke = self._collect(tool, model)
         return self._send(stroke) if stroke else None
 
+    def assign_tiles(
+        self,
+        changes: Mapping[str, tuple[MaskArray, npt.NDArray[np.bool_]]],
+        tool: str,
+        group: str | None = None,
+    ) -> int | None:
+        """`assign` for whole tiles; those of other scenes are skipped.
+
+        Parameters
+        ----------
+        changes : mapping of tile id to (values, where)
+            uint8 and bool array of the tile's shape.
+        tool, group : see `commit`
+
+        Returns
+        -------
+        int or None
+            The stroke's id; None where nothing changed.
+        """
+        with self._lock:
+            self._collect()
+            for tile_id, (values_HW, where_HW) in changes.items():
+                if tile_id not in self._place_of or not where_HW.any():
+                    continue
+                plane, place = self._place_of[tile_id]
+                if self.ndim == 3:
+                    box: Box = (slice(plane, plane + 1), *place.slices)
+                    self._write_box(box, values_HW[np.newaxis], where_HW[np.newaxis])
+                else:
+                    self._write_box(place.slices, values_HW, where_HW)
+            stroke = self._collect(tool, None, group)
+        return self._send(stroke) if stroke else None
+
+    def tile(self, tile_id: str) -> MaskArray:
+        """A tile as it is now, a copy; KeyError where it is of another scene."""
+        plane, place = self._place_of[tile_id]
+        with self._lock:
+            tile_HW: MaskArray = self._index_PHW[plane][place.slices].copy()
+        return tile_HW
+
     def replay(self, strokes: Iterable[Stroke]) -> None:
         """Apply the values after each stroke, in order, without recording; tiles of other scenes are skipped."""
         with self._lock:
@@ -323,8 +395,11 @@ class EditableMask(CopyingArray):
                 wanted &= where
             if not wanted.any():
                 return
-            allowed = wanted & self._allowed(region, values, self._editable[box])
             ranges = box_ranges(box, self.shape)
+            held = self._hold(wanted, ranges)
+            allowed = wanted & self._allowed(region, values, self._editable[box])
+            if held:
+                self._tile_locks.clear(allowed if self.ndim == 3 else allowed[np.newaxis], self._in_planes(ranges))
             if allowed.any():
                 *plane, rows, cols = extent(allowed, ranges)
                 self._cells.keep_box(plane[0] if plane else (0,), rows, cols)
@@ -332,7 +407,7 @@ class EditableMask(CopyingArray):
                 self._edited()
             wanted &= ~allowed
             refused = extent(wanted, ranges) if wanted.any() else None
-        self._tell_refused(refused)
+        self._tell_refused(refused, held)
 
     def _write_points(self, points: tuple[npt.NDArray[np.intp], ...], values: npt.NDArray[Any]) -> None:
         if not points[0].size:
@@ -341,6 +416,11 @@ class EditableMask(CopyingArray):
             now = self._index[points]
             values = np.broadcast_to(values, now.shape)
             allowed = self._allowed(now, values, self._editable[points])
+            *plane_of, rows, cols = points
+            locked, held = self._tile_locks.at(
+                plane_of[0] if plane_of else np.zeros_like(rows), rows, cols, now != values
+            )
+            allowed &= ~locked
             refused_points = (now != values) & ~allowed
             changed = allowed & (now != values)
             if changed.any():
@@ -355,7 +435,18 @@ class EditableMask(CopyingArray):
                 refused = tuple(
                     range(int(axis[refused_points].min()), int(axis[refused_points].max()) + 1) for axis in points
                 )
-        self._tell_refused(refused)
+        self._tell_refused(refused, held)
+
+    def _in_planes(self, ranges: Sequence[range]) -> tuple[range, range, range]:
+        planes, rows, cols = (range(1), *ranges)[-3:]
+        return planes, rows, cols
+
+    def _hold(self, wanted: npt.NDArray[np.bool_], ranges: Sequence[range]) -> tuple[str, ...]:
+        """Locked tiles that an edit would change."""
+        if not self._tile_locks:
+            return ()
+        planes = wanted if self.ndim == 3 else wanted[np.newaxis]
+        return tuple(self._tile_locks.count(self._in_planes(ranges), planes))
 
     def _allowed(
         self, now: MaskArray, values: npt.NDArray[Any], editable: npt.NDArray[np.bool_]
@@ -369,9 +460,12 @@ class EditableMask(CopyingArray):
             allowed &= ~locked[now]
         return allowed
 
-    def _tell_refused(self, ranges: tuple[range, ...] | None) -> None:
+    def _tell_refused(self, ranges: tuple[range, ...] | None, held: tuple[str, ...] = ()) -> None:
         if ranges is None:
             return
+        if held and not self.read_only:
+            for tell in list(self.locked_out):
+                tell(held)
         rows, cols = ranges[-2:]
         for callback in list(self.refused):
             callback(slice(rows.start, rows.stop), slice(cols.start, cols.stop))

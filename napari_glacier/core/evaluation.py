@@ -62,7 +62,7 @@ def evaluate_folders(
     else:
         pairs = _pairs(predicted, truth)
     predicted_scheme, truth_scheme = _schemes(pairs, dataset, scheme)
-    recode = _recode(predicted_scheme, truth_scheme, glacier_classes)
+    recode = class_table(predicted_scheme, truth_scheme, glacier_classes)
     names = truth_scheme.class_names
     total_all, total_valid = ConfusionMatrix(len(names)), ConfusionMatrix(len(names))
     tiles = []
@@ -182,8 +182,16 @@ def _own_scheme(pairs: Mapping[str, tuple[Path, Path]], dataset: Dataset | None)
     return dataset.scheme if is_own or dataset.scheme.any_nonzero else None
 
 
-def _recode(predicted: ClassScheme, truth: ClassScheme, glacier_classes: Sequence[str] | None) -> npt.NDArray[np.uint8]:
-    """Table from predicted class index to the truth's class index."""
+def class_table(
+    predicted: ClassScheme, truth: ClassScheme, glacier_classes: Sequence[str] | None
+) -> npt.NDArray[np.uint8]:
+    """Table from predicted class index to the truth's class index.
+
+    Raises
+    ------
+    SchemeError
+        If the classes differ and it is not said which of four are the one of the truth.
+    """
     if predicted.class_names == truth.class_names and glacier_classes is None:
         return np.arange(predicted.num_classes, dtype=np.uint8)
     if truth.num_classes == 2 and glacier_classes is not None:

@@ -44,6 +44,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Examined:
+    """How far the doctor is: tiles read, and all there are; what it last found."""
+
+    done: int
+    total: int
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """All findings on a data set, with what it holds.
 

@@ -14,12 +14,14 @@ from typing import Any
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.journal_file import SCHEMA_VERSION, JournalFile
 from napari_glacier.core.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
+from napari_glacier.core.reviews import EDITED, IN_PROGRESS, REVIEW_STATES, TODO, ReviewEvent, ReviewLog
 from napari_glacier.core.seen import SeenAreas
 from napari_glacier.core.strokes import Patch, Stroke, StrokeInfo, pack, unpack
 
 __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
 
-REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
+# Accepting everything at once, and going back and forth, is no work on a tile.
+NO_WORK = frozenset(("accept", "undo", "redo", "revert"))
 
 _UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
 # The base of a tile's first save is kept as its origin: it tells a mask that came with the data from one made
@@ -31,6 +33,10 @@ ON CONFLICT (tile_id) DO UPDATE SET base = ?2, origin = COALESCE(NULLIF(origin, 
 _SET_REVIEW = """
 INSERT INTO tile (tile_id, review, review_time) VALUES (?1, ?2, ?3)
 ON CONFLICT (tile_id) DO UPDATE SET review = ?2, review_time = ?3
+"""
+_BEGIN_REVIEW = f"""
+INSERT INTO tile (tile_id, review, review_time) VALUES (?1, '{IN_PROGRESS}', ?2)
+ON CONFLICT (tile_id) DO UPDATE SET review = '{IN_PROGRESS}', review_time = ?2 WHERE review = '{TODO}'
 """
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +56,8 @@ class Journal:
         Written with each stroke.
     seen : SeenAreas
         Areas that were looked at and found right.
+    reviews : ReviewLog
+        What was said of the tiles.
     """
 
     def __init__(self, file: JournalFile, author: str) -> None:
@@ -57,6 +65,7 @@ class Journal:
         self.author = author
         self.path = file.path
         self.seen = SeenAreas(file)
+        self.reviews = ReviewLog(file)
         self.read_only = file.read_only
         self.holder = file.holder
 
@@ -115,7 +124,7 @@ class Journal:
         group: str | None = None,
         bases: Mapping[str, str] | None = None,
     ) -> int:
-        """Write one stroke; it is on disk when this returns.
+        """Write one stroke; it is on disk when this returns. Tiles that were ``todo`` are ``in progress`` then.
 
         Parameters
         ----------
@@ -140,9 +149,9 @@ class Journal:
             If the disk is full or the journal is held by another process; nothing was written then.
         """
         stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, _now(), model, tuple(patches))
-        return self._insert(stroke, bases or {})
+        return self._insert(stroke, bases or {}, begins_review=tool not in NO_WORK)
 
-    def _insert(self, stroke: Stroke, bases: Mapping[str, str]) -> int:
+    def _insert(self, stroke: Stroke, bases: Mapping[str, str], *, begins_review: bool = False) -> int:
         rows = [
             (p.tile_id, p.row, p.col, *p.before_HW.shape, pack(p.before_HW), pack(p.after_HW)) for p in stroke.patches
         ]
@@ -159,6 +168,9 @@ class Journal:
                 rows,
             )
             connection.executemany(_SET_BASE, bases.items())
+            if begins_review:
+                tiles = sorted({patch.tile_id for patch in stroke.patches})
+                connection.executemany(_BEGIN_REVIEW, [(tile_id, stroke.time) for tile_id in tiles])
         return stroke_id
 
     def unsaved(self, tile_id: str | None = None) -> list[Stroke]:
@@ -205,6 +217,18 @@ class Journal:
                 "UPDATE tile SET base = NULL, origin = NULLIF(origin, base) WHERE tile_id = ?", tiles
             )
 
+    def on_tile(self, tile_id: str) -> list[Stroke]:
+        """Strokes on a tile that were not discarded, oldest first, each with its patches there, saved or not."""
+        return self._strokes(f"state != {_DISCARDED} AND tile_id = ?", (tile_id,))
+
+    def num_pixels(self, stroke_ids: Iterable[int]) -> dict[int, int]:
+        """How many pixels each stroke changed."""
+        counts = {}
+        for stroke_id in stroke_ids:
+            patches = self._strokes("stroke_id = ?", (stroke_id,))
+            counts[stroke_id] = sum(int(patch.edited.sum()) for stroke in patches for patch in stroke.patches)
+        return counts
+
     def history(self, limit: int = 100) -> list[StrokeInfo]:
         """The latest strokes without their pixels, newest first."""
         rows = self._file.read(
@@ -218,19 +242,23 @@ class Journal:
             before = found.get(stroke_id)
             tiles = (*before.tile_ids, tile_id) if before else (tile_id,)
             unsaved = state == _UNSAVED or (before is not None and before.unsaved)
-            found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved)
+            discarded = state == _DISCARDED and (before is None or before.discarded)
+            found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)
         return list(found.values())
 
     def review(self, tile_id: str) -> str:
         """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""
         return str(self._tile_field("review", tile_id) or REVIEW_STATES[0])
 
-    def set_review(self, tile_id: str, state: str) -> None:
-        """Set the review state of a tile."""
+    def review_states(self) -> dict[str, str]:
+        """Review state of every tile that the journal knows."""
+        return dict(self._file.read("SELECT tile_id, review FROM tile"))
+
+    def set_review(self, tile_id: str, state: str, note: str = "") -> None:
+        """Set the review state of a tile; the state, the note, the author and the time are kept in `reviews`."""
         if state not in REVIEW_STATES:
             raise JournalError(f"{state!r} is no review state. Use one of: {', '.join(REVIEW_STATES)}.")
-        with self._file.writing() as connection:
-            connection.execute(_SET_REVIEW, (tile_id, state, _now()))
+        self.reviews.add([ReviewEvent(tile_id, state, note.strip(), self.author, _now())])
 
     def base_fingerprint(self, tile_id: str) -> str | None:
         """Fingerprint of the mask that a tile's unsaved strokes were drawn on; None before the first stroke."""
@@ -255,7 +283,10 @@ class Journal:
             )
 
     def finish_save(self, tile_id: str) -> None:
-        """Mark the strokes of the save that was begun as saved; its fingerprint becomes the tile's base."""
+        """Mark the strokes of the save that was begun as saved; its fingerprint becomes the tile's base.
+
+        A tile that was ``in progress`` is ``edited`` then.
+        """
         with self._file.writing() as connection:
             connection.execute(
                 f"UPDATE patch SET state = {_SAVED} WHERE state = {_UNSAVED} AND tile_id = ?1 "
@@ -266,6 +297,10 @@ class Journal:
                 "UPDATE tile SET base = COALESCE(saving_fingerprint, base), saving_up_to = NULL, "
                 "saving_fingerprint = NULL WHERE tile_id = ?",
                 (tile_id,),
+            )
+            connection.execute(
+                f"UPDATE tile SET review = '{EDITED}', review_time = ? WHERE tile_id = ? AND review = '{IN_PROGRESS}'",
+                (_now(), tile_id),
             )
 
     def forget_save(self, tile_id: str) -> None:
@@ -340,6 +375,9 @@ class Journal:
         looked_at = other.seen.all()
         if looked_at:
             self.seen.add(looked_at, self.author)
+        said = other.reviews.all()
+        if said:
+            self.reviews.add(said, set_state=False)
         if strokes or reviews:
             _logger.info(
                 "%d unsaved strokes and %d review states were taken over from %s",

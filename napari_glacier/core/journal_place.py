@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+_SPLITS = frozenset(("train", "val", "test"))
 JOURNAL_NAME = "glacier.sqlite"
 DATA_DIR_VARIABLE = "NAPARI_GLACIER_DATA_DIR"
 
@@ -94,3 +95,14 @@ def user_name() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return "unknown"
+
+
+def journal_root(root: Path) -> Path | None:
+    """The data set folder whose journal speaks of the tiles in `root`, None where there is none; creates nothing.
+
+    The journal of a folder serves its ``train``, ``val`` and ``test`` folders, too.
+    """
+    places = (root, root.parent) if root.name in _SPLITS else (root,)
+    return next(
+        (place for place in places if (place / JOURNAL_NAME).is_file() or user_journal_path(place).is_file()), None
+    )

@@ -50,11 +50,7 @@ class ConfusionMatrix:
 
     def mcc(self) -> float:
         """Multiclass Matthews correlation R_K (Gorodkin 2004); 0 where it is undefined, as scikit-learn has it."""
-        counts = self.counts.astype(np.float64)
-        truth, predicted, total = counts.sum(1), counts.sum(0), counts.sum()
-        covariance = np.trace(counts) * total - truth @ predicted
-        spread = (total**2 - truth @ truth) * (total**2 - predicted @ predicted)
-        return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
+        return float(mcc_of(self.counts))
 
     def per_class_mcc(self) -> Float64Array:
         """Matthews correlation of each class against the rest; nan for an absent class."""
@@ -65,8 +61,7 @@ class ConfusionMatrix:
 
     def iou(self) -> Float64Array:
         """Intersection over union of each class; nan for an absent class."""
-        tp, fp, fn, _ = self._one_against_rest()
-        return _ratio(tp, tp + fp + fn)
+        return iou_of(self.counts)
 
     def f1(self) -> Float64Array:
         """F1 (Dice) of each class; nan for an absent class."""
@@ -109,6 +104,28 @@ class ConfusionMatrix:
         tp = np.diag(counts)
         fp, fn = counts.sum(0) - tp, counts.sum(1) - tp
         return tp, fp, fn, counts.sum() - tp - fp - fn
+
+
+def mcc_of(counts_xKK: npt.NDArray[Any]) -> Float64Array:
+    """Multiclass Matthews correlation of each of many confusion matrices, shape (…, K, K); see `ConfusionMatrix.mcc`.
+
+    Returns
+    -------
+    float64 array, shape (…)
+    """
+    counts = counts_xKK.astype(np.float64)
+    truth, predicted, total = counts.sum(-1), counts.sum(-2), counts.sum((-1, -2))
+    covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (truth * predicted).sum(-1)
+    spread = (total**2 - (truth**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
+    root = np.sqrt(np.maximum(spread, 0))
+    return np.asarray(np.divide(covariance, root, out=np.zeros_like(root), where=spread > 0), np.float64)
+
+
+def iou_of(counts_xKK: npt.NDArray[Any]) -> Float64Array:
+    """Intersection over union of each class in each of many confusion matrices, shape (…, K); nan where absent."""
+    counts = counts_xKK.astype(np.float64)
+    tp = np.diagonal(counts, axis1=-2, axis2=-1)
+    return _ratio(tp, counts.sum(-1) + counts.sum(-2) - tp)
 
 
 def _ratio(numerator: Float64Array, denominator: Float64Array) -> Float64Array:

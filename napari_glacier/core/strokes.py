@@ -67,7 +67,15 @@ class Stroke:
 
 @dataclass(frozen=True, slots=True)
 class StrokeInfo:
-    """A stroke without its pixels, for lists; `unsaved` where a tile still waits to be saved."""
+    """A stroke without its pixels, for lists.
+
+    Attributes
+    ----------
+    unsaved : bool
+        A tile of it still waits to be saved.
+    discarded : bool
+        It was given up as a whole.
+    """
 
     id: int
     group: str
@@ -77,6 +85,7 @@ class StrokeInfo:
     model: str | None
     tile_ids: tuple[str, ...]
     unsaved: bool
+    discarded: bool = False
 
 
 def fingerprint(index_HW: MaskArray) -> str:

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from napari_glacier.core.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError, SaveError
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
+from napari_glacier.core.promotion import champion
 from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.outputs import is_written, recorded_fingerprints, refuse_source_folder, write_predictions
 from napari_glacier.nn.prediction import Progress
@@ -38,7 +39,7 @@ class Job:
     ----------
     data, out : Path
     models : tuple of str
-        See `resolve_models`; the bundled ensemble where empty.
+        See `resolve_models`; where empty, the model promoted for the data set, else the bundled ensemble.
     scheme : str or None
         Class scheme of the data set's masks, where they do not tell.
     settings : tuple of (str, value)
@@ -103,13 +104,17 @@ class Batch:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job = job
         dataset = open_dataset(job.data, job.scheme, without_damaged=True)
         refuse_source_folder(dataset, job.out)
         self.warnings = dataset.warnings
         self.scenes: tuple[Mosaic, ...] = plan_scenes(dataset)
         self.failed = tuple(Report(tile_id, problem=reason) for tile_id, reason in dataset.damaged.items())
         self._recorded = recorded_fingerprints(job.out)
+        if not job.models and (usual := champion(dataset.root)).path is not None:
+            job = replace(job, models=(str(usual.path),))
+            note = f"Mapped with {usual.title}, which was promoted for these data; --model bundled asks for the other."
+            self.warnings = (*self.warnings, note)
+        self.job = job
         self._predictor = Predictor(resolve_models(list(job.models) or None), **dict(job.settings))
         self._check_bands()
 
@@ -145,7 +150,7 @@ class Batch:
             finally:
                 run.close()
             written = write_predictions(prediction, scene, job.out, **measures)
-            warnings = tuple(prediction.provenance.get("warnings", ()))
+            warnings = (*prediction.provenance["warnings"], *prediction.provenance["engine_notes"])
             # Its measures lie in the folder.
             del prediction
             shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +234,8 @@ class ClusterBatch:
                 'Install it with: pip install "napari-glacier[cluster]".'
             ) from error
         batch = Batch(job)
-        self._job, self._names = job, [scene.name for scene in batch.scenes]
+        # With the models settled: a promotion meanwhile must not divide the scenes.
+        self._job, self._names = batch.job, [scene.name for scene in batch.scenes]
         self.num_scenes, self.failed, self.warnings = len(batch.scenes), batch.failed, batch.warnings
         local = re.fullmatch(r"local(?::([1-9]\d*))?", scheduler)
         if local is None and "://" not in scheduler:

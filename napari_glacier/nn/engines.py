@@ -4,6 +4,7 @@ Legend: N windows, C channels, K classes, h x w a window.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.nn import openvino_engine
+from napari_glacier.nn import openvino_engine, openvino_int8
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.memory import is_out_of_memory
 from napari_glacier.nn.openvino_engine import ConversionError, OpenVinoEngine
@@ -21,7 +22,7 @@ __all__ = ["Engine", "EngineKind", "TorchEngine", "make_engine"]
 
 logger = logging.getLogger(__name__)
 
-EngineKind = Literal["auto", "torch", "openvino"]
+EngineKind = Literal["auto", "torch", "openvino", "openvino-int8"]
 
 
 class Engine(Protocol):
@@ -97,6 +98,7 @@ def make_engine(
     window_px: int | tuple[int, int],
     kind: EngineKind = "auto",
     compile: bool = False,
+    samples: Sequence[torch.Tensor] = (),
     cache_dir: Path | None = None,
 ) -> tuple[Engine, str | None]:
     """Make what computes a member.
@@ -110,11 +112,13 @@ def make_engine(
         bfloat16 lets OpenVINO compute in it, too, where the CPU can.
     window_px : int or (int, int)
         Side, or height and width, of the usual window; other shapes work as well.
-    kind : "auto", "torch" or "openvino"
+    kind : "auto", "torch", "openvino" or "openvino-int8"
         ``auto`` is OpenVINO on the CPU where it is installed, else torch. ``openvino`` falls back to torch where it
         does not work for this member.
     compile : bool
         Compile the network where torch computes it; the first window of each shape then takes long.
+    samples : sequence of float32 tensor, each (1, C, h, w)
+        Windows of what is to be mapped, of one shape, as the network gets them; for ``openvino-int8``.
     cache_dir : Path, optional
         Where converted networks are kept; in the user's data folder by default.
 
@@ -138,17 +142,36 @@ def make_engine(
         if compile:
             # Known before the first result, so that provenance can tell.
             eager.probabilities(openvino_engine.sample_window(len(member.card.channels), *window))
-        notes = [text for text in (refusal if kind == "openvino" else None, eager.note) if text]
+        notes = [text for text in (refusal if kind.startswith("openvino") else None, eager.note) if text]
         return eager, f"{member.card.name}: {'; '.join(notes)}." if notes else None
     precision = "bf16" if dtype == torch.bfloat16 and _has_bfloat16() else "f32"
     try:
         graph = openvino_engine.obtain_graph(member, window=window, precision=precision, cache_dir=cache_dir)
     except ConversionError as error:
         return eager, f"{member.card.name}: {error}; torch computes it."
-    engine = OpenVinoEngine(
-        member, graph, precision=precision, name=f"OpenVINO {precision}", otherwise=eager.probabilities
-    )
-    return engine, None if graph.reshapes else _fixed_note(member, graph)
+    name, notes = f"OpenVINO {precision}", [] if graph.reshapes else [_fixed_note(member, graph)]
+    if kind == "openvino-int8":
+        graph, name, note = _in_integers(member, graph, precision, samples)
+        notes.append(note)
+    engine = OpenVinoEngine(member, graph, precision=precision, name=name, otherwise=eager.probabilities)
+    return engine, " ".join(notes) or None
+
+
+def _in_integers(
+    member: LoadedModel, graph: Graph, precision: str, samples: Sequence[torch.Tensor]
+) -> tuple[Graph, str, str]:
+    """A member's graph, its engine's name and a note: in 8-bit integers, or as it is where they do not do."""
+    usual, who = f"OpenVINO {precision}", member.card.name
+    padded = [openvino_engine.padded(member.model, sample) for sample in samples]
+    if openvino_int8.import_nncf() is None:
+        return graph, usual, f"{who}: not in 8-bit integers, {openvino_int8.MISSING}."
+    if len(padded) < 2 or not (graph.reshapes or padded[0].shape[-2:] == graph.shape):
+        return graph, usual, f"{who}: not in 8-bit integers, the scene has too few windows to adjust them by."
+    small, agreement = openvino_int8.quantised(graph, padded, precision)
+    kept = f"8-bit integers keep {agreement:.2%} of the labels of {len(padded) // 2} windows"
+    if agreement < openvino_int8.LEAST_AGREEMENT:
+        return graph, usual, f"{who}: {kept}, fewer than {openvino_int8.LEAST_AGREEMENT:.0%}; computed in {precision}."
+    return small, f"OpenVINO int8 + {precision}", f"{who}: {kept}."
 
 
 def _refusal(kind: str, device: torch.device) -> str | None:

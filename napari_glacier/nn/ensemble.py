@@ -188,14 +188,14 @@ def resolve_models(names_or_paths: Sequence[str | Path] | str | Path | None = No
     found: list[tuple[Path, float]] = []
     recipes = []
     for asked in names_or_paths:
-        recipe = _recipe_of(asked)
+        recipe = recipe_of(asked)
         recipes.append(recipe)
         # Each thing named counts alike, however many members it has; within it, its own weights count.
         total = sum(weight for _, weight in recipe.members)
         if total <= 0:
             raise ConfigError(f"The weights in {asked} sum to {total:g}. Give at least one member a weight.")
         found += [(path, weight / total) for path, weight in recipe.members]
-    chosen = recipes[0] if len(recipes) == 1 else _Recipe([])
+    chosen = recipes[0] if len(recipes) == 1 else Recipe([])
     return Ensemble(
         [load_checkpoint(path) for path, _ in found],
         [weight for _, weight in found],
@@ -228,7 +228,7 @@ def bundled_folder() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Recipe:
+class Recipe:
     """An ensemble whose members are not loaded yet; without a `name`, it has the one member's or a count."""
 
     members: list[tuple[Path, float]]
@@ -239,13 +239,13 @@ class _Recipe:
     scales: list[float] | None = None
 
 
-def _recipe_of(asked: str | Path) -> _Recipe:
+def recipe_of(asked: str | Path) -> Recipe:
     """Members of one thing that was asked for, and what its file says of them."""
     if str(asked) == BUNDLED:
-        return _recipe_of(bundled_folder())
+        return recipe_of(bundled_folder())
     path = Path(asked).expanduser()
     if path.is_file():
-        return _recipe_of_file(path) if path.suffix in {".yaml", ".yml"} else _Recipe([(path, 1.0)])
+        return _recipe_of_file(path) if path.suffix in {".yaml", ".yml"} else Recipe([(path, 1.0)])
     if not path.is_dir():
         raise CheckpointError(
             f"There is no model {asked}. Name '{BUNDLED}', a {_SUFFIX} checkpoint, a run folder, a folder of "
@@ -254,7 +254,7 @@ def _recipe_of(asked: str | Path) -> _Recipe:
     if (path / ENSEMBLE_FILE).is_file():
         return _recipe_of_file(path / ENSEMBLE_FILE)
     if (path / f"best{_SUFFIX}").is_file():
-        return _Recipe([(path / f"best{_SUFFIX}", 1.0)])
+        return Recipe([(path / f"best{_SUFFIX}", 1.0)])
     # A process killed while it wrote leaves a hidden file, which may be half a model.
     checkpoints = sorted(p for p in path.glob(f"*{_SUFFIX}") if not p.name.startswith("."))
     checkpoints = checkpoints or sorted(path.glob(f"*/best{_SUFFIX}"))
@@ -263,10 +263,10 @@ def _recipe_of(asked: str | Path) -> _Recipe:
             f"{path} holds no {_SUFFIX} checkpoint. If it is a run folder, its first epoch has not ended yet."
         )
     name = path.resolve().name if len(checkpoints) > 1 else None
-    return _Recipe([(checkpoint, 1.0) for checkpoint in checkpoints], name)
+    return Recipe([(checkpoint, 1.0) for checkpoint in checkpoints], name)
 
 
-def _recipe_of_file(path: Path) -> _Recipe:
+def _recipe_of_file(path: Path) -> Recipe:
     wrong = f"{path} must read as 'members: [{{path: a.safetensors, weight: 0.5}}, …]'"
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -294,7 +294,7 @@ def _recipe_of_file(path: Path) -> _Recipe:
     if scales is not None and not isinstance(scales, list):
         raise ConfigError(f"{wrong}; its scales {scales!r} are not of the form [0.75, 1, 1.25].")
     tta = content.get("tta")
-    recipe = _Recipe(
+    recipe = Recipe(
         members=members,
         name=str(content.get("name") or path.resolve().parent.name),
         thresholds={str(key): float(value) for key, value in thresholds.items()},

@@ -97,7 +97,7 @@ class EnsembleRunner:
     def _run_member(
         self, member: LoadedModel, engine: Engine, pieces: Sequence[Piece], tick: Callable[[int], None]
     ) -> list[torch.Tensor]:
-        images = [torch.from_numpy(self._input(member, piece)) for piece in pieces]
+        images = [torch.from_numpy(network_input(member, piece, self._bands)) for piece in pieces]
         sums: list[torch.Tensor | None] = [None] * len(pieces)
         for batch in self._batches(images):
             probabilities = self._forward(engine, [view.apply(images[k]) for k, view in batch])
@@ -147,17 +147,20 @@ class EnsembleRunner:
                     start += size
                 # else the batch did not fit and was made smaller: the same units are due again
 
-    def _input(self, member: LoadedModel, piece: Piece) -> npt.NDArray[np.float32]:
-        card = member.card
-        bands = required_bands(card.channels)
-        planes = [self._bands.index(band) for band in bands]
-        raw_CHW = assemble_channels(piece.image_CHW[planes], bands, piece.valid_HW, card.channels)
-        input_CHW = card.normalisation.apply(raw_CHW, piece.valid_HW)
-        for gap in piece.gaps:
-            where = gap.within(piece.window)
-            if where is not None:
-                blank_missing(input_CHW, card.channels, gap.bands, where)
-        return input_CHW
+
+def network_input(member: LoadedModel, piece: Piece, planes: Sequence[str]) -> npt.NDArray[np.float32]:
+    """What a member's network gets of a piece whose image has these planes, float32 (C, h, w)."""
+    card = member.card
+    bands = required_bands(card.channels)
+    raw_CHW = assemble_channels(
+        piece.image_CHW[[planes.index(band) for band in bands]], bands, piece.valid_HW, card.channels
+    )
+    input_CHW = card.normalisation.apply(raw_CHW, piece.valid_HW)
+    for gap in piece.gaps:
+        where = gap.within(piece.window)
+        if where is not None:
+            blank_missing(input_CHW, card.channels, gap.bands, where)
+    return input_CHW
 
 
 @contextmanager

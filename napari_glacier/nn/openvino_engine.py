@@ -89,14 +89,14 @@ class OpenVinoEngine:
             If memory runs out.
         """
         height, width = batch_NCHW.shape[-2:]
-        padded_NCHW = _padded(self._network, batch_NCHW.detach().to("cpu", torch.float32))
-        shape = _shape_of(padded_NCHW)
+        images_NCHW = padded(self._network, batch_NCHW.detach().to("cpu", torch.float32))
+        shape = _shape_of(images_NCHW)
         if shape != self.graph.shape and not self.graph.reshapes:
             return self._otherwise(batch_NCHW)
         try:
             compiled = self._compiled_for(shape, len(batch_NCHW))
-            images_NCHW = np.ascontiguousarray(padded_NCHW.numpy())
-            return torch.from_numpy(run_graph(compiled, images_NCHW)[..., :height, :width])
+            answers_NKHW = run_graph(compiled, np.ascontiguousarray(images_NCHW.numpy()))
+            return torch.from_numpy(answers_NKHW[..., :height, :width])
         except RuntimeError as error:
             if _is_out_of_memory(error):
                 raise MemoryError("OpenVINO ran out of memory.") from error
@@ -151,7 +151,7 @@ def convert(member: LoadedModel, window: tuple[int, int]) -> Graph:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    image_NCHW = _padded(member.model, sample_window(_channels_of(member), *window))
+    image_NCHW = padded(member.model, sample_window(_channels_of(member), *window))
     try:
         # Tracing warns of being deprecated and of every Python number in the network; the check says if they matter.
         with torch.no_grad(), warnings.catch_warnings():
@@ -222,7 +222,7 @@ def _eager(network: nn.Module, image_NCHW: torch.Tensor, dtype: torch.dtype) -> 
 
 def _probabilities(network: nn.Module, graph: Graph, image_NCHW: torch.Tensor, precision: str) -> torch.Tensor:
     height, width = image_NCHW.shape[-2:]
-    padded_NCHW = _padded(network, image_NCHW)
+    padded_NCHW = padded(network, image_NCHW)
     shape = _shape_of(padded_NCHW)
     compiled = compile_graph(graph, shape, precision, streams=1)
     return torch.from_numpy(run_graph(compiled, padded_NCHW.contiguous().numpy()))[..., :height, :width]
@@ -252,14 +252,14 @@ def _other_shape(member: LoadedModel, shape: tuple[int, int]) -> tuple[int, int]
     return _CHECK_SHAPE if _padded_shape(member, _CHECK_SHAPE) != shape else (_CHECK_SHAPE[1], _CHECK_SHAPE[0])
 
 
-def _padded(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
+def padded(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
     """Pad as the network would; one that does not say its stride gets the image as it is."""
     stride = getattr(network, "stride", None)
     return pad_to_stride(image_NCHW, stride, getattr(network, "least", 2)) if isinstance(stride, int) else image_NCHW
 
 
 def _padded_shape(member: LoadedModel, window: tuple[int, int]) -> tuple[int, int]:
-    return _shape_of(_padded(member.model, torch.empty(1, 1, *window)))
+    return _shape_of(padded(member.model, torch.empty(1, 1, *window)))
 
 
 def _shape_of(image_NCHW: torch.Tensor) -> tuple[int, int]:

@@ -48,7 +48,7 @@ class Compiled:
 def import_openvino() -> Any:
     """Return the package openvino; None where it is not installed or does not load here."""
     try:
-        with _without_reports():
+        with without_reports():
             import openvino
     except (ImportError, OSError):
         return None
@@ -66,7 +66,7 @@ def num_threads() -> int:
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
+def without_reports() -> Iterator[None]:
     """Hide the package with which openvino reports each import and use, unless a person has opted out."""
     name = "openvino_telemetry"
     hidden = sys.modules.get(name)

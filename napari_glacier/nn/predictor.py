@@ -31,7 +31,14 @@ from napari_glacier.nn.device import describe_device, inference_dtype, pick_devi
 from napari_glacier.nn.drift import drift_warnings, sample_statistics
 from napari_glacier.nn.engines import Engine, EngineKind, make_engine
 from napari_glacier.nn.ensemble import Ensemble
-from napari_glacier.nn.inference import EnsembleRunner, OutOfMemory, Piece, free_cached_memory, memory_signalled
+from napari_glacier.nn.inference import (
+    EnsembleRunner,
+    OutOfMemory,
+    Piece,
+    free_cached_memory,
+    memory_signalled,
+    network_input,
+)
 from napari_glacier.nn.lookahead import Lookahead
 from napari_glacier.nn.memory import ComputeSettings, usual_batch
 from napari_glacier.nn.postprocess import resolve_thresholds
@@ -45,6 +52,9 @@ __all__ = ["Prediction", "Predictor", "Progress"]
 
 # Windows read before their results are waited for, where most of them hold no data.
 _MOST_READ = 64
+
+# Windows by which 8-bit integers are adjusted, and measured.
+_MOST_SAMPLES, _SAMPLE_PX, _LEAST_SAMPLE_PX = 8, 512, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +90,9 @@ class Predictor:
         See `classify`; the ensemble's own by default, none where empty.
     precision : "auto" or "fp32"
         ``auto`` computes in bfloat16 or float16 where the device is faster with it.
-    engine : "auto", "torch" or "openvino"
-        See `make_engine`; ``auto`` is OpenVINO on the CPU where it is installed.
+    engine : "auto", "torch", "openvino" or "openvino-int8"
+        See `make_engine`; ``auto`` is OpenVINO on the CPU where it is installed. The integers of ``openvino-int8`` are
+        adjusted by each scene, which takes some seconds a member.
     compile : bool
         Compile networks that torch computes; see `make_engine`.
 
@@ -233,7 +244,10 @@ class Predictor:
         blender = Blender(*size, self._thresholds, store, num_voters=num_voters, on_rows=on_rows)
         # The windows above are in the finished rows; those that reach below them are made again.
         due = [window for window in plan if window.row + window.height > store.rows_done]
-        runners = yield from self._runners(scene, settings, votes)
+        if self.engine == "openvino-int8":
+            # Adjusted by another scene, a job that goes on would not end with the pixels that it began with.
+            self._engines.clear()
+        runners = yield from self._runners(scene, settings, gaps, votes)
         passes = runners[0].passes
         total, done = len(plan) * passes, (len(plan) - len(due)) * passes
         message = f"{scene.name}: {' and '.join(describe_device(s.device) for s in self._places(settings))}"
@@ -264,9 +278,10 @@ class Predictor:
         return JobFolder(folder, self._of_pixels(scene, settings), *size, num_voters=num_voters)
 
     def _runners(
-        self, scene: Scene, settings: ComputeSettings, votes: bool
+        self, scene: Scene, settings: ComputeSettings, gaps: Sequence[BandGap], votes: bool
     ) -> Generator[Progress, None, list[EnsembleRunner]]:
         """The ensemble on each device; its engines are kept for the next scene, as some take seconds to make."""
+        samples = self._samples(scene, gaps) if self.engine == "openvino-int8" else []
         window = min(settings.window_px, scene.shape[0]), min(settings.window_px, scene.shape[1])
         runners = []
         for number, place in enumerate(self._places(settings)):
@@ -284,11 +299,32 @@ class Predictor:
                             window_px=window,
                             kind=self.engine,
                             compile=self._compile,
+                            samples=[torch.from_numpy(network_input(member, s, self._bands))[None] for s in samples],
                         )
                     )
             engines = [engine for engine, _ in made]
             runners.append(EnsembleRunner(self.ensemble, engines, self._views, self._bands, place, votes=votes))
         return runners
+
+    def _samples(self, scene: Scene, gaps: Sequence[BandGap]) -> list[Piece]:
+        """Pieces of one size, spread over what of the scene carries data."""
+        side = min(_SAMPLE_PX, *(length // 2 for length in scene.shape))
+        if side < _LEAST_SAMPLE_PX:
+            return []
+        whole = [window for window in windows(*scene.shape, side, 0) if window.clipped(*scene.shape) == window]
+        spread = [whole[k] for k in np.random.default_rng(0).permutation(len(whole))]
+        pieces: list[Piece] = []
+        for window in spread[: 4 * _MOST_SAMPLES]:
+            piece = self._piece(scene, window, gaps)
+            if piece.valid_HW.mean() >= 0.5:
+                pieces.append(piece)
+            if len(pieces) == _MOST_SAMPLES:
+                break
+        return pieces
+
+    def _piece(self, scene: Scene, window: Window, gaps: Sequence[BandGap]) -> Piece:
+        image_CHW, valid_HW = scene.read(window, self._bands)
+        return Piece(window, image_CHW, valid_HW, tuple(gap for gap in gaps if gap.within(window) is not None))
 
     def _places(self, settings: ComputeSettings) -> list[ComputeSettings]:
         """Settings of each device that windows are spread over; they share what memory asks for."""
@@ -309,11 +345,10 @@ class Predictor:
         for k, reaching in enumerate(due):
             # The part past the border holds nothing to see; the network pads by itself, as for a single tile.
             window = reaching.clipped(height, width)
-            image_CHW, valid_HW = scene.read(window, self._bands)
+            piece = self._piece(scene, window, gaps)
             num_read += 1
-            if valid_HW.any():
-                inside = tuple(gap for gap in gaps if gap.within(window) is not None)
-                pieces.append(Piece(window, image_CHW, valid_HW, inside))
+            if piece.valid_HW.any():
+                pieces.append(piece)
             next_row = due[k + 1].row if k + 1 < len(due) else height
             if len(pieces) >= settings.batch_size or next_row != reaching.row or num_read >= _MOST_READ:
                 yield _Group(pieces, next_row, num_read)

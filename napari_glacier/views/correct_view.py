@@ -5,7 +5,6 @@ from typing import Any
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
-    QComboBox,
     QGridLayout,
     QGroupBox,
     QHBoxLayout,
@@ -21,11 +20,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.core.journal import REVIEW_STATES
+from napari_glacier.views.adapt_panel import AdaptPanel
 from napari_glacier.views.base import GlacierView, group, hint
+from napari_glacier.views.history_dialog import HistoryDialog
 from napari_glacier.views.keys_dialog import KeysDialog, use_kept_keys
 from napari_glacier.views.next_panel import NextPanel
 from napari_glacier.views.pieces import checked_style, clear_layout, swatch_icon, theme_icon
+from napari_glacier.views.review_panel import ReviewPanel
 from napari_glacier.views.tool_panel import ToolPanel
 
 _TOOLS = (
@@ -51,6 +52,7 @@ class CorrectView(GlacierView):
         self.controller = CorrectionController(self.workspace)
         self._scheme_shown: tuple[str, ...] = ()
         self._saving: Any = None
+        self._history: HistoryDialog | None = None
         self._class_buttons: list[QPushButton] = []
         self._lock_buttons: list[QToolButton] = []
 
@@ -78,19 +80,30 @@ class CorrectView(GlacierView):
         self._tool_panel = ToolPanel(self.controller, self.attempt)
         desk.addWidget(group("Smart tools", _alone(self._tool_panel)))
         self._next_panel = NextPanel(self.controller, self.attempt)
-        next_layout = _alone(self._next_panel)
-        next_layout.addLayout(self._make_review())
-        desk.addWidget(group("What next", next_layout))
+        desk.addWidget(group("What next", _alone(self._next_panel)))
+        self._review_panel = ReviewPanel(self.controller, self.attempt, self.tell)
+        desk.addWidget(group("Review", _alone(self._review_panel)))
+        self._adapt_panel = AdaptPanel(self.controller.adapting, self.attempt, self.tell)
+        desk.addWidget(group("Learn", _alone(self._adapt_panel)))
         self._saving_box = group("Corrections", self._make_saving())
         # Whether one's work is safe stays in sight, however far the rest is scrolled.
         self.foot.addWidget(self._saving_box)
 
+        self._connect(napari_viewer)
+        self._set_icons()
+        self._show_desk()
+        self._show_status()
+
+    def _connect(self, napari_viewer: Any) -> None:
         self.listen(self.controller.changed, self._show_desk)
         self.listen(self.controller.status_changed, self._show_status)
         self.listen(self.controller.tools.changed, self._show_tools)
         self.listen(self.controller.tools.told, self.tell)
         self.listen(self.controller.tools.probed, self._tool_panel.show_pixel)
         self.listen(self.controller.attention.changed, self._next_panel.refresh)
+        self.listen(self.controller.review.changed, self._show_tile)
+        self.listen(self.controller.adapting.changed, self._adapt_panel.refresh)
+        self.listen(self.workspace.models_changed, self._adapt_panel.refresh)
         self.on_close(self._next_panel.close_worker)
         napari_viewer.events.theme.connect(self._set_icons)
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._set_icons))
@@ -98,9 +111,7 @@ class CorrectView(GlacierView):
         # Which tile lies in the middle of the view changes with every pan; four looks a second are enough.
         self.every(250, self._show_tile)
         self.every(400, self._look_for_regions)
-        self._set_icons()
-        self._show_desk()
-        self._show_status()
+        self.every(300, lambda: self.attempt(self.controller.adapting.poll))
 
     def _make_tools(self) -> QVBoxLayout:
         layout = QVBoxLayout()
@@ -153,6 +164,9 @@ class CorrectView(GlacierView):
         self._redo_button = QPushButton("Redo")
         self._redo_button.setToolTip("Draw it again (Ctrl+Shift+Z)")
         self._redo_button.clicked.connect(lambda: self.attempt(self.controller.redo))
+        self._history_button = QPushButton("History…")
+        self._history_button.setToolTip("What was drawn, by whom and when; take it out again; export it")
+        self._history_button.clicked.connect(self.show_history)
         self._save_button = QPushButton("Save")
         self._save_button.setToolTip(
             "Write the corrected mask files; their first originals are kept in labels_original"
@@ -161,23 +175,12 @@ class CorrectView(GlacierView):
         self._discard_button = QPushButton("Discard…")
         self._discard_button.setToolTip("Drop every stroke that was not saved")
         self._discard_button.clicked.connect(self._ask_discard)
-        for button in (self._undo_button, self._redo_button, self._save_button, self._discard_button):
+        buttons = (self._undo_button, self._redo_button, self._history_button, self._save_button, self._discard_button)
+        for button in buttons:
             # Longer words in another style or language do not widen the window.
             button.setMinimumWidth(1)
             row.addWidget(button)
         layout.addLayout(row)
-        return layout
-
-    def _make_review(self) -> QHBoxLayout:
-        layout = QHBoxLayout()
-        self._tile_label = QLabel("")
-        self._review = QComboBox()
-        self._review.addItems(REVIEW_STATES)
-        self._review.activated.connect(
-            lambda number: self.attempt(lambda: self.controller.set_review(REVIEW_STATES[number]))
-        )
-        layout.addWidget(self._tile_label, 1)
-        layout.addWidget(self._review)
         return layout
 
     def choose_keys(self) -> None:
@@ -185,6 +188,16 @@ class CorrectView(GlacierView):
         KeysDialog(self.controller.pointer, self).exec()
         self._tool_panel.refresh()
         self._next_panel.refresh()
+
+    def show_history(self) -> HistoryDialog:
+        """Show what was drawn, in a window beside the canvas."""
+        if self._history is None:
+            self._history = HistoryDialog(self.controller, self.attempt, self)
+            self.on_close(self._history.close_worker)
+        self._history.refresh()
+        self._history.show()
+        self._history.raise_()
+        return self._history
 
     def save(self) -> None:
         """Write the corrections and say what was written."""
@@ -308,6 +321,8 @@ class CorrectView(GlacierView):
             self._lock_buttons.append(lock)
 
     def _show_status(self) -> None:
+        if self._history is not None and self._history.isVisible():
+            self._history.refresh()
         self._status.setText(self.controller.status)
         said = " ".join(text for text in (self.controller.recovered, self.controller.conflicts) if text)
         self._recovered.setText(said)
@@ -317,13 +332,8 @@ class CorrectView(GlacierView):
             button.setEnabled(self.controller.has_unsaved and self._saving is None)
 
     def _show_tile(self) -> None:
-        if not self.isVisible() or not self.controller.ready:
-            return
-        tile_id = self.controller.tile_id
-        self._tile_label.setText(f"Tile {tile_id}" if tile_id else "")
-        state = self.controller.review if tile_id else REVIEW_STATES[0]
-        if not self._review.view().isVisible():
-            self._review.setCurrentText(state)
+        if self.isVisible() and self.controller.ready:
+            self._review_panel.refresh()
 
     def _set_icons(self, event: Any = None) -> None:
         viewer = self.workspace.viewer

@@ -6,6 +6,7 @@ from typing import Any
 
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
@@ -56,6 +57,7 @@ class PredictView(GlacierView):
         self._request: Request | None = None
         self._last_step: Step | None = None
         self._started = 0.0
+        self._usual: Path | None = None
 
         self._empty = hint(
             "<b>Nothing to predict on yet.</b><br>Drop a folder of tiles on the window, open one in <i>Data</i>, "
@@ -133,6 +135,12 @@ class PredictView(GlacierView):
         self._device.addItems(["auto", "cpu", "cuda", "mps"])
         self._device.setToolTip("auto takes a GPU where there is one; cuda:1 means the second")
         form.addRow("Device", self._device)
+        self._keep = QCheckBox("Keep probabilities")
+        self._keep.setToolTip(
+            "Also write the probability of each class: the Report widget then gives areas with intervals. Takes disk "
+            "space, about eight times that of the masks"
+        )
+        form.addRow("", self._keep)
         return form
 
     def _make_running(self) -> QVBoxLayout:
@@ -205,7 +213,11 @@ class PredictView(GlacierView):
             self.tell("There is no model to run. Choose a checkpoint with the … button.", error=True)
             return
         model, scope, tta = self.model, _SCOPES[self._scope.currentIndex()][0], _TTA[self._tta.currentIndex()][0]
-        request = self.attempt(lambda: self.controller.request(model, tta, self._device.currentText().strip(), scope))
+        request = self.attempt(
+            lambda: self.controller.request(
+                model, tta, self._device.currentText().strip(), scope, keep_probabilities=self._keep.isChecked()
+            )
+        )
         if request is None:
             return
         self._remember()
@@ -260,7 +272,8 @@ class PredictView(GlacierView):
         seconds = time.monotonic() - self._started
         said = f"Predicted with {outcome.made.name} in {duration(seconds)}."
         if outcome.written:
-            said += f" {counted(len(outcome.written), 'mask')} in {_short(outcome.written[0].parent)}."
+            files = "raster" if outcome.made.request.keep_probabilities else "mask"
+            said += f" {counted(len(outcome.written), files)} in {_short(outcome.written[0].parent)}."
         if outcome.problem:
             said += f" {outcome.problem}"
         if outcome.warnings:
@@ -332,7 +345,12 @@ class PredictView(GlacierView):
             self._model.addItem(choice.title, choice)
             self._model.setItemData(self._model.count() - 1, str(choice.source or choice.note), 3)
         self._model.blockSignals(False)
-        if chosen is not None:
+        usual = self.controller.usual
+        if usual != self._usual:
+            # What was promoted (or came back by a rollback) is what the dataset works with from now on.
+            self._usual = usual
+            self._select(usual)
+        elif chosen is not None:
             self._select(chosen.source)
         self._on_model()
 
@@ -362,12 +380,14 @@ class PredictView(GlacierView):
         self._scope.setCurrentIndex(max(0, min(kept("predict/scope", 0), len(_SCOPES) - 1)))
         self._tta.setCurrentIndex(max(0, min(kept("predict/tta", 0), len(_TTA) - 1)))
         self._device.setCurrentText(kept("predict/device", "auto"))
+        self._keep.setChecked(bool(kept("predict/probabilities", 0)))
 
     def _remember(self) -> None:
         store = settings()
         store.setValue("predict/scope", self._scope.currentIndex())
         store.setValue("predict/tta", self._tta.currentIndex())
         store.setValue("predict/device", self._device.currentText().strip())
+        store.setValue("predict/probabilities", int(self._keep.isChecked()))
 
 
 def _short(folder: Path) -> str:

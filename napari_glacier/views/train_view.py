@@ -7,10 +7,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QComboBox,
-    QFileDialog,
+    QDialog,
     QFormLayout,
     QHBoxLayout,
-    QLineEdit,
     QMessageBox,
     QPlainTextEdit,
     QPushButton,
@@ -18,16 +17,33 @@ from qtpy.QtWidgets import (
     QSpinBox,
     QToolButton,
     QVBoxLayout,
-    QWidget,
 )
 
+from napari_glacier.controllers.comparison import ComparisonController
 from napari_glacier.controllers.correction import summarise
+from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
+from napari_glacier.controllers.training_plans import (
+    TilesThatCount,
+    commands,
+    estimate,
+    tiles_that_count,
+)
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.commands_dialog import CommandsDialog
+from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.curves import CurvesPlot
+from napari_glacier.views.shelf_dialog import ShelfDialog
+from napari_glacier.views.train_pieces import DeviceBox, folder_field
 
 _POLL_MS = 500
+_LOOK_MS = 3000
+_TILES: tuple[tuple[TilesThatCount, str], ...] = (
+    ("all", "All with a mask"),
+    ("edited", "Edited or approved"),
+    ("approved", "Approved"),
+)
 
 
 class TrainView(GlacierView):
@@ -41,11 +57,25 @@ class TrainView(GlacierView):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.controller = TrainingController(self.workspace)
+        self._shown_state = ""
+        self._shelf: ShelfDialog | None = None
 
         self.body.addWidget(group("New run", self._make_form()))
+        self.body.addLayout(self._make_estimate())
         self.body.addLayout(self._make_buttons())
         self._run_box = group("Run", self._make_progress())
         self.body.addWidget(self._run_box, 1)
+        self.compare_panel = ComparePanel(ComparisonController(self.workspace), lambda: self.device)
+        self.compare_panel.failed.connect(self.fail)
+        self.compare_panel.told.connect(self.tell)
+        compare = QVBoxLayout()
+        compare.addWidget(self.compare_panel)
+        models = QPushButton("Models…")
+        models.setToolTip("All models with their cards: make ensembles, import weights, export a bundle")
+        models.clicked.connect(self.show_models)
+        compare.addWidget(models)
+        self._compare_box = group("Champion and challenger", compare)
+        self.body.addWidget(self._compare_box)
         self.body.addStretch(0)
 
         self.listen(self.workspace.session_changed, self._on_session)
@@ -54,7 +84,14 @@ class TrainView(GlacierView):
         napari_viewer.events.theme.connect(self._on_theme)
         self.on_close(lambda: napari_viewer.events.theme.disconnect(self._on_theme))
         self.on_close(self.controller.close)
+        self.listen(self.compare_panel.controller.changed, self.compare_panel.refresh)
+        self.listen(self.workspace.models_changed, self._on_models)
+        self.on_close(self.compare_panel.controller.close)
+        self.on_close(self.compare_panel.stop)
+        self.on_close(self._close_models)
         self.every(_POLL_MS, self._poll)
+        self.every(_LOOK_MS, self._look_for_runs)
+        self.on_close(self._device.stop)
         self._fill_starts()
         self._restore()
         self._on_session(self.workspace.session)
@@ -69,23 +106,38 @@ class TrainView(GlacierView):
         form.addRow("Recipe", self._recipe)
         self._recipe_note = hint("")
         form.addRow(self._recipe_note)
-        self._data, data_row = _folder_field(self, "Folder of tiles with masks")
+        self._data, data_row = folder_field(self, "Folder of tiles with masks")
         form.addRow("Data", data_row)
-        self._output, output_row = _folder_field(self, "Where the run folder goes")
+        self._output, output_row = folder_field(self, "Where the run folder goes")
         form.addRow("Output", output_row)
+        self._tiles = QComboBox()
+        for key, title in _TILES:
+            self._tiles.addItem(title, key)
+        self._tiles.setToolTip("Which labelled tiles of the open dataset count, by their review states")
+        self._tiles.currentIndexChanged.connect(self._show_estimate)
+        form.addRow("Tiles", self._tiles)
         self._output.editingFinished.connect(self._on_output)
         self._epochs = QSpinBox()
         self._epochs.setRange(1, 100_000)
+        self._epochs.valueChanged.connect(self._show_estimate)
         form.addRow("Epochs", self._epochs)
         self._start_from = QComboBox()
         self._start_from.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self._start_from.setToolTip("Fresh weights, or those of a model that is there already")
         form.addRow("Start from", self._start_from)
-        self._device = QComboBox()
-        self._device.setEditable(True)
-        self._device.addItems(["auto", "cpu", "cuda", "mps"])
+        self._device = DeviceBox()
         form.addRow("Device", self._device)
         return form
+
+    def _make_estimate(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self._estimate = hint("")
+        commands = QPushButton("Commands…")
+        commands.setToolTip("The same run for a terminal, several GPUs, or a cluster, to be copied")
+        commands.clicked.connect(self.show_commands)
+        row.addWidget(self._estimate, 1)
+        row.addWidget(commands, 0, Qt.AlignmentFlag.AlignTop)
+        return row
 
     def _make_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -150,8 +202,16 @@ class TrainView(GlacierView):
             output=Path(self._output.text()).expanduser(),
             epochs=self._epochs.value(),
             init_from=str(source) if source is not None else None,
-            device=self._device.currentText().strip() or "auto",
+            device=self.device,
+            tiles=tiles_that_count(self._session_of_data, self._tiles.currentData()),
         )
+
+    @property
+    def _session_of_data(self) -> Any:
+        """The open dataset, where it is the one to train on: its journal knows the review states."""
+        session = self.workspace.session
+        data = Path(self._data.text()).expanduser()
+        return session if session is not None and data.is_relative_to(session.root) else None
 
     def fill(self, *, recipe: str | None = None, epochs: int | None = None, device: str | None = None) -> None:
         """Set choices of the form."""
@@ -205,6 +265,34 @@ class TrainView(GlacierView):
         dock.raise_()
         widget.use_model(checkpoint)
 
+    def show_commands(self) -> QDialog | None:
+        """Show the commands that do what the form says elsewhere."""
+        plan = self.attempt(self.plan)
+        if plan is None:
+            return None
+        self.tell("")
+        dialog = CommandsDialog(commands(plan), self)
+        dialog.show()
+        return dialog
+
+    def show_models(self) -> ShelfDialog:
+        """Open the model shelf."""
+        if self._shelf is None:
+            self._shelf = ShelfDialog(ShelfController(self.workspace), lambda: self.device, self)
+        self._shelf.fill()
+        self._shelf.show()
+        self._shelf.raise_()
+        return self._shelf
+
+    def _close_models(self) -> None:
+        if self._shelf is not None:
+            self._shelf.close()
+
+    @property
+    def device(self) -> str:
+        """Where models run, as the form says."""
+        return self._device.currentText().strip() or "auto"
+
     def _choose_run(self, number: int) -> None:
         self.controller.follow(self._runs.itemData(number))
 
@@ -214,11 +302,28 @@ class TrainView(GlacierView):
         if self.controller.poll() or (self.controller.active and self._log.isVisible()):
             self._show_log(self._log_toggle.isChecked())
 
+    def _look_for_runs(self) -> None:
+        """A run that was begun in a terminal appears, too."""
+        output = Path(self._output.text()).expanduser() if self._output.text() else None
+        shown = [self._runs.itemData(k).path for k in range(self._runs.count())]
+        if self.controller.look_for_runs(output, shown):
+            self._fill_runs()
+            self._show_estimate()
+
+    def _show_estimate(self) -> None:
+        output = Path(self._output.text()).expanduser() if self._output.text() else None
+        plan = Plan(self._recipe.currentText(), Path(), Path(), epochs=self._epochs.value())
+        self._estimate.setText(estimate(plan, self.controller.runs(output)))
+
     def _on_session(self, session: Any) -> None:
         if session is not None:
             self._data.setText(str(self.controller.default_data))
             self._output.setText(str(self.controller.default_output))
         self._fill_starts()
+        self.compare_panel.stop()
+        self.compare_panel.fill_models()
+        self.compare_panel.refresh()
+        self._compare_box.setVisible(session is not None)
         self._on_output()
 
     def _on_output(self) -> None:
@@ -226,6 +331,7 @@ class TrainView(GlacierView):
         if not self.controller.active:
             self.controller.reattach(output)
         self._fill_runs()
+        self._show_estimate()
 
     def _on_recipe(self, name: str) -> None:
         if not name:
@@ -236,7 +342,13 @@ class TrainView(GlacierView):
         epochs = self.attempt(lambda: self.controller.recipe_epochs(name))
         if epochs is not None:
             self._epochs.setValue(epochs)
+        self._show_estimate()
         self._start_from.setCurrentIndex(max(0, self._start_from.findData(self.controller.recipe_start(name))))
+
+    def _on_models(self) -> None:
+        self._fill_starts()
+        self.compare_panel.fill_models()
+        self.compare_panel.refresh()
 
     def _on_followed(self, run: RunFolder | None) -> None:
         self._fill_runs()
@@ -270,6 +382,13 @@ class TrainView(GlacierView):
         self._start_button.setEnabled(not controller.active)
         self._resume_button.setVisible(controller.resumable)
         self._predict_button.setEnabled(controller.checkpoint is not None)
+        if controller.state != self._shown_state:
+            # A run that ended has a model to compare, and a new one will have.
+            self._shown_state = controller.state
+            self._show_estimate()
+            self.compare_panel.fill_models()
+            if controller.checkpoint is not None:
+                self.compare_panel.choose(challenger=controller.checkpoint)
         if controller.state == "failed" and not self._log_toggle.isChecked():
             # The log is where the reason stands.
             self._log_toggle.setChecked(True)
@@ -292,24 +411,3 @@ class TrainView(GlacierView):
         self._recipe.setCurrentText(kept("train/recipe", self._recipe.currentText()))
         self._device.setCurrentText(kept("train/device", "auto"))
         self._on_recipe(self._recipe.currentText())
-
-
-def _folder_field(parent: QWidget, placeholder: str) -> tuple[QLineEdit, QHBoxLayout]:
-    field = QLineEdit()
-    field.setPlaceholderText(placeholder)
-    button = QPushButton("…")
-    button.setFixedWidth(30)
-    button.setToolTip("Choose a folder")
-
-    def choose() -> None:
-        folder = QFileDialog.getExistingDirectory(parent, placeholder, field.text())
-        if folder:
-            field.setText(folder)
-            field.editingFinished.emit()
-
-    button.clicked.connect(choose)
-    row = QHBoxLayout()
-    row.setSpacing(4)
-    row.addWidget(field, 1)
-    row.addWidget(button)
-    return field, row

@@ -117,7 +117,7 @@ def test_painting_takes_pixels_off_the_queue_and_approval_whole_tiles(workspace,
     assert told
     assert region.number not in {other.number for other in attention.regions()}
 
-    place = next(p for p in workspace.session.scenes[0].placements if p.tile.id == desk.tile_id)
+    place = next(p for p in workspace.session.scenes[0].placements if p.tile.id == desk.review.tile_id)
     workspace.session.set_review(place.tile.id, "approved")
     assert attention.stale
     attention.next()

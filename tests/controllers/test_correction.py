@@ -188,10 +188,10 @@ def test_removing_all_layers_gives_the_dataset_back(workspace, controller, layer
 def test_tile_under_the_view_and_its_review(workspace, controller, layer):
     for place in workspace.session.scenes[0].placements:
         workspace.fly_to(place.row, place.col, 64, 64)
-        assert controller.tile_id == place.tile.id
-    controller.set_review("approved")
-    assert controller.review == "approved"
-    assert workspace.session.review(controller.tile_id) == "approved"
+        assert controller.review.tile_id == place.tile.id
+    controller.review.set_state("approved")
+    assert controller.review.state == "approved"
+    assert workspace.session.review(controller.review.tile_id) == "approved"
 
 
 def test_scenes_of_unequal_size_are_shown_one_at_a_time(workspace, controller, make_dataset, tmp_path):

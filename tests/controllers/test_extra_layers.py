@@ -6,7 +6,8 @@ import rasterio
 from napari.components import ViewerModel
 
 from napari_glacier.controllers import pictures
-from napari_glacier.controllers.overview import class_shares, summary
+from napari_glacier.controllers.gallery import Gallery
+from napari_glacier.controllers.overview import summary
 from napari_glacier.controllers.pictures import Level, level_factors
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
@@ -53,7 +54,9 @@ def test_a_large_scene_comes_in_levels_and_small_parts(make_landsat, open_in_vie
     monkeypatch.setattr(mosaic, "_STRIP_ROWS", 16)
     session = Session.open(folder)
     session.layer_data()
-    class_shares(session)
+    gallery = Gallery(session)
+    gallery.want(session.tile_ids)
+    assert [step.tile_id for step in gallery.job()] == list(session.tile_ids) * 2
     # Samples and views from afar, but never the whole of it.
     assert all(len(part) == 3 or part[0][1] - part[0][0] <= 16 for part in read)
     session.close()

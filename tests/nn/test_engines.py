@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch import nn
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.nn import openvino_cache, openvino_engine
+from napari_glacier.nn import openvino_cache, openvino_engine, openvino_int8
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.engines import TorchEngine, make_engine
 from napari_glacier.nn.openvino_engine import OpenVinoEngine
@@ -324,6 +325,30 @@ def test_absent_package_is_noted_where_it_was_asked_for(make_member, monkeypatch
     assert "pip install 'napari-glacier[openvino]'" in str(note)
     _assert_close(engine, member, _windows(2, 5, 48, 48))
     assert make_engine(member, CPU, torch.float32, window_px=48)[1] is None
+
+
+@needs_openvino
+def test_integers_are_used_where_enough_labels_stay(zoo_member, monkeypatch, tmp_path) -> None:
+    pytest.importorskip("nncf", reason="extra int8")
+    member, samples = zoo_member("unet"), [_windows(1, 5, 64, 64) for _ in range(4)]
+    made = {"window_px": 64, "kind": "openvino-int8", "samples": samples, "cache_dir": tmp_path}
+    monkeypatch.setattr(openvino_int8, "LEAST_AGREEMENT", 0.0)
+    engine, note = make_engine(member, CPU, torch.float32, **made)
+    assert engine.name == "OpenVINO int8 + f32"
+    with torch.no_grad():
+        exact, ours = ([run(s).argmax(1) for s in samples[1::2]] for run in (member.model, engine.probabilities))
+    agreement = torch.cat([a == b for a, b in zip(exact, ours, strict=True)]).float().mean().item()
+    assert agreement < 1, "nothing was rounded"
+    assert float(re.search(r"keep ([\d.]+)%", str(note)).group(1)) == pytest.approx(100 * agreement, abs=0.2)
+    # Where too few stay, and where there is nothing to adjust them by, the graph computes as it is, and says so.
+    monkeypatch.setattr(openvino_int8, "LEAST_AGREEMENT", 1.0)
+    for windows, said in ((samples, "fewer than 100%"), (samples[:1], "too few windows")):
+        engine, note = make_engine(member, CPU, torch.float32, **(made | {"samples": windows}))
+        assert engine.name == "OpenVINO f32"
+        assert said in str(note)
+        _assert_close(engine, member, _windows(2, 5, 64, 64))
+    _hide(monkeypatch, "nncf")
+    assert "pip install 'napari-glacier[int8]'" in str(make_engine(member, CPU, torch.float32, **made)[1])
 
 
 def test_torch_engine(make_member, zoo_member) -> None:

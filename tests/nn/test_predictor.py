@@ -267,6 +267,17 @@ def test_other_errors_are_not_taken_for_memory(make_member, make_scene) -> None:
         _predict([make_member(network=Broken())], make_scene())
 
 
+def test_integers_are_adjusted_by_the_scene_and_alike_in_every_run(make_member, make_scene) -> None:
+    pytest.importorskip("nncf", reason="extra int8")
+    scene, settings = make_scene(150, 140), {"engine": "openvino-int8", "window_px": 64, "overlap_px": 16}
+    first, again = (_predict([make_member()], scene, **settings) for _ in range(2))
+    (note,) = first.provenance["engine_notes"]
+    assert "8-bit integers keep" in note
+    np.testing.assert_array_equal(first.probabilities_KHW, again.probabilities_KHW)
+    small = _predict([make_member()], make_scene(40, 40), **settings)
+    assert "too few windows" in small.provenance["engine_notes"][0]
+
+
 def test_cleaning_and_thresholds_reach_the_map(make_member, make_scene) -> None:
     scene = make_scene(80, 80)
     plain = _predict([make_member()], scene)

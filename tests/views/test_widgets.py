@@ -212,7 +212,7 @@ def test_train_widget_fills_in_the_open_dataset_and_validates(viewer, qtbot, mak
 
 def test_widgets_fit_beside_the_canvas_of_a_small_laptop(viewer, qtbot, make_dataset):
     viewer.open(str(make_dataset()), plugin="napari-glacier")
-    for name in ("Data", "Predict", "Correct", "Train"):
+    for name in ("Data", "Predict", "Correct", "Train", "Report"):
         dock, view = _dock(viewer, name)
         assert view.minimumSizeHint().width() <= 360, name
         for part in view.findChildren(QWidget):

@@ -18,10 +18,10 @@ from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme, s
 from napari_glacier.core.dataset import Dataset, is_dataset, open_dataset
 from napari_glacier.core.errors import DataError, SchemeError
 from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.journal import Journal
-from napari_glacier.core.journal_place import JOURNAL_NAME, user_journal_path
 from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.raster import read_description, read_info, read_mask_codes, read_raster
+from napari_glacier.core.review_states import journal_states
+from napari_glacier.core.reviews import TODO, ReviewDemand, meets
 from napari_glacier.core.saving import mask_file
 from napari_glacier.core.scenes.products import DATE_TAG
 from napari_glacier.core.tiles import Tile
@@ -189,7 +189,9 @@ class MapSource:
         return [part.mask for class_map in self.maps for part in class_map.parts]
 
 
-def open_maps(source: Path, scheme: str | None = None, data: Path | None = None) -> MapSource:
+def open_maps(
+    source: Path, scheme: str | None = None, data: Path | None = None, review: ReviewDemand | None = None
+) -> MapSource:
     """Find the masks of a file, a folder of masks or a data set, and lay them on their grids.
 
     Parameters
@@ -200,11 +202,13 @@ def open_maps(source: Path, scheme: str | None = None, data: Path | None = None)
         Name of the class scheme; else what the masks' tags say, else the data set's, else decided over all masks.
     data : Path, optional
         The data set that the masks belong to: for review states, and for the georeference of masks without one.
+    review : "edited" or "approved", optional
+        Take only masks of tiles in this review state (approved tiles count as edited, too).
 
     Raises
     ------
     DataError
-        If there is no mask, or one has no georeference.
+        If there is no mask, none in the state asked for, or one has no georeference.
     """
     source = Path(source).expanduser().absolute()
     if not source.exists():
@@ -221,9 +225,35 @@ def open_maps(source: Path, scheme: str | None = None, data: Path | None = None)
         notes += [note for note in dataset.warnings if "glacier2" in note]
     else:
         masks = _masks(source, dataset, reviews)
+        root_folder = source if source.is_dir() else source.parent
+        left_out = sum((root_folder / PROBABILITY_FOLDER / m.relative).is_file() and not m.probabilities for m in masks)
+        if left_out:
+            notes.append(f"The probabilities beside {left_out} mask(s) are of another prediction: they are left out.")
+    if review is not None:
+        masks = _in_state(masks, review, source, dataset, notes)
     chosen, note = _scheme(masks, dataset.scheme.name if labels and dataset and dataset.scheme else scheme, dataset)
     maps = tuple(_lay(masks, chosen, source.name if source.is_dir() else source.stem))
     return MapSource(maps, chosen, (*notes, *note))
+
+
+def _in_state(
+    masks: list[MaskFile], review: ReviewDemand, source: Path, dataset: Dataset | None, notes: list[str]
+) -> list[MaskFile]:
+    """Masks of tiles that were reviewed as asked; notes how many were left out."""
+    if dataset is None:
+        raise DataError(
+            f"Which tiles of {source} are {review} is not known: review states are kept with a dataset. Name the one "
+            "that the masks belong to with --data, or leave out --review."
+        )
+    found = [mask for mask in masks if meets(mask.review or TODO, review)]
+    if not found:
+        raise DataError(
+            f"None of the {len(masks)} masks of {source} is of a tile that is {review}. Review tiles in the Correct "
+            "widget first, or leave out --review."
+        )
+    if len(found) < len(masks):
+        notes.append(f"{len(masks) - len(found)} of {len(masks)} masks are left out: their tiles are not {review}.")
+    return found
 
 
 def _labels(dataset: Dataset, reviews: Mapping[str, str]) -> list[MaskFile]:
@@ -279,7 +309,7 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
                 width=info.width,
                 georef=georef,
                 tags=_dated(tags, tile),
-                probabilities=measured if measured.is_file() else None,
+                probabilities=measured if measured.is_file() and _of_one_run(tags, measured) else None,
                 review=reviews.get(tile.id, "") if tile else "",
                 split=tile.split if tile else "",
             )
@@ -293,6 +323,12 @@ def _dated(tags: Mapping[str, str], tile: Tile | None) -> Mapping[str, str]:
     return {DATE_TAG: date, **tags} if date else tags
 
 
+def _of_one_run(tags: Mapping[str, str], measured: Path) -> bool:
+    """Whether probabilities are those of a mask: a later run without any leaves those of an earlier one behind."""
+    own = tags.get("fingerprint")
+    return not own or read_description(measured).get("fingerprint", own) == own
+
+
 def _need_georef(georef: GeoRef | None, path: Path) -> GeoRef:
     if georef is None:
         raise DataError(
@@ -303,12 +339,8 @@ def _need_georef(georef: GeoRef | None, path: Path) -> GeoRef:
 
 
 def _reviews(dataset: Dataset) -> tuple[dict[str, str], list[str]]:
-    """Review states of the tiles, from the journal where there is one; nothing is created."""
-    if not (dataset.root / JOURNAL_NAME).is_file() and not user_journal_path(dataset.root).is_file():
-        return {}, []
-    with Journal.open(dataset.root) as journal:
-        reviews = {tile.id: journal.review(tile.id) for tile in dataset.tiles}
-        unsaved = [tile_id for tile_id in journal.unsaved_tiles() if tile_id in reviews]
+    """Review states of the tiles, from the journal where there is one, and what a person should know of it."""
+    reviews, unsaved = journal_states(dataset)
     notes = []
     if unsaved:
         notes.append(

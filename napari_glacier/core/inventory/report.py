@@ -1,26 +1,21 @@
 """What a class map says in numbers: areas with intervals, change by correction, interfaces and lakes, tile by tile.
 
-Quantities are the classes of the map and, where it has both, glacier and debris together. Lengths of borders are
-estimated from crossings in four directions (Cauchy and Crofton; Legland et al. 2007, Image Analysis & Stereology 26):
-counting pixel edges would give 27 % too much on average.
+Quantities are the classes of the map and, where it has both, glacier and debris together.
 """
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme
-from napari_glacier.core.errors import ConfigError, DataError, SchemeError
-from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.evaluation import class_table
+from napari_glacier.core.inventory.borders import Lakes, measure_lakes, tile_interfaces
 from napari_glacier.core.inventory.calibration import Calibration, Expectation, Sample, calibrate
 from napari_glacier.core.inventory.class_maps import ClassMap, MapSource, MaskFile
-from napari_glacier.core.inventory.projection import pixel_areas_m2, pixel_size_m
+from napari_glacier.core.inventory.projection import pixel_areas_m2
 
 Image = npt.NDArray[np.float32]
 Index = npt.NDArray[np.uint8]
@@ -70,17 +65,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Lakes:
-    """Lakes (8-connected), and those that touch glacier or debris."""
-
-    count: int
-    area_km2: float
-    touching: int
-    touching_area_km2: float
-    contact_km: float
-
-
-@dataclass(frozen=True, slots=True)
 class TileRow:
     """Figures of one tile; areas by the name of the quantity."""
 
@@ -93,13 +77,23 @@ class TileRow:
 
 @dataclass(frozen=True)
 class Scene:
-    """The arrays of one map, for figures."""
+    """The arrays of one map, for figures; `compared_HW` is the map in the classes of the labels."""
 
     class_map: ClassMap
     index_HW: Index
     owner_HW: npt.NDArray[np.int32]
     area_HW: Image
     labels_HW: Index | None
+    compared_HW: Index | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """Labels, the table from classes of the map to theirs, and which quantities they know by which of their classes."""
+
+    source: MapSource
+    table: npt.NDArray[np.uint8]
+    known: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -133,6 +127,8 @@ def make_report(
     calibrate_on: Sequence[str] = (),
     level: float = 0.95,
     on_progress: OnProgress | None = None,
+    *,
+    glacier_classes: Sequence[str] = (),
 ) -> Report:
     """Measure a class map.
 
@@ -148,39 +144,43 @@ def make_report(
         Probability of the interval.
     on_progress : callable, optional
         Called with what is done, out of what, and in words; it may raise to stop the work.
+    glacier_classes : sequence of str
+        With a four-class map and two-class labels: the classes that the labels call glacier.
 
     Raises
     ------
     ConfigError
         If tiles to calibrate on are not there, or the level is no probability.
+    SchemeError
+        If labels and masks have different classes, and it is not said how they go together.
     DataError
         If masks, labels and probabilities do not fit together.
     """
     if not 0 < level < 1:
         raise ConfigError(f"--level is {level}; give a probability between 0 and 1, such as 0.95.")
     tell = on_progress or (lambda done, total, text: None)
-    steps = len(source.maps) + 2
+    quantities, truth = _quantities_and_truth(source.scheme, labels, glacier_classes)
+    steps = len(source.maps) * (1 + len(quantities)) + len(quantities)
     notes = [*source.notes, *(labels.notes if labels else ())]
     scenes = []
     for number, class_map in enumerate(source.maps):
         tell(number, steps, f"Reading {class_map.name}")
-        scenes.append(_scene(class_map, labels))
+        scenes.append(_scene(class_map, truth))
     if labels is not None and all(scene.labels_HW is None for scene in scenes):
         raise DataError(
             "No label lies where a mask lies (or on another grid), so there is nothing to compare. Give the labels "
             "of the same tiles with --labels."
         )
-    quantities = quantities_of(source.scheme)
     has_probabilities = all(class_map.has_probabilities for class_map in source.maps)
     calibrations: dict[str, Calibration] = {}
-    tell(len(source.maps), steps, "Calibrating")
+    done = len(source.maps)
     if calibrate_on:
-        if labels is None:
+        if truth is None:
             raise ConfigError("--calibrate-on names tiles with truth; say where their labels are with --labels.")
         if not has_probabilities:
             raise DataError("There are no probabilities beside the masks. Predict with --probabilities.")
-        calibrations = _calibrations(scenes, labels, calibrate_on, quantities)
-        notes += _calibration_notes(calibrations)
+        calibrations = _calibrations(scenes, truth, calibrate_on, quantities, lambda k, of: tell(done + k, steps, of))
+        notes += _calibration_notes(calibrations, quantities)
     elif has_probabilities:
         notes.append(
             "The probabilities are not calibrated: no truth was named. The areas low and high are an envelope (from "
@@ -192,10 +192,21 @@ def make_report(
         notes.append(
             "There are no probabilities beside the masks, so areas have no interval. Predict with --probabilities."
         )
-    tell(len(source.maps) + 1, steps, "Measuring")
-    areas, tiles = _areas(scenes, quantities, calibrations, level, has_probabilities)
+    done += len(quantities)
+    areas: list[Area] = []
+    tiles: list[list[dict[str, Area]]] = [[{} for _ in scene.class_map.parts] for scene in scenes]
+    for quantity in quantities:
+        gauge = _Gauge(quantity.name, calibrations.get(quantity.name), level)
+        whole: _Measured | None = None
+        for scene, own in zip(scenes, tiles, strict=True):
+            tell(done, steps, f"Measuring {quantity.name}")
+            done += 1
+            measured = _measure(gauge, quantity, scene, own, has_probabilities)
+            whole = measured if whole is None else whole + measured
+        assert whole is not None
+        areas.append(gauge.area(whole))
     interface = source.scheme.interface
-    per_tile = [_tile_interfaces(scene, interface) if interface else None for scene in scenes]
+    per_tile = [tile_interfaces(scene, interface) if interface else None for scene in scenes]
     rows = _tile_rows(scenes, tiles, per_tile)
     tell(steps, steps, "Measured")
     return Report(
@@ -203,9 +214,9 @@ def make_report(
         scheme=source.scheme,
         level=level,
         areas=areas,
-        changes=_changes(scenes, quantities) if labels is not None else (),
+        changes=_changes(scenes, quantities, truth.known) if truth is not None else (),
         interface_km=sum(sum(lengths) for lengths in per_tile if lengths is not None) if interface else None,
-        lakes=_lakes(scenes, source.scheme),
+        lakes=measure_lakes(scenes, source.scheme),
         tiles=rows,
         calibrations=calibrations,
         scenes=scenes,
@@ -214,96 +225,40 @@ def make_report(
     )
 
 
-def area_rows(report: Report) -> list[dict[str, Any]]:
-    """Areas of the whole map as plain rows."""
-    return [_area_row(area) for area in report.areas]
+def _quantities_and_truth(
+    scheme: ClassScheme, labels: MapSource | None, glacier_classes: Sequence[str]
+) -> tuple[tuple[Quantity, ...], _Truth | None]:
+    quantities = quantities_of(scheme)
+    if labels is None:
+        if glacier_classes:
+            raise ConfigError("--glacier-classes says how two-class labels are read; give them with --labels.")
+        return quantities, None
+    table = class_table(scheme, labels.scheme, glacier_classes or None)
+    if not glacier_classes:
+        return quantities, _Truth(labels, table, {quantity.name: quantity.classes for quantity in quantities})
+    classes = tuple(k for k, name in enumerate(scheme.class_names) if name in glacier_classes)
+    own = next((quantity for quantity in quantities if set(quantity.classes) == set(classes)), None)
+    if own is None:
+        own = Quantity(" + ".join(scheme.class_names[k] for k in classes), classes)
+        quantities = (*quantities, own)
+    return quantities, _Truth(labels, table, {own.name: (1,)})
 
 
-def tile_rows(report: Report) -> list[dict[str, Any]]:
-    """The table of tiles as plain rows: a column for each figure of each quantity."""
-    rows = []
-    for tile in report.tiles:
-        row: dict[str, Any] = {"tile": tile.id, "review": tile.review}
-        for name, area in tile.areas.items():
-            key = name.replace(" + ", "_and_")
-            row |= {f"{key}_{what}": value for what, value in _area_row(area).items() if what.endswith("km2")}
-        row |= {"debris_ice_interface_km": tile.interface_km, "changed_by_correction_km2": tile.changed_km2}
-        rows.append(row)
-    return rows
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV (UTF-8, comma, point), atomically; numbers with six digits, nothing where not known."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _plain(value) for key, value in row.items()})
-    write_text_atomically(path, text.getvalue())
-
-
-def interface_length(
-    first_HW: npt.NDArray[np.bool_], second_HW: npt.NDArray[np.bool_], pixel_m: tuple[float, float]
-) -> float:
-    """Length of the border between two regions of an image, in the unit of the pixel's size.
-
-    Crossings are counted along rows, columns and both diagonals; straight lines of any direction come out within 6 %.
-
-    Parameters
-    ----------
-    first_HW, second_HW : bool arrays
-        Regions without common pixels.
-    pixel_m : (float, float)
-        Width and height of a pixel.
-    """
-    return float(_crossings(first_HW, second_HW, pixel_m).sum())
-
-
-def _crossings(
-    first_HW: npt.NDArray[np.bool_], second_HW: npt.NDArray[np.bool_], pixel_m: tuple[float, float]
-) -> Image:
-    """Length of border at each pixel: at the upper left one of every pair that the border parts."""
-    width, height = pixel_m
-    slant = np.arctan2(height, width)
-    diagonal = width * height / np.hypot(width, height)
-    length_HW = np.zeros(first_HW.shape, np.float32)
-    # (offset of the second pixel, spacing of the lines in this direction, angle that the direction stands for)
-    for rows, cols, spacing, angle in (
-        (0, 1, height, slant),
-        (1, 0, width, np.pi / 2 - slant),
-        (1, 1, diagonal, np.pi / 4),
-        (1, -1, diagonal, np.pi / 4),
-    ):
-        here = np.s_[: first_HW.shape[0] - rows, max(-cols, 0) : first_HW.shape[1] - max(cols, 0)]
-        there = np.s_[rows:, max(cols, 0) : first_HW.shape[1] + min(cols, 0)]
-        crossed = (first_HW[here] & second_HW[there]) | (second_HW[here] & first_HW[there])
-        length_HW[here] += crossed * np.float32(spacing * angle / 2)
-    return length_HW
-
-
-def _scene(class_map: ClassMap, labels: MapSource | None) -> Scene:
+def _scene(class_map: ClassMap, truth: _Truth | None) -> Scene:
     index_HW, owner_HW = class_map.read()
-    labels_HW = None
-    if labels is not None:
-        found_HW = class_map.read_other(labels.masks, labels.scheme)
+    labels_HW = compared_HW = None
+    if truth is not None:
+        found_HW = class_map.read_other(truth.source.masks, truth.source.scheme)
         if (found_HW != IGNORE_INDEX).any():
-            labels_HW = _same_classes(found_HW, labels.scheme, class_map.scheme)
+            labels_HW, compared_HW = found_HW, truth.table[index_HW]
     area_HW = pixel_areas_m2(class_map.georef, class_map.shape) / np.float32(1e6)
-    return Scene(class_map, index_HW, owner_HW, area_HW, labels_HW)
+    return Scene(class_map, index_HW, owner_HW, area_HW, labels_HW, compared_HW)
 
 
-def _same_classes(index_HW: Index, own: ClassScheme, wanted: ClassScheme) -> Index:
-    if own.class_names != wanted.class_names:
-        raise SchemeError(
-            f"The labels have the classes {', '.join(own.class_names)}, the masks {', '.join(wanted.class_names)}. "
-            "Give labels of the same classes, or name the scheme of both with --scheme."
-        )
-    return index_HW
-
-
-def _calibrations(
-    scenes: Sequence[Scene], labels: MapSource, names: Sequence[str], quantities: Sequence[Quantity]
-) -> dict[str, Calibration]:
+def _tiles_with_truth(
+    scenes: Sequence[Scene], labels: MapSource, names: Sequence[str]
+) -> list[tuple[Scene, MaskFile, Index]]:
+    """Labelled tiles of these names, with the scene they lie on and the labels on its grid."""
     chosen = _chosen(labels.masks, names)
     tiles = []
     for scene in scenes:
@@ -318,22 +273,43 @@ def _calibrations(
             f"The labelled tiles {', '.join(missing[:5])} do not lie on the map (or on another grid), so nothing can "
             "be calibrated on them. Predict them, too, or leave them out of --calibrate-on."
         )
+    return tiles
+
+
+def _calibrations(
+    scenes: Sequence[Scene],
+    truth: _Truth,
+    calibrate_on: Sequence[str],
+    quantities: Sequence[Quantity],
+    tell: Callable[[int, str], None],
+) -> dict[str, Calibration]:
+    """Calibrations of the quantities that the labels know."""
+    chosen = _tiles_with_truth(scenes, truth.source, calibrate_on)
     found = {}
-    for quantity in quantities:
-        probability = {
-            id(scene): scene.class_map.read_probability(quantity.classes, scene.owner_HW) for scene in scenes
-        }
-        samples = []
-        for scene, mask, only_HW in tiles:
-            rows, cols = np.nonzero(only_HW != IGNORE_INDEX)
-            box = np.s_[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
-            inside = only_HW[box] != IGNORE_INDEX
-            values = np.where(inside, probability[id(scene)][box], np.nan).astype(np.float32)
-            samples.append(Sample(mask.id, values, np.isin(only_HW[box], quantity.classes)))
-        if not any(np.isfinite(sample.probability_HW).any() for sample in samples):
-            raise DataError("The tiles to calibrate on have no pixel with data. Name others with --calibrate-on.")
-        found[quantity.name] = calibrate(quantity.name, samples)
+    for number, quantity in enumerate(quantities):
+        tell(number, f"Calibrating {quantity.name}")
+        if quantity.name in truth.known:
+            found[quantity.name] = _calibration(scenes, chosen, quantity, truth.known[quantity.name])
     return found
+
+
+def _calibration(
+    scenes: Sequence[Scene],
+    tiles: Sequence[tuple[Scene, MaskFile, Index]],
+    quantity: Quantity,
+    truth_classes: Sequence[int],
+) -> Calibration:
+    probability = {id(scene): scene.class_map.read_probability(quantity.classes, scene.owner_HW) for scene in scenes}
+    samples = []
+    for scene, mask, only_HW in tiles:
+        rows, cols = np.nonzero(only_HW != IGNORE_INDEX)
+        box = np.s_[rows.min() : rows.max() + 1, cols.min() : cols.max() + 1]
+        inside = only_HW[box] != IGNORE_INDEX
+        values = np.where(inside, probability[id(scene)][box], np.nan).astype(np.float32)
+        samples.append(Sample(mask.id, values, np.isin(only_HW[box], truth_classes)))
+    if not any(np.isfinite(sample.probability_HW).any() for sample in samples):
+        raise DataError("The tiles to calibrate on have no pixel with data. Name others with --calibrate-on.")
+    return calibrate(quantity.name, samples)
 
 
 def _chosen(masks: Sequence[MaskFile], names: Sequence[str]) -> list[MaskFile]:
@@ -347,7 +323,7 @@ def _chosen(masks: Sequence[MaskFile], names: Sequence[str]) -> list[MaskFile]:
     return [mask for mask in masks if mask.id in names or mask.split in names]
 
 
-def _calibration_notes(calibrations: Mapping[str, Calibration]) -> list[str]:
+def _calibration_notes(calibrations: Mapping[str, Calibration], quantities: Sequence[Quantity]) -> list[str]:
     tiles = next(iter(calibrations.values())).tiles
     notes = [
         f"Calibrated on {len(tiles)} tile(s) with truth ({', '.join(tiles[:8])}{', …' if len(tiles) > 8 else ''}). The "
@@ -359,39 +335,30 @@ def _calibration_notes(calibrations: Mapping[str, Calibration]) -> list[str]:
         )
     elif len(tiles) < 5:
         notes.append("Fewer than five tiles say little of how far tiles differ: take the intervals as a rough guide.")
+    if len(calibrations) < len(quantities):
+        notes.append(
+            f"The labels know {' and '.join(calibrations)} only: other classes are not calibrated, and their areas "
+            "low and high are an envelope."
+        )
     return notes
 
 
-def _areas(
-    scenes: Sequence[Scene],
-    quantities: Sequence[Quantity],
-    calibrations: Mapping[str, Calibration],
-    level: float,
-    has_probabilities: bool,
-) -> tuple[list[Area], list[list[dict[str, Area]]]]:
-    """Areas of the whole, and those of each part of each scene."""
-    areas: list[Area] = []
-    tiles: list[list[dict[str, Area]]] = [[{} for _ in scene.class_map.parts] for scene in scenes]
-    for quantity in quantities:
-        gauge = _Gauge(quantity.name, calibrations.get(quantity.name), level)
-        whole: _Measured | None = None
-        for scene, own in zip(scenes, tiles, strict=True):
-            member_HW = np.isin(scene.index_HW, quantity.classes) & (scene.owner_HW >= 0)
-            probability_HW = None
-            if has_probabilities:
-                probability_HW = scene.class_map.read_probability(quantity.classes, scene.owner_HW)
-            measured = gauge.measure(member_HW, probability_HW, scene.area_HW)
-            whole = measured if whole is None else whole + measured
-            for number, part in enumerate(scene.class_map.parts):
-                mine = scene.owner_HW[part.slices] == number
-                part_HW = None
-                if probability_HW is not None:
-                    part_HW = np.where(mine, probability_HW[part.slices], np.nan).astype(np.float32)
-                of_part = gauge.measure(member_HW[part.slices] & mine, part_HW, scene.area_HW[part.slices])
-                own[number][quantity.name] = gauge.area(of_part)
-        assert whole is not None
-        areas.append(gauge.area(whole))
-    return areas, tiles
+def _measure(
+    gauge: "_Gauge", quantity: Quantity, scene: Scene, own: Sequence[dict[str, Area]], has_probabilities: bool
+) -> "_Measured":
+    """A quantity in a whole scene; its area in each part goes into `own`."""
+    member_HW = np.isin(scene.index_HW, quantity.classes) & (scene.owner_HW >= 0)
+    probability_HW = None
+    if has_probabilities:
+        probability_HW = scene.class_map.read_probability(quantity.classes, scene.owner_HW)
+    for number, part in enumerate(scene.class_map.parts):
+        mine = scene.owner_HW[part.slices] == number
+        part_HW = None
+        if probability_HW is not None:
+            part_HW = np.where(mine, probability_HW[part.slices], np.nan).astype(np.float32)
+        of_part = gauge.measure(member_HW[part.slices] & mine, part_HW, scene.area_HW[part.slices])
+        own[number][quantity.name] = gauge.area(of_part)
+    return gauge.measure(member_HW, probability_HW, scene.area_HW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,22 +420,6 @@ class _Gauge:
         return Area(self.name, measured.pixels, measured.mapped, expected, low, high, self.calibration is not None)
 
 
-def _tile_interfaces(scene: Scene, interface: tuple[int, int]) -> list[float]:
-    """Length in km of the border between two classes in each part; borders between parts count in the first one."""
-    first_HW, second_HW = (scene.index_HW == k for k in interface)
-    lengths = []
-    for number, part in enumerate(scene.class_map.parts):
-        # A row and two columns beyond the part, so that borders along its edges are seen.
-        rows, cols = part.slices
-        left = max(cols.start - 1, 0)
-        box = np.s_[rows.start : rows.stop + 1, left : cols.stop + 1]
-        georef = scene.class_map.georef.offset(part.row, part.col)
-        size = pixel_size_m(georef, (part.mask.height, part.mask.width))
-        length_HW = _crossings(first_HW[box], second_HW[box], (size[0] / 1000, size[1] / 1000))
-        lengths.append(float(length_HW[scene.owner_HW[box] == number].sum(dtype=np.float64)))
-    return lengths
-
-
 def _tile_rows(
     scenes: Sequence[Scene], tiles: Sequence[Sequence[Mapping[str, Area]]], lengths: Sequence[list[float] | None]
 ) -> list[TileRow]:
@@ -476,10 +427,10 @@ def _tile_rows(
     for scene, own, interface in zip(scenes, tiles, lengths, strict=True):
         for number, part in enumerate(scene.class_map.parts):
             changed = None
-            if scene.labels_HW is not None:
+            if scene.labels_HW is not None and scene.compared_HW is not None:
                 mine = (scene.owner_HW[part.slices] == number) & (scene.labels_HW[part.slices] != IGNORE_INDEX)
                 if mine.any():
-                    differs = mine & (scene.labels_HW[part.slices] != scene.index_HW[part.slices])
+                    differs = mine & (scene.labels_HW[part.slices] != scene.compared_HW[part.slices])
                     changed = float(scene.area_HW[part.slices][differs].sum(dtype=np.float64))
             rows.append(
                 TileRow(part.mask.id, part.mask.review, own[number], interface[number] if interface else None, changed)
@@ -487,41 +438,25 @@ def _tile_rows(
     return rows
 
 
-def _changes(scenes: Sequence[Scene], quantities: Sequence[Quantity]) -> list[Change]:
+def _changes(
+    scenes: Sequence[Scene], quantities: Sequence[Quantity], known: Mapping[str, tuple[int, ...]]
+) -> list[Change]:
+    """What the labels change in the quantities that they know."""
     changes = []
     for quantity in quantities:
+        if quantity.name not in known:
+            continue
         totals = np.zeros(4)
         for scene in scenes:
             if scene.labels_HW is None:
                 continue
             compared = (scene.labels_HW != IGNORE_INDEX) & (scene.owner_HW >= 0)
             before = compared & np.isin(scene.index_HW, quantity.classes)
-            after = compared & np.isin(scene.labels_HW, quantity.classes)
+            after = compared & np.isin(scene.labels_HW, known[quantity.name])
             for k, region in enumerate((before, after, after & ~before, before & ~after)):
                 totals[k] += scene.area_HW[region].sum(dtype=np.float64)
         changes.append(Change(quantity.name, *totals.tolist()))
     return changes
-
-
-def _lakes(scenes: Sequence[Scene], scheme: ClassScheme) -> Lakes | None:
-    from scipy.ndimage import binary_dilation, label
-
-    if "lake" not in scheme.class_names:
-        return None
-    lake = scheme.class_names.index("lake")
-    ice = [k for k, name in enumerate(scheme.class_names) if name in ("glacier", "debris")]
-    eight = np.ones((3, 3), bool)
-    count, touching, area, touching_area, contact = 0, 0, 0.0, 0.0, 0.0
-    for scene in scenes:
-        lake_HW, ice_HW = scene.index_HW == lake, np.isin(scene.index_HW, ice)
-        label_HW, found = label(lake_HW, structure=eight)
-        sizes = np.bincount(label_HW[lake_HW], weights=scene.area_HW[lake_HW], minlength=found + 1)[1:]
-        touched = np.unique(label_HW[lake_HW & binary_dilation(ice_HW, eight)])
-        count, touching = count + found, touching + len(touched)
-        area, touching_area = area + float(sizes.sum()), touching_area + float(sizes[touched - 1].sum())
-        size = pixel_size_m(scene.class_map.georef, scene.class_map.shape)
-        contact += interface_length(lake_HW, ice_HW, (size[0] / 1000, size[1] / 1000))
-    return Lakes(count, area, touching, touching_area, contact)
 
 
 def _facts(source: MapSource, scenes: Sequence[Scene]) -> dict[str, str]:
@@ -539,22 +474,3 @@ def _facts(source: MapSource, scenes: Sequence[Scene]) -> dict[str, str]:
         "Fingerprint": listed("fingerprint"),
     }
     return {key: value for key, value in facts.items() if value}
-
-
-def _area_row(area: Area) -> dict[str, Any]:
-    kind = "" if area.low is None else ("calibrated" if area.is_calibrated else "uncalibrated envelope")
-    return {
-        "class": area.name,
-        "pixels": area.pixels,
-        "area_km2": area.mapped,
-        "expected_km2": area.expected,
-        "low_km2": area.low,
-        "high_km2": area.high,
-        "interval": kind,
-    }
-
-
-def _plain(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.6f}" if isinstance(value, float) else value

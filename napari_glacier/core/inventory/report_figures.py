@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme
+from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.inventory.calibration import Calibration, Reliability
 from napari_glacier.core.inventory.projection import pixel_size_m
 from napari_glacier.core.inventory.report import Area, Report, Scene, quantities_of
@@ -29,18 +29,20 @@ def class_map(scene: Scene) -> str:
     return _map(scene, picture, colors, legend, tile_names=True)
 
 
-def change_map(scene: Scene, scheme: ClassScheme) -> str:
+def change_map(scene: Scene) -> str:
     """What labels change: gained, lost, and turned into another class."""
     assert scene.labels_HW is not None
-    before, after = scene.index_HW, scene.labels_HW
+    assert scene.compared_HW is not None
+    before, after = scene.compared_HW, scene.labels_HW
     compared = (after != IGNORE_INDEX) & (scene.owner_HW >= 0)
     picture = np.where(scene.owner_HW >= 0, 1, 0)
     picture[compared & (before == after) & (after > 0)] = 2
     picture[compared & (before == 0) & (after > 0)] = 3
     picture[compared & (before > 0) & (after == 0)] = 4
     legend = [("as in the mask", _SAME), ("gained", _GAINED), ("lost", _LOST)]
-    if scheme.num_classes > 2:
-        picture[compared & (before != after) & (before > 0) & (after > 0)] = 5
+    turned = compared & (before != after) & (before > 0) & (after > 0)
+    if turned.any():
+        picture[turned] = 5
         legend.append(("another class", _OTHER))
     return _map(scene, picture, [_OUTSIDE, _LAND, _SAME, _GAINED, _LOST, _OTHER], legend)
 

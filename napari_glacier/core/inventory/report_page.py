@@ -168,7 +168,7 @@ def _changes(report: Report) -> str:
     )
     scenes = [scene for scene in report.scenes if scene.labels_HW is not None]
     for scene in sorted(scenes, key=lambda scene: -scene.index_HW.size)[:_MOST_MAPS]:
-        text += _figure(change_map(scene, report.scheme), f"What the labels change in {scene.class_map.name}.")
+        text += _figure(change_map(scene), f"What the labels change in {scene.class_map.name}.")
     return text
 
 

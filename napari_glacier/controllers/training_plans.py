@@ -1,0 +1,174 @@
+"""What a run is to be, before it starts: its tiles, its configuration as text, its commands, and how long it may take.
+
+No Qt, no torch.
+"""
+
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.plain_yaml import read_yaml
+from napari_glacier.core.runfiles import RunFolder
+
+TilesThatCount = Literal["all", "edited", "approved"]
+
+# How far the review of a tile must have come for it to count.
+_STATES: dict[str, tuple[str, ...]] = {"edited": ("edited", "approved"), "approved": ("approved",)}
+_ASK_S = 5.0
+_PLAIN = re.compile(r"[\w./~][\w./~-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a person filled into the Train widget; `tiles` None means all that have a mask."""
+
+    recipe: str
+    data: Path
+    output: Path
+    epochs: int | None = None
+    init_from: str | None = None
+    device: str = "auto"
+    tiles: tuple[str, ...] | None = None
+
+
+def tiles_that_count(session: Any, which: TilesThatCount) -> tuple[str, ...] | None:
+    """Ids of the labelled training tiles of a review state; None for all.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two: one learns, one validates.
+    """
+    if which == "all":
+        return None
+    if session is None:
+        raise DataError("Which tiles are approved is known of an open dataset. Open it, or let all tiles count.")
+    dataset = session.dataset
+    # As training does: where there are splits, those of the training split learn.
+    tiles = dataset.split("train") or dataset.tiles
+    states = _STATES[which]
+    found = tuple(tile.id for tile in tiles if tile.mask_path is not None and session.review(tile.id) in states)
+    least = 1 if dataset.split("train") and dataset.split("val") else 2
+    if len(found) < least:
+        words = " or ".join(states)
+        raise DataError(
+            f"{len(found)} labelled training tile(s) are {words}, and {least} are needed. Mark tiles in the Correct or "
+            "Data widget, or let all tiles count."
+        )
+    return found
+
+
+def overrides(plan: Plan) -> list[str]:
+    """What a plan changes in its recipe, as ``key=value``."""
+    start = "null" if plan.init_from is None else _quoted(plan.init_from)
+    changes = [f"data.train={_quoted(str(plan.data))}", f"output={_quoted(str(plan.output))}"]
+    changes += [f"device={plan.device}"]
+    if plan.epochs is not None:
+        changes.append(f"train.epochs={plan.epochs}")
+    changes.append(f"model.init_from={start}")
+    if plan.tiles is not None:
+        changes.append(f"data.tiles=[{', '.join(map(_quoted, plan.tiles))}]")
+    return changes
+
+
+def commands(plan: Plan) -> str:
+    """The same run for a terminal, for several GPUs, for two hosts, and for a cluster with SLURM; to be copied."""
+    # Elsewhere the device is chosen by what is there.
+    settings = [text for text in overrides(plan) if not text.startswith("device=")]
+    what = f"-m training.run --config {plan.recipe} \\\n  --set {' '.join(map(shlex.quote, settings))}"
+    rendezvous = '--rdzv-backend c10d --rdzv-endpoint "$head:29500"'
+    slurm = f"""#!/bin/bash
+#SBATCH --job-name=glacier
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export OMP_NUM_THREADS=1
+srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 4 --max-restarts 3 {rendezvous} \\
+  --rdzv-id "$SLURM_JOB_ID" {what}"""
+    several = (
+        "torchrun --nnodes 2 --nproc-per-node 4 --max-restarts 3 --rdzv-backend c10d \\\n  --rdzv-endpoint HOST1:29500"
+    )
+    return "\n\n".join(
+        (
+            f"# This machine, all its GPUs\npython {what} --devices auto",
+            f"# Two hosts with four GPUs each: the same command on both, folders on a shared disk\n"
+            f"{several} --rdzv-id glacier-1 {what}",
+            f"# SLURM: save as glacier.sh, then sbatch glacier.sh\n{slurm}",
+        )
+    )
+
+
+def estimate(plan: Plan, runs: Sequence[RunFolder]) -> str:
+    """How long a plan may take and what its model needs, by the pace of the newest run of its recipe; a sentence.
+
+    Parameters
+    ----------
+    plan : Plan
+    runs : sequence of RunFolder
+        Newest first.
+    """
+    for run in runs:
+        seconds = [float(event["seconds"]) for event in _epochs(run, plan.recipe) if event.get("seconds")]
+        if not seconds or plan.epochs is None:
+            continue
+        total = statistics.median(seconds) * plan.epochs
+        sizes = [path.stat().st_size / 1e6 for path in (run.best_path, run.resume_path) if path.is_file()]
+        disk = f", {sum(sizes):.0f} MB on disk" if sizes else ""
+        return (
+            f"Estimate: about {duration(total)} for {plan.epochs} epochs at most{disk}, by the pace of "
+            f"{run.path.name}. Another device, start or number of tiles changes it."
+        )
+    return "How long it takes is told after the first epoch: no run of this recipe is here to estimate from."
+
+
+def devices_found() -> list[tuple[str, str]]:
+    """Names for the device field with what they are: ``cuda:0``, ``NVIDIA L4 (23 GB)``; asks the driver, not torch."""
+    found = [("auto", "the GPUs, else the CPU"), ("cpu", "")]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return found
+    asked = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=_ASK_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return found
+    gpus = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line]
+    return [
+        *found,
+        *((f"cuda:{k}", f"{name.strip()} ({float(size) / 1024:.0f} GB)") for k, (name, size) in enumerate(gpus)),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``."""
+    seconds = max(0, round(seconds))
+    if seconds < 90:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _epochs(run: RunFolder, recipe: str) -> list[dict[str, Any]]:
+    """Finished epochs of a run, where it is of that recipe."""
+    events = run.events()
+    recipes = [event.get("config", {}).get("recipe") for event in events if event["event"] == "start"]
+    return [event for event in events if event["event"] == "epoch"] if recipe in recipes else []
+
+
+def _quoted(text: str) -> str:
+    """A text as a YAML value, with quotes only where it needs them."""
+    if _PLAIN.fullmatch(text) and read_yaml(text) == text:
+        return text
+    return "'" + text.replace("'", "''") + "'"

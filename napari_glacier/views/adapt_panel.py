@@ -1,0 +1,113 @@
+"""The part of the Correct widget that lets a copy of a model learn from what was just corrected."""
+
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_glacier.controllers.adapting import AdaptController
+
+
+class AdaptPanel(QWidget):
+    """Choose a model, let it learn, see what would change, keep or drop.
+
+    Parameters
+    ----------
+    controller : AdaptController
+    attempt : callable
+        Runs what a person asked for and tells of what goes wrong.
+    tell : callable
+        Gets a sentence on what was done.
+    """
+
+    def __init__(
+        self,
+        controller: AdaptController,
+        attempt: Callable[[Callable[[], Any]], Any],
+        tell: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self._adapting = controller
+        self._attempt = attempt
+        self._tell = tell
+        self._titles: list[str] = []
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        row = QHBoxLayout()
+        row.setSpacing(2)
+        self._model = QComboBox()
+        self._model.setMinimumContentsLength(8)
+        self._model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._model.setToolTip("The model that a copy is made of; it stays as it is")
+        self._learn = QPushButton("Learn from me now")
+        self._learn.setToolTip(
+            "Let a copy of the model learn the corrected pixels, and repeat its old answers elsewhere. Labels stay."
+        )
+        self._learn.clicked.connect(self.learn)
+        row.addWidget(self._model, 1)
+        row.addWidget(self._learn)
+        layout.addLayout(row)
+        self._said = QLabel()
+        self._said.setWordWrap(True)
+        layout.addWidget(self._said)
+        self._bar = QProgressBar()
+        self._bar.setTextVisible(False)
+        self._bar.setFixedHeight(8)
+        layout.addWidget(self._bar)
+        choices = QHBoxLayout()
+        choices.setSpacing(2)
+        self._keep, self._drop = QPushButton("Keep"), QPushButton("Drop")
+        self._keep.setToolTip("Add the new model to the list of models of this dataset")
+        self._drop.setToolTip("Delete the new model; nothing else changes")
+        self._cancel = QPushButton("Cancel")
+        self._keep.clicked.connect(self.keep)
+        self._drop.clicked.connect(self.drop)
+        self._cancel.clicked.connect(lambda: self._attempt(self._adapting.cancel))
+        for button in (self._keep, self._drop, self._cancel):
+            button.setMinimumWidth(1)
+            choices.addWidget(button)
+        layout.addLayout(choices)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the models, how far learning is, and what came of it."""
+        titles = [choice.title for choice in self._adapting.models()]
+        if titles != self._titles:
+            chosen = self._model.currentText()
+            self._titles = titles
+            self._model.clear()
+            self._model.addItems(titles)
+            self._model.setCurrentIndex(
+                titles.index(chosen) if chosen in titles else min(self._adapting.usual_model, len(titles) - 1)
+            )
+        state = self._adapting.state
+        done, total = self._adapting.progress
+        said = self._adapting.sentence
+        self._said.setText(f"⚠ {said}" if state == "failed" else said)
+        self._said.setVisible(bool(said))
+        self._bar.setVisible(state == "working")
+        self._bar.setRange(0, total)
+        self._bar.setValue(done)
+        self._learn.setEnabled(state != "working" and bool(titles))
+        self._model.setEnabled(state != "working")
+        for button, where in ((self._keep, "ready"), (self._drop, "ready"), (self._cancel, "working")):
+            button.setVisible(state == where)
+
+    def learn(self) -> None:
+        """Start learning with the model chosen."""
+        choices = self._adapting.models()
+        number = self._model.currentIndex()
+        if 0 <= number < len(choices):
+            self._attempt(lambda: self._adapting.start(choices[number]))
+
+    def keep(self) -> None:
+        """Keep the new model."""
+        said = self._attempt(self._adapting.keep)
+        if said:
+            self._tell(said)
+
+    def drop(self) -> None:
+        """Drop the new model."""
+        self._attempt(self._adapting.drop)
+        self._tell("Dropped; nothing changed.")

@@ -1,0 +1,102 @@
+"""What a run is to be: its tiles, its commands, its estimate, the devices."""
+
+import os
+import shlex
+
+import pytest
+
+from napari_glacier.controllers.training import TrainingController
+from napari_glacier.controllers.training_plans import Plan, commands, devices_found, estimate, tiles_that_count
+from napari_glacier.core.config_files import load_config
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.runfiles import RunFolder
+
+
+def test_review_states_tell_which_tiles_count(workspace, make_dataset):
+    session = workspace.open(make_dataset())
+    first, second, third, _ = session.tile_ids
+    assert tiles_that_count(session, "all") is None
+    session.set_review(first, "approved")
+    with pytest.raises(DataError, match=r"1 labelled training tile\(s\) are approved, and 2 are needed"):
+        tiles_that_count(session, "approved")
+    session.set_review(second, "edited")
+    session.set_review(third, "rejected")
+    assert tiles_that_count(session, "edited") == (first, second)
+    with pytest.raises(DataError, match="is known of an open dataset"):
+        tiles_that_count(None, "approved")
+
+
+def test_tiles_of_the_val_split_do_not_train(workspace, make_dataset):
+    session = workspace.open(make_dataset(splits=("train", "val"), grid=(1, 2)))
+    for tile_id in session.tile_ids:
+        session.set_review(tile_id, "approved")
+    assert tiles_that_count(session, "approved") == tuple(tile.id for tile in session.dataset.split("train"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")
+def test_the_commands_say_what_the_plan_says(workspace, tmp_path):
+    plan = Plan("smoke", tmp_path, tmp_path / "it's a run", epochs=7, init_from="a: b'c", tiles=("02_07", "x y"))
+    expected = TrainingController(workspace).configure(plan)
+    lines = commands(plan).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines if "training.run" in line]
+    assert [words[0] for words in found] == ["python", "torchrun", "srun"]
+    for words in found:
+        settings = words[words.index("--set") + 1 :]
+        settings = settings[: settings.index("--devices")] if "--devices" in settings else settings
+        config = load_config(words[words.index("--config") + 1], settings)
+        assert config.data.tiles == ["02_07", "x y"]
+        assert config.model_copy(update={"recipe": expected.recipe}) == expected
+
+
+def _run(folder, name, recipe, *seconds):
+    run = RunFolder(folder / name)
+    run.path.mkdir()
+    run.config_path.write_text("{}")
+    run.append_event("start", config={"recipe": recipe})
+    for epoch, value in enumerate(seconds, start=1):
+        run.append_event("epoch", epoch=epoch, seconds=value)
+    return run
+
+
+def test_the_estimate_takes_the_pace_of_the_newest_run_of_the_recipe(tmp_path):
+    plan = Plan("quick", tmp_path, tmp_path, epochs=12)
+    runs = [
+        _run(tmp_path, "4", "quick"),
+        _run(tmp_path, "3", "finetune", 1.0),
+        _run(tmp_path, "2", "quick", 40.0, 20.0, 20.0),
+        _run(tmp_path, "1", "quick", 1.0),
+    ]
+    runs[2].best_path.write_bytes(b"0" * 3_000_000)
+    assert estimate(plan, runs).startswith(
+        "Estimate: about 4 min for 12 epochs at most, 3 MB on disk, by the pace of 2"
+    )
+    assert "told after the first epoch" in estimate(plan, runs[:2])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script stands for the program")
+def test_devices_are_those_that_the_driver_names(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [name for name, _ in devices_found()] == ["auto", "cpu"]
+    program.write_text("#!/bin/sh\necho 'NVIDIA L4, 23034'\necho 'NVIDIA L4, 23034'\n")
+    program.chmod(0o755)
+    assert devices_found()[2:] == [("cuda:0", "NVIDIA L4 (22 GB)"), ("cuda:1", "NVIDIA L4 (22 GB)")]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert [name for name, _ in devices_found()] == ["auto", "cpu"]
+
+
+def test_a_run_begun_elsewhere_is_noticed_and_followed(workspace, tmp_path):
+    controller = TrainingController(workspace)
+    old = _run(tmp_path, "1", "quick")
+    assert controller.look_for_runs(tmp_path, [])
+    assert not controller.look_for_runs(tmp_path, [old.path])
+    assert controller.run is None
+    new = _run(tmp_path, "2", "quick")
+    new.write_process()
+    assert controller.look_for_runs(tmp_path, [old.path])
+    assert controller.run.path == new.path
+    another = _run(tmp_path, "3", "quick")
+    another.write_process()
+    assert controller.look_for_runs(tmp_path, [new.path, old.path])
+    assert controller.run.path == new.path, "a run that is followed stays so"
+    controller.close()

@@ -1,0 +1,200 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from napari_glacier.core.classes import IGNORE_INDEX
+from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.edits import EditableMask
+from napari_glacier.core.errors import DataError
+from napari_glacier.core.journal import Journal
+from napari_glacier.core.mosaic import plan_scenes
+from napari_glacier.core.saving import save_tiles
+from napari_glacier.core.seen import SeenArea
+from napari_glacier.core.tiling import Window
+from napari_glacier.nn.checkpoint import load_checkpoint, read_card
+from napari_glacier.nn.ensemble import resolve_models
+from training.adapt import main
+from training.corrections import read_corrections, target_of
+from training.region import plan_crops, read_places
+from training.tuning import BOLD, CAREFUL, Crops, Settings, choose_replay, tune
+
+
+def open_mask(root, journal):
+    (scene,) = plan_scenes(open_dataset(root, scheme="glacier4"))
+    return scene, EditableMask(scene.read_masks(), scene.valid(), scene.placements, journal, num_classes=4)
+
+
+def test_corrections_are_what_a_person_drew_confirmed_or_approved_saved_or_not(make_dataset):
+    root = make_dataset()
+    dataset = open_dataset(root, scheme="glacier4")
+    with Journal.open(root) as journal:
+        assert read_corrections(dataset, journal) == []
+        scene, mask = open_mask(root, journal)
+        start = mask[...]
+        expected = np.full(mask.shape, IGNORE_INDEX, np.uint8)
+        # Accepted wholesale: nobody looked. Drawn on top, back to what the file holds: a correction all the same.
+        mask.assign((start + 1) % 4, np.ones(mask.shape, bool), tool="accept")
+        mask[30:40, 30:40] = start[30:40, 30:40]
+        mask.commit("paint")
+        expected[30:40, 30:40] = start[30:40, 30:40]
+        save_tiles(dataset, mask, journal)
+        now = mask[...]
+        mask[20:26, 70:80] = (now[20:26, 70:80] + 1) % 4
+        mask.commit("fill")
+        expected[20:26, 70:80] = (now[20:26, 70:80] + 1) % 4
+        # Undone: not a correction.
+        mask[100:110, 20:30] = (now[100:110, 20:30] + 1) % 4
+        mask.undo_stroke(journal.stroke(mask.commit("paint")))
+        journal.seen.add([SeenArea("01_00", 5, 6, np.ones((4, 7), bool))], "anna")
+        expected[69:73, 6:13] = mask[69:73, 6:13]
+        journal.set_review("01_01", "approved")
+        expected[64:, 64:] = mask[64:, 64:]
+        expected[~scene.valid()] = IGNORE_INDEX
+        found = read_corrections(dataset, journal)
+        mask.close()
+    targets = {one.tile_id: one.target_HW for one in found}
+    np.testing.assert_array_equal(target_of(scene, Window(0, 0, 128, 128), targets), expected)
+    counts = {one.tile_id: (one.num_drawn, one.num_confirmed) for one in found}
+    assert counts == {"00_00": (100, 0), "00_01": (60, 0), "01_00": (0, 28), "01_01": (0, 64 * 64)}
+
+
+def test_crops_lie_on_corrections_and_elsewhere(make_dataset):
+    root = make_dataset(grid=(4, 4))
+    with pytest.raises(DataError, match="Nothing was corrected"):
+        read_places(open_dataset(root, scheme="glacier4"))
+    with Journal.open(root) as journal:
+        _, mask = open_mask(root, journal)
+        mask[20:24, 20:24] = (mask[20:24, 20:24] + 1) % 4
+        mask[220:224, 220:224] = (mask[220:224, 220:224] + 1) % 4
+        mask.close()
+    places = read_places(open_dataset(root, scheme="glacier4"))
+    windows = [window for _, window in plan_crops(places)]
+    for row in (21, 222):
+        assert any(w.row <= row < w.row + w.height and w.col <= row < w.col + w.width for w in windows[:2])
+    assert len(windows) == 2 + 16
+    assert plan_crops(places) == plan_crops(places)
+
+
+class Pointwise(torch.nn.Module):
+    """A network with an encoder that is called as a whole, a norm, and a decoder."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+        self.decoder = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+        self.head = torch.nn.Conv2d(8, 3, 1)
+
+    def forward(self, image_NCHW):
+        return self.head(self.decoder(self.encoder(image_NCHW)))
+
+
+def crops_of(network, num_corrected=3):
+    """Crops of noise in which the upper left quarter of some is said to be of the class that comes next."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(6, 2, 24, 24, generator=generator)
+    # Where the first channel is high a mistake was made, and there alone was it corrected.
+    odd = image[:, 0] > 1.0
+    with torch.no_grad():
+        old = network.eval()(image).argmax(1)
+    target = torch.full((6, 24, 24), IGNORE_INDEX, dtype=torch.uint8)
+    said = odd.clone()
+    said[num_corrected:] = False
+    target[said] = ((old[said] + 1) % 3).to(torch.uint8)
+    probe = torch.zeros(6, 24, 24, dtype=torch.bool)
+    probe[:, :, :8] = True
+    return Crops(image, target, ~odd, probe), odd
+
+
+def test_tuning_learns_the_corrections_and_keeps_the_rest_and_the_encoder():
+    network = Pointwise()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    crops, _ = crops_of(network)
+    steps = []
+    done = tune(network, crops, Settings(steps=120, lr=2e-2, replay=BOLD), steps.append)
+    assert steps == list(range(1, 121))
+    assert done.right_before == 0.0
+    assert done.right_after > 0.6
+    after = network.state_dict()
+    assert list(after) == list(before)
+    changed = {key for key in after if not torch.equal(after[key], before[key])}
+    # The encoder and all running statistics are what they were.
+    assert changed
+    assert {key.split(".")[0] for key in changed} == {"decoder", "head"}
+    assert not any("running" in key for key in changed)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    held = Pointwise()
+    careful = tune(held, crops, Settings(steps=120, lr=2e-2, replay=1000.0))
+    assert careful.changed_elsewhere < min(0.05, done.changed_elsewhere)
+    assert careful.right_after < done.right_after
+
+
+def test_what_carries_over_is_taught_boldly():
+    network = Pointwise()
+    crops, _ = crops_of(network)
+    settings = Settings(steps=240, lr=2e-2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert choose_replay(network, crops, settings) == BOLD
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    # Corrections without any rule in them carry nowhere.
+    generator = torch.Generator().manual_seed(2)
+    shape = crops.target_NHW.shape
+    odd = torch.rand(shape, generator=generator) < 0.1
+    target = torch.full(shape, IGNORE_INDEX, dtype=torch.uint8)
+    target[odd] = torch.randint(0, 3, (int(odd.sum()),), generator=generator).to(torch.uint8)
+    random = Crops(crops.image_NCHW, target, ~odd, crops.probe_NHW)
+    assert choose_replay(network, random, settings) == CAREFUL
+    none = Crops(crops.image_NCHW, target, ~odd, torch.zeros_like(crops.probe_NHW))
+    assert choose_replay(network, none, settings) == CAREFUL
+
+
+def test_a_process_makes_a_model_of_its_own_and_touches_nothing_else(make_dataset, make_checkpoint):
+    root, start = make_dataset(), make_checkpoint()
+    with Journal.open(root) as journal:
+        _, mask = open_mask(root, journal)
+        mask[20:40, 20:100] = 3
+        mask.close()
+        journal.set_review("01_01", "approved")
+        # The window that drew this is open all the while.
+        files = {path: path.read_bytes() for path in [start, *root.rglob("*.tif")]}
+        strokes = len(journal.history())
+        command = [sys.executable, "-P", "-m", "training.adapt", "--data", str(root), "--model", str(start)]
+        run = subprocess.run([*command, "--steps", "4", "--device", "cpu"], capture_output=True, text=True, check=True)
+        assert len(journal.history()) == strokes
+    assert {path: path.read_bytes() for path in files} == files
+    (folder,) = (root / "models").iterdir()
+    assert run.stdout.strip().splitlines()[-1] == str(folder)
+    about = json.loads((folder / "adapted.json").read_text())
+    assert about["adapted_from"] == [str(start)]
+    assert set(about["tiles"]) == {"00_00", "00_01", "01_01"}
+    card = read_card(folder / "member_0.safetensors")
+    assert card.recipe == "adapt"
+    assert "corrected pixels of dataset" in card.training_data
+    (member,) = resolve_models([folder]).members
+    old = load_checkpoint(start).model.state_dict()
+    differing = {
+        key for key, value in member.model.state_dict().items() if not torch.allclose(value, old[key], atol=2e-3)
+    }
+    assert not any(key.startswith("encoder") for key in differing)
+    with np.load(folder / "changes.npz") as changes:
+        shown = sum(int((changes[f"{t}/before"] != changes[f"{t}/after"]).sum()) for t in ("00_00", "00_01", "01_01"))
+        assert shown <= about["changed_pixels"] <= about["shown_pixels"] == 128 * 128 - 120
+    assert main(["--data", str(root), "--out", str(folder)]) == 2
+
+
+def test_bad_input_is_one_sentence_and_leaves_no_model(make_dataset, make_checkpoint, capsys, tmp_path):
+    root = make_dataset()
+    assert main(["--data", str(root), "--out", str(tmp_path / "a")]) == 2
+    assert "Nothing was corrected" in capsys.readouterr().err
+    with Journal.open(root) as journal:
+        _, mask = open_mask(root, journal)
+        mask[20:40, 20:40] = 3
+        mask.close()
+    other = make_checkpoint("two", scheme="glacier2")
+    assert main(["--data", str(root), "--model", str(other), "--out", str(tmp_path / "b")]) == 2
+    assert "Choose a model of the labels' classes" in capsys.readouterr().err
+    assert not list(tmp_path.glob("?/*.safetensors"))

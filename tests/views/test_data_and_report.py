@@ -1,0 +1,231 @@
+"""The Data widget's list, map and check, and the Report widget, in a real napari window."""
+
+import gc
+import time
+
+import numpy as np
+import pyogrio
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QFileDialog
+
+from napari_glacier.controllers.session import Session
+from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.core.raster import write_mask, write_raster
+from napari_glacier.views.background import Background
+
+pytestmark = pytest.mark.gui
+
+
+def _dock(viewer, name):
+    return viewer.window.add_plugin_dock_widget("napari-glacier", name)
+
+
+def _settled(view):
+    return view._looking is None and view._placing is None and not view._soon.isActive() and not view._due.isActive()
+
+
+@pytest.fixture
+def data(viewer, qtbot, make_dataset):
+    _, view = _dock(viewer, "Data")
+    view.open(make_dataset(splits=("train", "val")))
+    qtbot.waitUntil(lambda: _settled(view))
+    return view
+
+
+def _shown(view):
+    return [row.tile_id for row in view._model.rows]
+
+
+def test_the_list_is_searched_filtered_and_sorted(data, qtbot):
+    session = data.workspace.session
+    assert _shown(data) == list(session.tile_ids)
+    assert all(row.shares for row in data._model.rows), "every tile was counted"
+    data._text.setText("val")
+    assert len(_shown(data)) == 4
+    assert data._count.text().startswith("4 of 8 tiles")
+    data._text.clear()
+
+    session.set_review(session.tile_ids[6], "approved")
+    data._state.setCurrentText("approved")
+    qtbot.waitUntil(lambda: _shown(data) == [session.tile_ids[6]])
+    data._state.setCurrentIndex(0)
+    assert "approved 1" in data._states.text()
+
+    data._holds.setCurrentText("No labels")
+    assert _shown(data) == []
+    data._holds.setCurrentText("With lake")
+    data._table.sortByColumn(2, Qt.SortOrder.DescendingOrder)
+    shares = [row.shares[3] for row in data._model.rows]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0
+
+
+def test_tiles_in_sight_get_pictures(data, qtbot):
+    first = data._model.rows[0].tile_id
+    assert first not in data._model._pictures, "nothing was looked at yet"
+    data._table.grab()
+    qtbot.waitUntil(lambda: first in data._model._pictures)
+    image = data._model._pictures[first].pixmap(28, 28).toImage()
+    assert image.pixelColor(1, 1).alpha() == 0, "nodata is nothing"
+    assert image.pixelColor(20, 20).alpha() == 255
+
+
+def test_strokes_show_in_the_list_and_in_the_class_mix(data, qtbot):
+    session = data.workspace.session
+    before = data._model.rows[1].shares
+    place = session.find(session.tile_ids[1])[1]
+    session.mask[place.row : place.row + 40, place.col : place.col + 40] = 2
+    session.commit()
+    qtbot.waitUntil(lambda: _settled(data) and data._model.rows[1].shares != before)
+    assert data._model.rows[1].unsaved == 1
+    assert data._model.rows[1].shares[2] >= 1600 / 4096
+
+
+def test_a_click_on_the_map_flies_to_the_tile(data, qtbot):
+    session = data.workspace.session
+    data.resize(340, 640)
+    for tile_id in (session.tile_ids[0], session.tile_ids[-1]):
+        middle = data._map.box_of(tile_id).center()
+        qtbot.mouseClick(data._map, Qt.MouseButton.LeftButton, pos=QPoint(int(middle.x()), int(middle.y())))
+        assert data.workspace.tile_under_view().tile.id == tile_id
+        assert data._model.rows[data._table.currentIndex().row()].tile_id == tile_id
+
+
+def test_the_doctor_lists_what_it_finds_and_flies_there(data, qtbot):
+    session = data.workspace.session
+    tile = session.dataset.tiles[3]
+    write_raster(tile.mask_path, np.full((64, 64), 77, np.uint8), tile.georef)
+    check = data.check
+    check.run_button.click()
+    assert check.running
+    assert not check.run_button.isEnabled()
+    qtbot.waitUntil(lambda: not check.running)
+
+    assert check.findings[0].severity == "error"
+    assert check._told.text().startswith("8 tiles read: ")
+    row = next(n for n, one in enumerate(check.model.rows) if one.tile == tile.id)
+    check.table.clicked.emit(check.model.index(row, 0))
+    assert data.workspace.tile_under_view().tile.id == tile.id
+    assert tile.id in check._detail.text()
+    assert data._facts.tabText(1).startswith("Check (")
+    check._kinds["error"].setChecked(False)
+    assert all(one.severity != "error" for one in check.model.rows)
+
+
+def test_a_cancelled_check_keeps_what_it_found(data, qtbot, monkeypatch):
+    from napari_glacier.core import doctor
+
+    real = doctor._examine_tile
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        yield from real(*arguments)
+
+    monkeypatch.setattr(doctor, "_examine_tile", slow)
+    data.check.run()
+    task = data.check._task
+    qtbot.waitUntil(lambda: data.check._num_tiles > 1)
+    data.check.cancel_button.click()
+    assert data.check._told.text().startswith("Cancelled. ")
+    qtbot.waitUntil(lambda: not task.is_alive)
+    assert data.check._num_tiles < 8
+
+
+def test_opening_goes_on_beside_the_window_and_says_what_is_wrong(viewer, qtbot, make_dataset, tmp_path):
+    dock, view = _dock(viewer, "Data")
+    view.open_later(make_dataset())
+    assert view.notice.startswith("Opening ")
+    qtbot.waitUntil(lambda: view.workspace.session is not None)
+    assert len(view._model.rows) == 4
+    assert view.workspace.labels_layer is not None
+
+    view.open_later(tmp_path / "nowhere")
+    qtbot.waitUntil(lambda: "does not exist" in view.notice)
+    assert view._open_button.isEnabled()
+
+    # A widget that is closed meanwhile leaves no dataset open behind it.
+    other = make_dataset("other")
+    view.open_later(other)
+    task = view._opening
+    viewer.window.remove_dock_widget(dock)
+    qtbot.waitUntil(lambda: not view._open)
+    qtbot.waitUntil(lambda: not task.is_alive)
+    assert other.resolve() not in Session._open
+
+
+def test_jobs_do_not_set_off_collections_of_all_objects(viewer, qtbot):
+    _, view = _dock(viewer, "Data")
+    seen, done = [], []
+
+    def job():
+        seen.append(gc.get_freeze_count())
+        yield
+
+    task = Background(view, job(), lambda _: None, done.append, view.fail)
+    qtbot.waitUntil(lambda: bool(done) and not task.is_alive)
+    assert seen[0] > 10_000
+    assert gc.get_freeze_count() < seen[0]
+
+
+@pytest.fixture
+def report(viewer, qtbot, make_dataset):
+    root = make_dataset(grid=(1, 3))
+    viewer.open(str(root), plugin="napari-glacier")
+    session = workspace_of(viewer).session
+    rng = np.random.default_rng(0)
+    for tile in session.dataset.tiles:
+        index_HW = session.dataset.read_mask(tile)
+        share_KHW = rng.dirichlet(np.full(4, 0.3), index_HW.shape).transpose(2, 0, 1)
+        share_KHW = 0.6 * np.eye(4)[index_HW].transpose(2, 0, 1) + 0.4 * share_KHW
+        write_mask(
+            root / "predictions" / "m" / tile.name, share_KHW.argmax(0).astype("u1"), session.scheme, tile.georef
+        )
+        write_raster(root / "predictions" / "m" / "probabilities" / tile.name, share_KHW.astype("f4"), tile.georef)
+    _, view = _dock(viewer, "Report")
+    return view
+
+
+def test_a_report_is_made_shown_and_outlined(report, qtbot, tmp_path, monkeypatch):
+    root = report.workspace.session.root
+    assert not report._result.isVisibleTo(report)
+    report.choose(maps=root / "predictions" / "m", truth="All labelled")
+    report._run_button.click()
+    assert report.running
+    assert report._cancel_button.isEnabled()
+    qtbot.waitUntil(lambda: not report.running, timeout=60_000)
+
+    assert report.notice.startswith("Written to reports/m-")
+    assert report._result.isVisibleTo(report)
+    assert report._areas_box.title() == "Areas (95 % intervals)"
+    assert not report._star.isVisibleTo(report)
+    opened = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: bool(opened.append(url.toLocalFile())) or True)
+    report._page_button.click()
+    assert opened == [str(report.made.page)]
+
+    target = tmp_path / "ice"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target), "GeoJSON (*.geojson)"))
+    report._merge.setChecked(True)
+    report._outline_button.click()
+    qtbot.waitUntil(lambda: not report.running, timeout=60_000)
+    classes = pyogrio.raw.read(target.with_suffix(".geojson"), columns=["class"])[3][0]
+    assert set(classes) == {"glacier", "lake"}
+    assert "polygons written to ice.geojson" in report.notice
+
+
+def test_what_cannot_be_reported_on_is_said_and_cancelling_writes_nothing(report, qtbot):
+    root = report.workspace.session.root
+    report.choose(maps=root / "predictions" / "m")
+    report.run()
+    report.cancel()
+    assert report.notice == "Cancelled. Nothing was written."
+    assert not list(root.glob("reports/*"))
+
+    next((root / "predictions" / "m" / "probabilities").glob("*.tif")).write_bytes(b"damaged")
+    report.run()
+    qtbot.waitUntil(lambda: not report.running, timeout=60_000)
+    assert report.notice.startswith("⚠")
+    assert report._run_button.isEnabled()
+    assert not report._result.isVisibleTo(report)
