@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from napari_glacier.core.arrays import is_array, read_mask_arrays
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
-from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks
-from napari_glacier.core.errors import BandError, DataError, SaveError, SchemeError
-from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.layouts import DESCRIPTION_FILE, find_tiles, is_dataset, leaving_out_damaged, unpaired_terrain
-from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.raster import read_mask_codes, read_part, read_raster
-from napari_glacier.core.scenes.landsat import UNITS
+from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.description import choose_scheme, described_scheme, described_units, write_scheme
+from napari_glacier.core.errors import BandError, DataError, SchemeError
+from napari_glacier.core.layouts import find_tiles, is_dataset, unpaired_terrain
+from napari_glacier.core.raster import read_mask_codes
 from napari_glacier.core.scenes.products import Calibration
+from napari_glacier.core.tile_files import leaving_out_damaged
+from napari_glacier.core.tile_parts import TilePart
 from napari_glacier.core.tiles import BandSource, Tile, band_size_message
 
 __all__ = [
@@ -135,7 +133,7 @@ class Dataset:
             If a band's size differs from the tile's.
         """
         deciding = [band for band in tile.distinct_bands if band in tile.usual_bands]
-        part = _Part.of(tile, rows, cols, shape)
+        part = TilePart.of(tile, rows, cols, shape)
         planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding], part)
         image_CHW = np.zeros((len(bands), *part.shape), np.float32)
         valid_HW = np.zeros(part.shape, bool)
@@ -187,7 +185,7 @@ class Dataset:
         self, tile: Tile, bands: Sequence[str], rows: tuple[int, int], cols: tuple[int, int]
     ) -> list[npt.NDArray[Any]]:
         """Part of a tile's bands as its files have it, nodata included: arrays (h, w), each of its file's type."""
-        planes = self._read_planes(tile, bands, _Part.of(tile, rows, cols, None))
+        planes = self._read_planes(tile, bands, TilePart.of(tile, rows, cols, None))
         return [planes[band] for band in bands]
 
     def read_quality(
@@ -201,7 +199,7 @@ class Dataset:
 
         All clear where the tile has no quality bands. `rows`, `cols` and `shape` as for `read`.
         """
-        part = _Part.of(tile, rows, cols, shape)
+        part = TilePart.of(tile, rows, cols, shape)
         quality = tile.product.quality if tile.product is not None else None
         if quality is None or (quality.pixel is None and quality.saturation is None):
             return np.zeros(part.shape, np.uint8)
@@ -211,7 +209,7 @@ class Dataset:
         )
         return quality.classes(pixel_HW, saturation_HW)
 
-    def _read_planes(self, tile: Tile, bands: Sequence[str], part: "_Part") -> dict[str, npt.NDArray[Any]]:
+    def _read_planes(self, tile: Tile, bands: Sequence[str], part: "TilePart") -> dict[str, npt.NDArray[Any]]:
         rasters: dict[Path, npt.NDArray[Any]] = {}
         return {band: self._read_plane(tile, tile.bands[band], part, rasters, band) for band in bands}
 
@@ -219,7 +217,7 @@ class Dataset:
         self,
         tile: Tile,
         source: BandSource,
-        part: "_Part",
+        part: "TilePart",
         rasters: dict[Path, npt.NDArray[Any]],
         band: str = "of quality",
     ) -> npt.NDArray[Any]:
@@ -231,58 +229,6 @@ class Dataset:
         if plane.shape != part.shape:
             raise BandError(band_size_message(tile.id, band, plane.shape, part.shape))
         return plane
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The part of a tile to read, and the shape to give it: `rows` is None where that is the whole tile, as it is."""
-
-    rows: tuple[int, int] | None
-    cols: tuple[int, int] | None
-    shape: tuple[int, int]
-    reduced: bool
-    number: int | None
-
-    @classmethod
-    def of(
-        cls,
-        tile: Tile,
-        rows: tuple[int, int] | None,
-        cols: tuple[int, int] | None,
-        shape: tuple[int, int] | None,
-    ) -> "_Part":
-        if rows is None and (cols is not None or shape is not None):
-            rows = (0, tile.height)
-        top, bottom = rows or (0, tile.height)
-        left, right = cols or (0, tile.width)
-        full = (bottom - top, right - left)
-        return cls(rows, cols, shape or full, shape is not None and shape != full, tile.number)
-
-    def read(self, source: BandSource) -> npt.NDArray[Any]:
-        """All planes of a source's file, on the grid of the tile."""
-        zoom = source.zoom
-        if self.rows is None:
-            return _enlarged(read_raster(source.path, self.number), zoom)
-        reduced = self.shape if self.reduced else None
-        if zoom == 1:
-            return read_part(source.path, self.rows, self.cols, reduced, self.number)
-        rows, cols = (
-            None if span is None else (span[0] // zoom, -(-span[1] // zoom)) for span in (self.rows, self.cols)
-        )
-        assert rows is not None
-        raster = read_part(source.path, rows, cols, reduced)
-        if reduced is not None:
-            return raster
-        top, left = (
-            self.rows[0] - rows[0] * zoom,
-            0 if cols is None or self.cols is None else self.cols[0] - cols[0] * zoom,
-        )
-        return _enlarged(raster, zoom)[:, top : top + self.shape[0], left : left + self.shape[1]]
-
-
-def _enlarged(raster_CHW: npt.NDArray[Any], zoom: int) -> npt.NDArray[Any]:
-    """Every pixel as often as it covers pixels of the tile: values stay those that were measured."""
-    return raster_CHW if zoom == 1 else raster_CHW.repeat(zoom, axis=1).repeat(zoom, axis=2)
 
 
 def _without_gaps(
@@ -345,97 +291,6 @@ def _find_sound_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile], dict[st
         raise DataError(next(iter(damaged.values())))
     sound, wanted = ([tile for tile in some if tile.height] for some in (everything, tiles))
     return root, sound, wanted, damaged
-
-
-def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
-    """Class scheme of a data set's masks, and what a person should know of the choice.
-
-    Parameters
-    ----------
-    root : Path
-    tiles : sequence of Tile
-        Their masks are read where neither `name` nor the data set's description decides.
-    name : str or None
-
-    Returns
-    -------
-    scheme : ClassScheme or None
-        None where there is no mask under bands; pictures are salt data, with masks or without.
-    notes : tuple of str
-    """
-    if name is not None:
-        return get_scheme(name), ()
-    written = described_scheme(root)
-    if written is not None:
-        return get_scheme(written), ()
-    masks = [tile.mask_path for tile in tiles if tile.mask_path is not None]
-    pictures = any(tile.is_picture for tile in tiles)
-    if not masks:
-        return (get_scheme("salt2") if pictures else None), ()
-    values: dict[float, Path] = {}
-    for mask in dict.fromkeys(masks):
-        codes = read_mask_arrays(mask) if is_array(mask) else read_mask_codes(mask)
-        for value in np.unique(codes).tolist():
-            values.setdefault(float(value), mask)
-    if pictures:
-        listed = f"[{', '.join(f'{v:g}' for v in sorted(values)[:8])}{', …' if len(values) > 8 else ''}]"
-        return get_scheme("salt2"), (
-            f"The masks of the pictures hold {listed}: read as salt data (salt2), where any value but 0 is salt. "
-            "If that is not meant, name the classes with --scheme.",
-        )
-    return scheme_of_masks(values)
-
-
-def described_scheme(root: Path) -> str | None:
-    """Name of the scheme that a data set's `dataset.yaml` states, or None."""
-    scheme = _description(Path(root) / DESCRIPTION_FILE).get("scheme")
-    return str(scheme) if scheme else None
-
-
-def described_units(root: Path) -> Mapping[str, Calibration]:
-    """How numbers become units by a data set's `dataset.yaml`; empty where it says nothing of it.
-
-    Raises
-    ------
-    DataError
-        If it names units that are not known.
-    """
-    name = _description(Path(root) / DESCRIPTION_FILE).get("units")
-    if name is None:
-        return {}
-    if name not in UNITS:
-        raise DataError(
-            f"{Path(root) / DESCRIPTION_FILE} says units: {name!r}. Known are: {', '.join(UNITS)}. Correct the line."
-        )
-    return UNITS[name]
-
-
-def write_scheme(root: Path, scheme: ClassScheme) -> None:
-    """Write the scheme down in `dataset.yaml`, so that it is never guessed again; other keys stay.
-
-    Without it a four-class data set whose only masks hold background and lake (0 and 255) would read as two classes.
-
-    Raises
-    ------
-    SaveError
-        If the file cannot be written.
-    """
-    path = Path(root) / DESCRIPTION_FILE
-    described = {**_description(path), "scheme": scheme.name}
-    try:
-        write_text_atomically(path, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise SaveError(f"The class scheme could not be noted in {path} ({error.strerror}).") from error
-
-
-def _description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        described = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not readable as YAML. Correct or remove it.") from error
-    return described if isinstance(described, dict) else {}
 
 
 def missing_band_warnings(tiles: Sequence[Tile], bands: Sequence[str]) -> tuple[str, ...]:

@@ -14,32 +14,26 @@ Beside the folders of bands, ``elevation`` (or ``dem``) and ``slope`` may lie, f
 A folder called ``Train`` (or ``train``) with such a layout opens by itself, too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from napari_glacier.core.archives import is_archive
 from napari_glacier.core.array_layout import arrays_in, tiles_of_arrays
 from napari_glacier.core.arrays import is_array
-from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
+from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError
 from napari_glacier.core.pairing import pair_extras, pair_files
 from napari_glacier.core.png import PNG_SUFFIXES, is_png
-from napari_glacier.core.raster import RASTER_SUFFIXES, RasterInfo, read_description, read_info
+from napari_glacier.core.raster import RASTER_SUFFIXES, read_description
 from napari_glacier.core.scenes.finding import FoundScene, find_scenes, metadata_folder, names_a_scene
-from napari_glacier.core.tiles import BandSource, Tile, band_size_message, raster_name
+from napari_glacier.core.tile_files import info_of, make_tile
+from napari_glacier.core.tiles import BandSource, Tile
 
 _MASK_FOLDERS = ("label", "labels", "mask", "masks")
 _SPLITS = ("train", "val", "test")
 _PICTURE_FOLDER = "images"
 DESCRIPTION_FILE = "dataset.yaml"
-
-# Reasons by file while `leaving_out_damaged`; a context's own, as several threads open data sets.
-_DAMAGED: ContextVar[dict[Path, str] | None] = ContextVar("_DAMAGED", default=None)
 
 
 def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
@@ -182,7 +176,7 @@ def _tiles_of_bands(folder: Path, split: str) -> list[Tile]:
         for tile_id, path in pair_extras(first_file, paths).items():
             bands_of_tile[tile_id][band] = path
     return [
-        _make_tile(
+        make_tile(
             tile_id,
             split,
             {band: BandSource(p) for band, p in found.items()},
@@ -199,14 +193,14 @@ def _tiles_of_pictures(folder: Path, pictures: Path, split: str) -> list[Tile]:
     masks = pictures_in(mask_folder) + rasters_in(mask_folder) if mask_folder.is_dir() else []
     files, mask_of_tile = pair_files({_PICTURE_FOLDER: pictures_in(pictures)}, masks)
     return [
-        _make_tile(tile_id, split, _picture_bands(found[_PICTURE_FOLDER]), mask_of_tile.get(tile_id), mask_folder)
+        make_tile(tile_id, split, _picture_bands(found[_PICTURE_FOLDER]), mask_of_tile.get(tile_id), mask_folder)
         for tile_id, found in files.items()
     ]
 
 
 def _picture_bands(path: Path) -> dict[str, BandSource]:
     """A picture of one plane serves every colour; one of three gives grey by its mean."""
-    if _info(path).count == 1:
+    if info_of(path).count == 1:
         return {band: BandSource(path) for band in PICTURE_BANDS}
     return {"grey": BandSource(path, None)} | {
         band: BandSource(path, index) for index, band in enumerate(("red", "green", "blue"))
@@ -216,7 +210,7 @@ def _picture_bands(path: Path) -> dict[str, BandSource]:
 def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Tile]:
     """Five-band files as tiles; masks are paired over all files of the folder."""
     for path in wanted:
-        count = _info(path).count
+        count = info_of(path).count
         if count == 1 and (band := band_of_folder(path.parent.name)):
             raise BandError(
                 f"{path} is band {band} of a tile. Open the folder {path.parent.parent} that holds all the bands."
@@ -239,7 +233,7 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
     identities, mask_of = pair_files({"file": files}, masks)
     paired = {found["file"]: mask_of.get(identity) for identity, found in identities.items()}
     return [
-        _make_tile(
+        make_tile(
             path.stem,
             "all",
             {band: BandSource(path, index) for index, band in enumerate(CANONICAL_BANDS)},
@@ -255,7 +249,7 @@ def _tile_of_scene(scene: FoundScene) -> Tile:
     # Beside an archive the folder is made when the first labels are saved.
     mask_folder = _mask_folder(scene.folder) if scene.folder.is_dir() else scene.folder / "label"
     bands = {band: replace(source, zoom=scene.zooms[band]) for band, source in scene.files.bands.items()}
-    tile = _make_tile(product.name, "all", bands, None, mask_folder)
+    tile = make_tile(product.name, "all", bands, None, mask_folder)
     masks = rasters_in(mask_folder) if mask_folder.is_dir() else []
     mask = next((path for path in masks if path.name == tile.new_mask_path.name), None)
     if mask is None and len(masks) == 1:
@@ -272,91 +266,6 @@ def _tile_of_scene(scene: FoundScene) -> Tile:
 def _with_nodata(source: BandSource, usual: float | None) -> BandSource:
     """The nodata value that the file states counts; where it has none, that of the product does."""
     return source if source.nodata is not None else replace(source, nodata=usual)
-
-
-@contextmanager
-def leaving_out_damaged() -> Iterator[dict[Path, str]]:
-    """Let tiles whose files are damaged or do not fit together pass, without a size, instead of refusing them all.
-
-    Yields the reasons, by the first file of each such tile.
-    """
-    reasons: dict[Path, str] = {}
-    token = _DAMAGED.set(reasons)
-    try:
-        yield reasons
-    finally:
-        _DAMAGED.reset(token)
-
-
-def _info(path: Path) -> RasterInfo:
-    damaged = _DAMAGED.get()
-    if damaged is None:
-        return read_info(path)
-    try:
-        return read_info(path)
-    except DataError as error:
-        damaged[path] = str(error)
-        # As many bands as a file with all bands has, so that it passes for one.
-        return RasterInfo(path, 0, 0, len(CANONICAL_BANDS), np.dtype(np.float32), None, None)
-
-
-def _make_tile(tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path) -> Tile:
-    """A tile of files that fit together; one without a size where they do not and may be left out."""
-    damaged = _DAMAGED.get()
-    if damaged is None:
-        return _whole_tile(tile_id, split, bands, mask, mask_folder)
-    reason = None
-    try:
-        tile = _whole_tile(tile_id, split, bands, mask, mask_folder)
-    except DataError as error:
-        reason = str(error)
-        tile = Tile(tile_id, split, bands, 0, 0, None, None, mask_folder)
-    # Beside a damaged file, the others seem to be of another size.
-    reason = next((damaged[source.path] for source in bands.values() if source.path in damaged), reason)
-    if reason is None:
-        return tile
-    damaged[tile.files[0]] = reason
-    return replace(tile, height=0, width=0, mask_path=None)
-
-
-def _whole_tile(
-    tile_id: str, split: str, bands: Mapping[str, BandSource], mask: Path | None, mask_folder: Path
-) -> Tile:
-    infos = {path: _info(path) for path in {source.path: None for source in bands.values()}}
-    ordered = {band: replace(bands[band], nodata=infos[bands[band].path].nodata) for band in ALL_BANDS if band in bands}
-    sizes = {
-        band: (infos[source.path].height * source.zoom, infos[source.path].width * source.zoom)
-        for band, source in ordered.items()
-    }
-    usual = max(set(sizes.values()), key=list(sizes.values()).count)
-    for band, size in sizes.items():
-        if size != usual:
-            raise BandError(band_size_message(tile_id, band, size, usual))
-    placed = {
-        band: ref if source.zoom == 1 else ref.refined(source.zoom)
-        for band, source in ordered.items()
-        if (ref := infos[source.path].georef) is not None
-    }
-    georef = next(iter(placed.values()), None)
-    for band, ref in placed.items():
-        if georef is not None and not ref.same_grid(georef):
-            raise BandError(
-                f"Band {band} of tile {tile_id} lies elsewhere than its first band ({ref.crs_name} {ref.transform} "
-                f"against {georef.crs_name} {georef.transform}). Re-export the band on the tile's grid."
-            )
-    name = next(iter(ordered.values())).path.name
-    return Tile(
-        id=tile_id,
-        split=split,
-        bands=ordered,
-        height=usual[0],
-        width=usual[1],
-        georef=georef,
-        mask_path=mask,
-        new_mask_path=mask_folder / raster_name(name),
-        blocked=all(infos[source.path].blocked for source in ordered.values()),
-        reduced=all(infos[source.path].overviews > 0 for source in ordered.values()),
-    )
 
 
 def _band_folders(folder: Path) -> dict[str, Path]:

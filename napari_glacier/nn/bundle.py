@@ -17,10 +17,8 @@ Weights stay safetensors: nothing in them can run code, and segmentation-models-
 library. So they do Pillow, and timm PyYAML; what else the copied code imports is stood in for by `stand_ins`.
 """
 
-import ast
 import copy
 import math
-import re
 import tempfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -37,25 +35,16 @@ from napari_glacier.core.dataset import Dataset, open_dataset
 from napari_glacier.core.errors import CheckpointError, ConfigError, SaveError
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.nn.augment_tta import TtaMode, views
+from napari_glacier.nn.bundle_code import PACKAGE, write_code
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
 from napari_glacier.nn.ensemble import Ensemble, bundled_folder
 from napari_glacier.nn.predictor import Predictor
 from napari_glacier.nn.solution import DESCRIPTION, ENSEMBLE, described_bundle
 from napari_glacier.nn.zoo import optional_extra
 
-PACKAGE = "glacier_bundle"
 MEMBER_MB, ENSEMBLE_MB = 200.0, 300.0
 LEAST_AGREEMENT = 0.999
-_ROOT = "napari_glacier"
-_ENTRY = f"{_ROOT}.nn.solution"
-_FOLDER = Path(__file__).resolve().parents[1]
 _NUM_TILES = 8  # on which the agreement is measured
-# What the copied code imports of libraries that a bundle has not, and what it imports there instead.
-_STAND_INS = (
-    (r"import (cv2|imagecodecs|psutil)", rf"from {_ROOT}.nn import stand_ins as \2"),
-    (r"from scipy import (ndimage)", rf"from {_ROOT}.nn import stand_ins as \2"),
-    (r"from scipy\.ndimage import (\w+)", rf"from {_ROOT}.nn.stand_ins import \2"),
-)
 
 _SOLUTION = '''"""Class masks of five-band Landsat tiles, by {name}.
 
@@ -197,7 +186,7 @@ def write_bundle(
         made = Path(scratch) / "bundle"
         half_paths = _save_weights(ensemble, made / "weights", half=True)
         agreement, measured_on = _agreement(ensemble, half_paths, dataset, measured_on, device)
-        _write_code(made / PACKAGE)
+        write_code(made / PACKAGE)
         code_mb = _size_mb(made / PACKAGE)
         half_mb = [_file_mb(path) for path in half_paths]
         full_mb = [_full_mb(member.model) for member in ensemble.members]
@@ -224,53 +213,6 @@ def write_bundle(
         member_mb=tuple(_file_mb(path) for path in sorted((out / "weights").glob("*.safetensors"))),
         total_mb=sum(_file_mb(out / name) for name in _own_files(out)),
     )
-
-
-def code_modules() -> dict[str, Path]:
-    """Modules of this package that a bundle needs, with everything that they import, and their files."""
-    found: dict[str, Path] = {}
-    due = [_ENTRY]
-    while due:
-        module = due.pop()
-        if module in found or not module.startswith(_ROOT) or (path := _source_of(module)) is None:
-            continue
-        found[module] = path
-        due.append(module.rpartition(".")[0])
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                due += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-            elif isinstance(node, ast.Import):
-                due += [name.name for name in node.names]
-    return dict(sorted(found.items()))
-
-
-def rewritten(source: str) -> str:
-    """Source of a module as the bundle has it: imports go to the bundle's package and to its stand-ins."""
-    for statement, stand_in in _STAND_INS:
-        source = re.sub(rf"^(\s*){statement}$", rf"\1{stand_in}", source, flags=re.MULTILINE)
-    return re.sub(rf"^(\s*)(from|import) {_ROOT}\b", rf"\1\2 {PACKAGE}", source, flags=re.MULTILINE)
-
-
-def _source_of(module: str) -> Path | None:
-    """File of a module; None for a name in a module."""
-    path = _FOLDER.joinpath(*module.split(".")[1:])
-    if (path / "__init__.py").is_file():
-        return path / "__init__.py"
-    path = path.with_suffix(".py")
-    return path if path.is_file() else None
-
-
-def _write_code(folder: Path) -> None:
-    for module, source in code_modules().items():
-        parts = module.split(".")[1:]
-        target = folder.joinpath(*parts, "__init__.py") if source.name == "__init__.py" else folder.joinpath(*parts)
-        target = target.with_suffix(".py")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = rewritten(source.read_text(encoding="utf-8"))
-        if module == f"{_ROOT}.nn":
-            # It loads triton for the sake of windows; here there is none, and older tritons lack what they import.
-            text = '"""Networks and the predictor."""\n'
-        target.write_text(text, encoding="utf-8")
 
 
 def _check_members(ensemble: Ensemble) -> None:
@@ -451,7 +393,7 @@ def _one_line(text: str) -> str:
 
 def _licence() -> str:
     """This package's licence, which its copied code comes under."""
-    beside = _FOLDER.parent / "LICENSE"
+    beside = Path(__file__).resolve().parents[2] / "LICENSE"
     if beside.is_file():
         return f"The code in {PACKAGE} is part of napari-glacier:\n\n{beside.read_text(encoding='utf-8')}"
     try:

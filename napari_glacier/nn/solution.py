@@ -24,10 +24,11 @@ from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.dataset import Dataset, choose_scheme
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
-from napari_glacier.core.layouts import find_tiles, leaving_out_damaged
+from napari_glacier.core.layouts import find_tiles
 from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.raster import read_raster, write_raster
+from napari_glacier.core.tile_files import leaving_out_damaged
 from napari_glacier.core.tiles import Tile
 from napari_glacier.nn.stand_ins import equip_tifffile
 

@@ -29,7 +29,8 @@ from napari_glacier.core.errors import ConfigError, DataError, SaveError
 from napari_glacier.core.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.raster import read_info, read_part, read_raster, write_raster
 from napari_glacier.nn import bundle, solution, stand_ins
-from napari_glacier.nn.bundle import code_modules, rewritten, write_bundle
+from napari_glacier.nn.bundle import write_bundle
+from napari_glacier.nn.bundle_code import code_modules, rewritten
 from napari_glacier.nn.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from napari_glacier.nn.ensemble import Ensemble, bundled_folder, resolve_models
 from napari_glacier.nn.outputs import write_predictions
