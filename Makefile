@@ -15,7 +15,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@sh scripts/with_display.sh --packages-only
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile $(PYTEST_ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -196,7 +196,7 @@ def test_a_failed_save_leaves_the_old_mask_whole(tmp_path, obstacle):
         # Root may write anywhere, so the child becomes nobody.
         prepare = "import os; os.geteuid() == 0 and os.seteuid(65534)"
         if os.geteuid() == 0:
-            for parent in (tmp_path, *tmp_path.parents[:2]):
+            for parent in (tmp_path, *tmp_path.parents[:3]):
                 parent.chmod(parent.stat().st_mode | 0o055)
     code = textwrap.dedent(
         f"""

@@ -183,10 +183,10 @@ def test_the_bundled_ensemble_alone_maps_the_sample_region_like_predict(tmp_path
     assert "4 of 4 masks written" in done.stderr
     predict(None, region, tmp_path / "ours", precision="auto")
     assert_same_masks(tmp_path / "masks", tmp_path / "ours")
-    # The command itself may compute on another engine, and bfloat16 changes about one label in a thousand.
+    # The command itself may compute on another engine, and bfloat16 changes a few labels in ten thousand.
     assert main(["predict", "--data", str(region), "--out", str(tmp_path / "command")]) == 0
     ours, theirs = (np.stack(list(masks_in(tmp_path / name).values())) for name in ("masks", "command"))
-    assert (ours == theirs).mean() >= 0.998
+    assert (ours == theirs).mean() >= 0.999
     for path in (region / "B2").iterdir():
         with rasterio.open(path) as band, rasterio.open(tmp_path / "masks" / path.name) as mask:
             assert (mask.crs, mask.transform, mask.shape) == (band.crs, band.transform, band.shape)
