@@ -42,10 +42,10 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, strokes: int, root: Path) -> str:
     """One line of the table."""
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.edits import EditableMask
-    from napari_glacier.core.journal import Journal
-    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.core.correction.edits import EditableMask
+    from napari_glacier.core.correction.journal import Journal
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.data.mosaic import plan_scenes
 
     shown = open_dataset(options.data)
     assert shown.scheme is not None
@@ -94,7 +94,7 @@ def _first_band(tile: Any) -> str:
 
 def predict(dataset: Any, model: str) -> dict[str, tuple[Any, Any]]:
     """Classes and validity of each tile."""
-    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.core.data.mosaic import plan_scenes
     from napari_glacier.nn.ensemble import resolve_models
     from napari_glacier.nn.predictor import Predictor
 

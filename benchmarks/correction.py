@@ -39,10 +39,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.edits import EditableMask
-from napari_glacier.core.journal import Journal
-from napari_glacier.core.mosaic import Mosaic, plan_scenes
+from napari_glacier.core.correction.edits import EditableMask
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components, growing, scribbles, shape
 from napari_glacier.core.tools.evidence import Evidence, standardise

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.prepare.burning import ClassRule
 from napari_glacier.core.prepare.hkh import HkhSettings, prepare_hkh

@@ -26,8 +26,8 @@ def write_tiles(root: Path, number: int) -> None:
     """Abutting tiles with noise in five bands and blocks of four classes."""
     from napari_glacier.core.bands import CANONICAL_BANDS
     from napari_glacier.core.classes import get_scheme
-    from napari_glacier.core.georef import GeoRef
     from napari_glacier.core.raster import write_mask, write_raster
+    from napari_glacier.core.raster.georef import GeoRef
 
     rng, columns = np.random.default_rng(0), 50
     for k in range(number):

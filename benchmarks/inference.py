@@ -308,8 +308,8 @@ def _plain(options: argparse.Namespace) -> Callable[[], None]:
 
 def _agreement(engine: str) -> float:
     """Share of the bundled region's valid pixels with the label of the float32 network."""
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.data.mosaic import plan_scenes
     from napari_glacier.nn.ensemble import Ensemble, bundled_folder, resolve_models
 
     member = resolve_models().members[0]
@@ -362,8 +362,8 @@ def _grid_changes(quick: bool, model: str | None) -> list[float]:
 
 def _map_folder(folder: Path) -> tuple[float, int]:
     """Map the scene of a folder as the terminal does; seconds and pixels."""
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.mosaic import plan_scenes
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.data.mosaic import plan_scenes
     from napari_glacier.nn.ensemble import resolve_models
 
     (scene,) = plan_scenes(open_dataset(folder))

@@ -328,7 +328,7 @@ def _data(given: Path | None) -> Path:
 
 
 def _tiles(given: Path | None) -> Any:
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data.dataset import open_dataset
 
     return open_dataset(_data(given)).tiles
 

@@ -52,7 +52,7 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
 
 
 def _is_ours(path: Path) -> bool:
-    from napari_glacier.core.dataset import is_dataset
+    from napari_glacier.core.data.dataset import is_dataset
 
     if path.is_dir():
         # A folder without any file is nobody's picture; opening it says what a dataset looks like.

@@ -142,7 +142,7 @@ def _prepare_tiles(options: argparse.Namespace) -> int:
 
 
 def _splits(options: argparse.Namespace) -> int:
-    from napari_glacier.core.split_file import SPLITS_FILE, make_splits, write_splits
+    from napari_glacier.core.data.split_file import SPLITS_FILE, make_splits, write_splits
 
     dataset, split_of, parts = make_splits(
         options.directory, options.folds, options.val_fraction, options.seed, options.scheme

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from napari_glacier import __version__
+from napari_glacier.core.correction.reviews import ReviewDemand
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.reviews import ReviewDemand
 
 
 def add_commands(commands: Any) -> None:
@@ -134,10 +134,10 @@ def _outlines(options: argparse.Namespace) -> int:
 
 
 def _corrections(options: argparse.Namespace) -> int:
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.journal import Journal
-    from napari_glacier.core.journal_place import journal_root
-    from napari_glacier.core.patch_files import export_corrections
+    from napari_glacier.core.correction.journal import Journal
+    from napari_glacier.core.correction.journal_place import journal_root
+    from napari_glacier.core.correction.patch_files import export_corrections
+    from napari_glacier.core.data.dataset import open_dataset
 
     dataset = open_dataset(options.directory, options.scheme)
     root = journal_root(dataset.root)
@@ -163,7 +163,7 @@ def _rasterise(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from napari_glacier.core.dataset import is_dataset
+    from napari_glacier.core.data.dataset import is_dataset
     from napari_glacier.core.inventory.class_maps import open_maps
     from napari_glacier.core.inventory.report import make_report
     from napari_glacier.core.inventory.report_files import check_folder, write_report

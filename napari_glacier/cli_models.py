@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from napari_glacier.core.files import write_text_atomically
 
 if TYPE_CHECKING:
-    from napari_glacier.core.comparison import Row
+    from napari_glacier.core.models.comparison import Row
     from napari_glacier.nn.comparing import Match
     from napari_glacier.nn.prediction import Progress
 
@@ -105,7 +105,7 @@ def _compare(options: argparse.Namespace) -> int:
     match = _matched(options, _named(options.champion, options), _named(options.challenger, options))
     _print_match(match)
     if options.maps is not None:
-        from napari_glacier.core.dataset import open_dataset
+        from napari_glacier.core.data.dataset import open_dataset
 
         written = write_changes(match, open_dataset(options.data, options.scheme), options.maps)
         print(f"{len(written)} map(s) of changed pixels in {options.maps}")
@@ -114,8 +114,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _named(name: str, options: argparse.Namespace) -> str:
     """What a model's name stands for: `promoted` is the model that the dataset works with."""
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.promotion import BUNDLED, champion
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.models.promotion import BUNDLED, champion
 
     if name != "promoted":
         return name
@@ -127,9 +127,9 @@ def _promote(options: argparse.Namespace) -> int:
 
     tune_allocator()
     from napari_glacier.controllers.models import model_path, model_title
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
-    from napari_glacier.core.promotion import HISTORY_FILE, promote
+    from napari_glacier.core.models.promotion import HISTORY_FILE, promote
     from napari_glacier.nn.shelving import model_files
 
     path = model_path(options.challenger)
@@ -156,8 +156,8 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _roll_back(options: argparse.Namespace) -> int:
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.promotion import roll_back
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.models.promotion import roll_back
 
     root = open_dataset(options.data).root
     entry = roll_back(root)
@@ -167,9 +167,9 @@ def _roll_back(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> int:
     from napari_glacier.controllers.models import bundled_path
-    from napari_glacier.core.dataset import open_dataset
-    from napari_glacier.core.promotion import read_history
-    from napari_glacier.core.shelf import find_models
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.models.promotion import read_history
+    from napari_glacier.core.models.shelf import find_models
 
     root = open_dataset(options.data).root
     print(f"{'model':<36}{'kind':<10}{'members':>8}{'val MCC':>9}{'MB':>7}  made")
@@ -189,9 +189,9 @@ def _ensemble(options: argparse.Namespace) -> int:
 
     tune_allocator()
     from napari_glacier.controllers.models import model_title
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
-    from napari_glacier.core.promotion import keep
+    from napari_glacier.core.models.promotion import keep
     from napari_glacier.nn.ensemble import resolve_models
     from napari_glacier.nn.shelving import model_files
     from napari_glacier.nn.weighing import compose, fit_weights
@@ -227,7 +227,7 @@ def _import(options: argparse.Namespace) -> int:
     from napari_glacier.core.bands import CANONICAL_BANDS
     from napari_glacier.core.channels import Normalisation, check_channels
     from napari_glacier.core.classes import get_scheme
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
     from napari_glacier.nn.importing import Wanted, examine, outline, statistics_of, with_default_encoder
     from napari_glacier.nn.shelving import shelve_import
@@ -273,7 +273,7 @@ def _pairs(texts: Sequence[str], *, values: bool = False) -> dict[str, Any]:
 
 def _matched(options: argparse.Namespace, champion: str, challenger: str) -> "Match":
     """Compare with a progress bar, and write the figures where a file was named."""
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
     from napari_glacier.nn.comparing import compare_models
     from napari_glacier.nn.ensemble import resolve_models

@@ -266,7 +266,7 @@ class _Walk:
         return of_val, evaluate_folders(unmapped, self.truth, scheme="glacier4")["all_pixels"]
 
     def _dataset(self) -> Any:
-        from napari_glacier.core.dataset import open_dataset
+        from napari_glacier.core.data.dataset import open_dataset
 
         return open_dataset(self.data)
 

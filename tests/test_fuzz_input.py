@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.errors import GlacierError
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.prepare.burning import ClassRule
 from napari_glacier.core.prepare.hkh import HkhSettings, prepare_hkh
 from napari_glacier.core.prepare.tiles import TileSettings, prepare_tiles
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
+from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.submission import check_submission
 
 CASES = int(os.environ.get("NAPARI_GLACIER_FUZZ_CASES", "30"))

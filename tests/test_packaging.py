@@ -17,7 +17,7 @@ from pathlib import Path
 import napari_glacier
 from napari_glacier.controllers.exchange import sample_copy
 from napari_glacier.core.config_files import load_config, recipe_names
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.nn.ensemble import resolve_models
 from npe2 import PluginManifest
 

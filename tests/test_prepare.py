@@ -19,7 +19,7 @@ from rasterio.transform import Affine
 from sklearn.metrics import matthews_corrcoef, recall_score
 
 from napari_glacier.cli import main
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import OutlineError, PairingError, SaveError
 from napari_glacier.core.prepare import hkh as module
 from napari_glacier.core.prepare.burning import ClassRule, Outlines, read_outlines

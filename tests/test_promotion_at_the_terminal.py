@@ -6,7 +6,7 @@ import json
 import pytest
 
 from napari_glacier.cli import main
-from napari_glacier.core.promotion import read_history
+from napari_glacier.core.models.promotion import read_history
 
 
 class _Terminal(io.StringIO):

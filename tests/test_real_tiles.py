@@ -12,8 +12,8 @@ from napari_glacier.cli import main
 from napari_glacier.controllers.exchange import write_layer
 from napari_glacier.controllers.layers import KEY
 from napari_glacier.controllers.session import Session
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.mosaic import Mosaic, Placement, plan_scenes
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.ensemble import Ensemble, resolve_models
 from napari_glacier.nn.predictor import Predictor

@@ -30,7 +30,7 @@ from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.runfiles import RunFolder
 
 if TYPE_CHECKING:
-    from napari_glacier.core.dataset import Dataset
+    from napari_glacier.core.data.dataset import Dataset
     from napari_glacier.nn.ensemble import Ensemble
     from training.region import Place
     from training.tuning import Settings, Tuned
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.nn.ensemble import BUNDLED, resolve_models
     from training.region import plan_crops, read_crops, read_places
     from training.run import StopSwitch
@@ -173,7 +173,7 @@ def _save(
     ensemble: "Ensemble", dataset: "Dataset", places: Sequence["Place"], about: dict[str, Any], folder: RunFolder
 ) -> None:
     """Write the members with their provenance, then the ensemble file that makes a model of them."""
-    from napari_glacier.core.seen_tiles import deciding_band, tile_fingerprint
+    from napari_glacier.core.data.seen_tiles import deciding_band, tile_fingerprint
     from napari_glacier.nn.checkpoint import save_checkpoint
 
     tiles = [dataset.tile(tile_id) for tile_id in about["tiles"]]

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX
-from napari_glacier.core.dataset import Dataset
-from napari_glacier.core.journal import NO_WORK, Journal
-from napari_glacier.core.mosaic import Mosaic
-from napari_glacier.core.reviews import APPROVED
-from napari_glacier.core.saving import read_present_mask
-from napari_glacier.core.strokes import MaskArray
-from napari_glacier.core.tiles import Tile
+from napari_glacier.core.correction.journal import NO_WORK, Journal
+from napari_glacier.core.correction.reviews import APPROVED
+from napari_glacier.core.correction.saving import read_present_mask
+from napari_glacier.core.correction.strokes import MaskArray
+from napari_glacier.core.data.dataset import Dataset
+from napari_glacier.core.data.mosaic import Mosaic
+from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.tiling import Window
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, save_config
+from napari_glacier.core.data.leakage import Leakage
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.leakage import Leakage
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from napari_glacier.core.channels import Normalisation, assemble_channels, blank_missing, required_bands
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme
-from napari_glacier.core.dataset import Dataset, Tile
+from napari_glacier.core.data.dataset import Dataset, Tile
+from napari_glacier.core.data.seen_tiles import band_fingerprint
+from napari_glacier.core.data.statistics import PooledStatistics, Quantiles
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.seen_tiles import band_fingerprint
-from napari_glacier.core.statistics import PooledStatistics, Quantiles
 from napari_glacier.core.tiling import Window, windows
 from training.augment import Augmenter
 from training.sampler import Crop, TileIndex

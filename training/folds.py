@@ -11,12 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from napari_glacier.core.data.leakage import Leakage, buffer_for, centres_m, find_leaks
+from napari_glacier.core.data.split_file import folds_of
+from napari_glacier.core.data.splits import make_folds
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.leakage import Leakage, buffer_for, centres_m, find_leaks
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.split_file import folds_of
-from napari_glacier.core.splits import make_folds
 from training.source import LabelledTiles
 
 FOLDS_FILE = "folds.yaml"

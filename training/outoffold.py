@@ -19,13 +19,13 @@ import numpy.typing as npt
 import yaml
 
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.dataset import Dataset
+from napari_glacier.core.data.dataset import Dataset
+from napari_glacier.core.data.mosaic import Mosaic, PixelCache, Placement
+from napari_glacier.core.data.tiles import Tile, raster_name
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.metrics import ConfusionMatrix
-from napari_glacier.core.mosaic import Mosaic, PixelCache, Placement
 from napari_glacier.core.raster import write_mask
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.core.tiles import Tile, raster_name
 from napari_glacier.nn.checkpoint import load_checkpoint
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE, Ensemble
 from napari_glacier.nn.prediction import Prediction

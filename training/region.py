@@ -10,11 +10,11 @@ from scipy.ndimage import binary_dilation
 
 from napari_glacier.core.channels import assemble_channels, blank_missing, required_bands
 from napari_glacier.core.classes import IGNORE_INDEX
-from napari_glacier.core.dataset import Dataset
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.journal_place import journal_root
+from napari_glacier.core.data.dataset import Dataset
+from napari_glacier.core.data.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.journal import Journal
-from napari_glacier.core.journal_place import journal_root
-from napari_glacier.core.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.scene import band_gaps

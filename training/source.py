@@ -8,20 +8,20 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from napari_glacier.core.array_layout import arrays_in
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
 from napari_glacier.core.classes import SCHEMES, ClassScheme
 from napari_glacier.core.config import DataConfig, RunConfig
-from napari_glacier.core.dataset import Dataset, Tile, choose_scheme, missing_band_warnings, open_dataset
+from napari_glacier.core.correction.review_states import journal_states
+from napari_glacier.core.correction.reviews import TODO, meets
+from napari_glacier.core.data.array_layout import arrays_in
+from napari_glacier.core.data.dataset import Dataset, Tile, choose_scheme, missing_band_warnings, open_dataset
+from napari_glacier.core.data.layouts import DESCRIPTION_FILE, pictures_in, rasters_in
+from napari_glacier.core.data.leakage import Leakage, buffer_for, centres_m, excluded_windows, find_leaks
+from napari_glacier.core.data.pairing import pair_files
+from napari_glacier.core.data.split_file import SplitOf, read_splits
+from napari_glacier.core.data.splits import hold_out
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.layouts import DESCRIPTION_FILE, pictures_in, rasters_in
-from napari_glacier.core.leakage import Leakage, buffer_for, centres_m, excluded_windows, find_leaks
-from napari_glacier.core.pairing import pair_files
-from napari_glacier.core.review_states import journal_states
-from napari_glacier.core.reviews import TODO, meets
-from napari_glacier.core.split_file import SplitOf, read_splits
-from napari_glacier.core.splits import hold_out
 from training.data import TileSet
 
 

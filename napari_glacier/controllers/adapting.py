@@ -18,7 +18,7 @@ from napari_glacier.controllers.layers import KEY, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models
 from napari_glacier.controllers.workspace import Workspace, tag_of
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.promotion import MODELS_FOLDER
+from napari_glacier.core.models.promotion import MODELS_FOLDER
 from napari_glacier.core.runfiles import RunFolder
 
 logger = logging.getLogger(__name__)

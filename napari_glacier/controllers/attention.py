@@ -12,10 +12,10 @@ from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.attention import AttentionQueue, UncertainRegion
+from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
+from napari_glacier.core.correction.seen import SeenArea
+from napari_glacier.core.correction.strokes import Patch
 from napari_glacier.core.errors import DataError, JournalError
-from napari_glacier.core.seen import SeenArea
-from napari_glacier.core.strokes import Patch
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import BoolArray

@@ -11,9 +11,9 @@ from napari_glacier.controllers.layers import KEY, class_colormap, class_feature
 from napari_glacier.controllers.models import ModelChoice, known_models
 from napari_glacier.controllers.session import counted, listed
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.comparison import CHANGES, Row
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.promotion import HISTORY_FILE, Champion, Entry, champion, promote, roll_back, standing
+from napari_glacier.core.models.comparison import CHANGES, Row
+from napari_glacier.core.models.promotion import HISTORY_FILE, Champion, Entry, champion, promote, roll_back, standing
 
 if TYPE_CHECKING:
     from napari_glacier.controllers.session import Session

@@ -13,8 +13,8 @@ from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, forget_history
+from napari_glacier.core.correction.saving import SaveReport
 from napari_glacier.core.errors import DataError, JournalError, SaveError
-from napari_glacier.core.saving import SaveReport
 
 # napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
 CLASS_KEYS = tuple(f"Alt-{index}" for index in range(10))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.bands import TERRAIN_BANDS
-from napari_glacier.core.mosaic import Mosaic
+from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import Evidence, standardise
 from napari_glacier.core.tools.superpixels import Superpixels, superpixels

@@ -9,8 +9,8 @@ import numpy as np
 
 from napari_glacier.controllers.layers import KEY
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme
+from napari_glacier.core.correction.journal_place import user_data_dir
 from napari_glacier.core.errors import DataError, SchemeError
-from napari_glacier.core.journal_place import user_data_dir
 from napari_glacier.core.raster import write_mask
 
 SAMPLE_NAME = "glacier-sample"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import GlacierError
-from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.tiles import Tile
+from napari_glacier.core.raster.georef import GeoRef
 
 # Of Okabe and Ito (2008): told apart by colour-blind people, on dark and on light.
 REVIEW_COLORS = {

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from napari_glacier.controllers.layers import COMPOSITES
 from napari_glacier.controllers.pictures import band_limits, composite_rgba
 from napari_glacier.controllers.session import Session
+from napari_glacier.core.data.mosaic import Placement
 from napari_glacier.core.errors import GlacierError
-from napari_glacier.core.mosaic import Placement
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from napari_glacier.controllers.session import Session, approved_sentence, counted
 from napari_glacier.controllers.workspace import Workspace, forget_history
+from napari_glacier.core.correction.history import REVERT, Sitting, reversal, sittings
+from napari_glacier.core.correction.patch_files import By, export_corrections
+from napari_glacier.core.correction.strokes import StrokeInfo
 from napari_glacier.core.errors import DataError, JournalError
-from napari_glacier.core.history import REVERT, Sitting, reversal, sittings
-from napari_glacier.core.patch_files import By, export_corrections
-from napari_glacier.core.strokes import StrokeInfo
 
 # A browser shows so many at first; older ones are reached by asking for more.
 LIMIT = 300

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari.utils.colormaps import DirectLabelColormap
 
     from napari_glacier.core.classes import ClassScheme
-    from napari_glacier.core.mosaic import Mosaic
+    from napari_glacier.core.data.mosaic import Mosaic
     from napari_glacier.core.raster import GeoRef
 
 KEY = "napari_glacier"

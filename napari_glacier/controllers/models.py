@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_glacier.core.errors import CheckpointError, DataError
-from napari_glacier.core.promotion import MODELS_FOLDER, champion
+from napari_glacier.core.models.promotion import MODELS_FOLDER, champion
 from napari_glacier.core.runfiles import RunFolder
 
 _SUFFIXES = frozenset((".safetensors", ".yaml", ".yml", ".pth", ".pt"))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core import tiling
-from napari_glacier.core.mosaic import Mosaic, Placement
+from napari_glacier.core.data.mosaic import Mosaic, Placement
 from napari_glacier.core.tiling import Window, rim_px
 
 if TYPE_CHECKING:

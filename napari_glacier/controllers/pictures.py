@@ -15,7 +15,7 @@ from napari_glacier.core.indexing import as_box, box_ranges
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:
-    from napari_glacier.core.mosaic import Mosaic
+    from napari_glacier.core.data.mosaic import Mosaic
 
 # Percentiles from this many pixels differ from those of all pixels by less than a grey level.
 _SAMPLE_PX = 400_000

@@ -17,8 +17,8 @@ from napari_glacier.controllers import parts
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.parts import Part, cut_tile
 from napari_glacier.controllers.prediction_map import News
+from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.errors import SaveError
-from napari_glacier.core.mosaic import Mosaic
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.desk import Desk
 from napari_glacier.controllers.predicted import Predicted
+from napari_glacier.core.correction.journal import NO_WORK
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.journal import NO_WORK
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components
 from napari_glacier.core.tools import shape as shapes

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from napari_glacier import __version__
 from napari_glacier.controllers.session import Session, counted
 from napari_glacier.controllers.steps import Step, as_steps
+from napari_glacier.core.correction.journal_place import is_writable_folder, user_data_dir
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
-from napari_glacier.core.journal_place import is_writable_folder, user_data_dir
 
 if TYPE_CHECKING:
     from napari_glacier.core.inventory.class_maps import MapSource
@@ -334,7 +334,7 @@ def _choice(title: str, path: Path) -> MapChoice:
 
 
 def _holds_masks(folder: Path) -> bool:
-    from napari_glacier.core.layouts import rasters_in
+    from napari_glacier.core.data.layouts import rasters_in
 
     folders = [folder, *(sub for sub in folder.iterdir() if sub.is_dir() and sub.name not in _MEASURES)]
     return any(rasters_in(own) for own in folders)

@@ -6,8 +6,8 @@ from psygnal import Signal
 
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.correction.reviews import APPROVED, REVIEW_STATES, TODO, ReviewEvent
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.reviews import APPROVED, REVIEW_STATES, TODO, ReviewEvent
 
 ALL, UNFINISHED = "all tiles", "not approved"
 # What the walk can be kept to.

@@ -18,15 +18,10 @@ from psygnal import Signal
 
 from napari_glacier.controllers.layers import derived_layer, quality_layer, scene_layers, why_no_quality, why_not
 from napari_glacier.core.classes import ClassScheme, get_scheme
-from napari_glacier.core.dataset import Dataset, open_dataset
-from napari_glacier.core.derived import DERIVED, derived
-from napari_glacier.core.edits import EditableMask
-from napari_glacier.core.errors import DataError, JournalError
-from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.journal import Journal
-from napari_glacier.core.mosaic import Mosaic, Placement, plan_scenes
-from napari_glacier.core.reviews import APPROVED
-from napari_glacier.core.saving import (
+from napari_glacier.core.correction.edits import EditableMask
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.reviews import APPROVED
+from napari_glacier.core.correction.saving import (
     SaveReport,
     changed_outside,
     keep_outside_changes,
@@ -34,7 +29,12 @@ from napari_glacier.core.saving import (
     save_tiles,
     settle_saves,
 )
-from napari_glacier.core.validity import LazyValidity
+from napari_glacier.core.data.dataset import Dataset, open_dataset
+from napari_glacier.core.data.mosaic import Mosaic, Placement, plan_scenes
+from napari_glacier.core.data.validity import LazyValidity
+from napari_glacier.core.derived import DERIVED, derived
+from napari_glacier.core.errors import DataError, JournalError
+from napari_glacier.core.raster.georef import GeoRef
 
 logger = logging.getLogger(__name__)
 

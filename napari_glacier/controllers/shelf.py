@@ -13,9 +13,9 @@ from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import check_channels
 from napari_glacier.core.classes import SCHEMES, get_scheme
 from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.models.promotion import BUNDLED, keep
+from napari_glacier.core.models.shelf import Card, ShelfModel, find_models
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.promotion import BUNDLED, keep
-from napari_glacier.core.shelf import Card, ShelfModel, find_models
 
 if TYPE_CHECKING:
     from napari_glacier.nn.importing import Fit, Wanted

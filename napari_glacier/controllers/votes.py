@@ -17,7 +17,7 @@ from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.layers import map_text
 from napari_glacier.controllers.parts import Part, part_of
 from napari_glacier.controllers.prediction_job import Made, Step
-from napari_glacier.core.mosaic import Mosaic
+from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import check_channels
 from napari_glacier.core.classes import SCHEMES
-from napari_glacier.core.reviews import ReviewDemand
+from napari_glacier.core.correction.reviews import ReviewDemand
 
 # The loss looks at the weights of all its terms together, and says in one sentence what is wrong with them.
 _Weight = Annotated[float, Field(allow_inf_nan=True)]

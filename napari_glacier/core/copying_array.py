@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.strokes import MaskArray
+from napari_glacier.core.correction.strokes import MaskArray
 
 
 class CopyingArray:

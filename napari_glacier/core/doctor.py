@@ -13,13 +13,13 @@ import numpy.typing as npt
 from napari_glacier.core.band_order import SATURATED_FROM, Evidence, evidence, mistaken_bands, mistaken_visible, said
 from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import SCHEMES
-from napari_glacier.core.dataset import Dataset, Tile, missing_band_warnings, open_dataset
+from napari_glacier.core.data.dataset import Dataset, Tile, missing_band_warnings, open_dataset
+from napari_glacier.core.data.leakage import buffer_for, find_leaks
+from napari_glacier.core.data.mosaic import plan_scenes
+from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import DataError, GlacierError, SchemeError
 from napari_glacier.core.findings import Diagnosis, Examined, Finding
-from napari_glacier.core.leakage import buffer_for, find_leaks
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info
-from napari_glacier.core.statistics import PooledStatistics
 
 # Largest value of whole numbers of few bits; others saturate as 16-bit digital numbers do.
 _LARGEST = {"uint8": 255, "int16": 32_767}

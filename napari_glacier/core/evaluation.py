@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.array_layout import arrays_in
 from napari_glacier.core.bands import exact_identity, number_identity, plain_identity
 from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
-from napari_glacier.core.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.data.array_layout import arrays_in
+from napari_glacier.core.data.dataset import Dataset, Tile, open_dataset
+from napari_glacier.core.data.layouts import is_dataset, pictures_in, rasters_in
+from napari_glacier.core.data.pairing import pair_files
+from napari_glacier.core.data.tiles import raster_name
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
-from napari_glacier.core.layouts import is_dataset, pictures_in, rasters_in
 from napari_glacier.core.metrics import ConfusionMatrix
-from napari_glacier.core.pairing import pair_files
-from napari_glacier.core.png import is_png
 from napari_glacier.core.raster import read_mask_codes
-from napari_glacier.core.tiles import raster_name
+from napari_glacier.core.raster.png import is_png
 
 
 def evaluate_folders(

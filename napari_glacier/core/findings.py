@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import GlacierError
-from napari_glacier.core.statistics import PooledStatistics
 
 Severity = Literal["info", "warning", "error"]
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.data.layouts import is_dataset, pictures_in, rasters_in
 from napari_glacier.core.errors import DataError, GlacierError, SaveError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.layouts import is_dataset, pictures_in, rasters_in
 from napari_glacier.core.raster import read_mask_codes
 from napari_glacier.core.rle import encode_rle, parse_runs
 
@@ -135,7 +135,7 @@ def mask_names(folder: Path) -> list[str]:
     """
     folder = Path(folder).expanduser()
     if is_dataset(folder):
-        from napari_glacier.core.dataset import open_dataset
+        from napari_glacier.core.data.dataset import open_dataset
 
         return sorted(Path(tile.name).stem for tile in open_dataset(folder, "salt2").tiles)
     if (folder / "images").is_dir():
@@ -170,7 +170,7 @@ def _masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give a folder of predicted masks.")
     if is_dataset(folder):
-        from napari_glacier.core.dataset import open_dataset
+        from napari_glacier.core.data.dataset import open_dataset
 
         tiles = open_dataset(folder, "salt2").tiles
         masks = {path.stem: path for tile in tiles if (path := tile.mask_path) is not None and tile.number is None}

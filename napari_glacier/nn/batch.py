@@ -17,10 +17,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError, SaveError
-from napari_glacier.core.mosaic import Mosaic, plan_scenes
-from napari_glacier.core.promotion import champion
+from napari_glacier.core.models.promotion import champion
 from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.outputs import is_written, recorded_fingerprints, refuse_source_folder, write_predictions
 from napari_glacier.nn.prediction import Progress

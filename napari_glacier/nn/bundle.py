@@ -31,9 +31,9 @@ import yaml
 
 from napari_glacier import __version__
 from napari_glacier.core.channels import required_bands
-from napari_glacier.core.dataset import Dataset, open_dataset
+from napari_glacier.core.data.dataset import Dataset, open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import CheckpointError, ConfigError, SaveError
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.nn.augment_tta import TtaMode, views
 from napari_glacier.nn.bundle_code import PACKAGE, write_code
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint

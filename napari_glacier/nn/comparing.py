@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.comparison import (
+from napari_glacier.core.data.dataset import Dataset
+from napari_glacier.core.errors import SaveError
+from napari_glacier.core.models.comparison import (
     CHANGES,
     DRAWS,
     LEVEL,
@@ -17,8 +19,6 @@ from napari_glacier.core.comparison import (
     compare,
     count_tile,
 )
-from napari_glacier.core.dataset import Dataset
-from napari_glacier.core.errors import SaveError
 from napari_glacier.core.raster import write_mask
 from napari_glacier.nn.augment_tta import TtaMode
 from napari_glacier.nn.ensemble import Ensemble

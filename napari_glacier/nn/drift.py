@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from napari_glacier.core.channels import required_bands
+from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.findings import Diagnosis, Finding
-from napari_glacier.core.statistics import PooledStatistics
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import ModelCard
 from napari_glacier.nn.scene import BandGap, Scene

@@ -7,10 +7,10 @@ tile is new to all members; it is then represented, tile by tile, by those that 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from napari_glacier.core.dataset import Dataset, Tile
+from napari_glacier.core.data.dataset import Dataset, Tile
+from napari_glacier.core.data.mosaic import Mosaic, PixelCache, Placement
+from napari_glacier.core.data.seen_tiles import deciding_band, tile_fingerprint
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.mosaic import Mosaic, PixelCache, Placement
-from napari_glacier.core.seen_tiles import deciding_band, tile_fingerprint
 from napari_glacier.nn.augment_tta import TtaMode
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.prediction import Prediction, Progress

@@ -14,10 +14,10 @@ from torch import nn
 
 from napari_glacier.core.channels import Normalisation, assemble_channels, check_channels, required_bands
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.dataset import Dataset
+from napari_glacier.core.data.dataset import Dataset
+from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import CheckpointError, DataError
-from napari_glacier.core.shelf import IMPORTED
-from napari_glacier.core.statistics import PooledStatistics
+from napari_glacier.core.models.shelf import IMPORTED
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
 from napari_glacier.nn.weights import load_foreign_state_dict
 from napari_glacier.nn.zoo import build_model, default_encoder

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from napari_glacier.core.correction.journal_place import user_data_dir
 from napari_glacier.core.files import replacing
-from napari_glacier.core.journal_place import user_data_dir
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.openvino_runtime import Graph, core, import_openvino
 

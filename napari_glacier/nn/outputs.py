@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from napari_glacier.core.bands import band_of_folder
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.dataset import Dataset, Tile
+from napari_glacier.core.data.dataset import Dataset, Tile
+from napari_glacier.core.data.mosaic import Mosaic, Placement
+from napari_glacier.core.data.tiles import raster_name
 from napari_glacier.core.errors import RasterError, SaveError
-from napari_glacier.core.mosaic import Mosaic, Placement
 from napari_glacier.core.raster import read_description, write_cog, write_mask
 from napari_glacier.core.scenes.products import DATE_TAG
-from napari_glacier.core.tiles import raster_name
 from napari_glacier.nn.prediction import Prediction
 
 PROVENANCE_FILE = "provenance.jsonl"

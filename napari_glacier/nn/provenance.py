@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from napari_glacier.core.archives import file_of
+from napari_glacier.core.raster.archives import file_of
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.scene import Scene
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.errors import SaveError
-from napari_glacier.core.promotion import MODELS_FOLDER, ModelFiles, keep
+from napari_glacier.core.models.promotion import MODELS_FOLDER, ModelFiles, keep
 from napari_glacier.nn.checkpoint import read_card
 from napari_glacier.nn.ensemble import recipe_of
 from napari_glacier.nn.importing import Wanted, import_weights

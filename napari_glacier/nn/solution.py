@@ -19,17 +19,17 @@ import numpy.typing as npt
 import yaml
 
 from napari_glacier import __version__
-from napari_glacier.core import dataset as datasets
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS
 from napari_glacier.core.channels import required_bands
-from napari_glacier.core.dataset import Dataset, choose_scheme
+from napari_glacier.core.data import dataset as datasets
+from napari_glacier.core.data.dataset import Dataset, choose_scheme
+from napari_glacier.core.data.layouts import find_tiles
+from napari_glacier.core.data.mosaic import plan_scenes
+from napari_glacier.core.data.tile_files import leaving_out_damaged
+from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
-from napari_glacier.core.layouts import find_tiles
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.raster import read_raster, write_raster
-from napari_glacier.core.tile_files import leaving_out_damaged
-from napari_glacier.core.tiles import Tile
 from napari_glacier.nn.stand_ins import equip_tifffile
 
 DESCRIPTION = "bundle.yaml"
@@ -228,7 +228,7 @@ def _readable(dataset: Dataset, bands: Sequence[str], skipped: dict[str, str]) -
 
 def _mask_names(tiles: Sequence[Tile]) -> dict[str, Path]:
     """Where each tile's mask goes; names that occur twice go by split, as `write_predictions` does."""
-    from napari_glacier.core.tiles import raster_name
+    from napari_glacier.core.data.tiles import raster_name
 
     counts = Counter(raster_name(tile.name) for tile in tiles)
     names = {tile.id: raster_name(tile.name) for tile in tiles}

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX
-from napari_glacier.core.dataset import Dataset
+from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.metrics import ConfusionMatrix
-from napari_glacier.core.mixing import log_loss, mixing_weights
-from napari_glacier.core.promotion import ModelFiles
+from napari_glacier.core.models.mixing import log_loss, mixing_weights
+from napari_glacier.core.models.promotion import ModelFiles
 from napari_glacier.nn.augment_tta import TtaMode
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.held_out import STEPS, find_held_out, predict_held_out

@@ -25,7 +25,7 @@ from napari_glacier.controllers.gallery import Gallery, Seen, class_shares
 from napari_glacier.controllers.overview import known_findings, share_text, summary
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tile_list import Filter, Key, TileList
-from napari_glacier.core.journal import REVIEW_STATES
+from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.check_panel import CheckPanel

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.history import LIMIT
 from napari_glacier.controllers.session import counted, listed
-from napari_glacier.core.strokes import StrokeInfo
+from napari_glacier.core.correction.strokes import StrokeInfo
 
 _COLUMNS = ("Time", "Author", "Tool", "Tiles", "Pixels", "Model", "State")
 _PIXELS = _COLUMNS.index("Pixels")

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QPushButto
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.review import FILTERS
-from napari_glacier.core.reviews import APPROVED, REVIEW_STATES, ReviewEvent
+from napari_glacier.core.correction.reviews import APPROVED, REVIEW_STATES, ReviewEvent
 from napari_glacier.views.tool_panel import shown_key
 
 _LAST_SHOWN = 3

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.shelf import ShelfController, weighing_text
 from napari_glacier.core.errors import GlacierError
-from napari_glacier.core.shelf import ShelfModel
+from napari_glacier.core.models.shelf import ShelfModel
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import hint
 from napari_glacier.views.import_dialog import ImportDialog

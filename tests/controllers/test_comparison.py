@@ -10,7 +10,7 @@ from napari_glacier.controllers.comparison import ComparisonController
 from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.promotion import read_history
+from napari_glacier.core.models.promotion import read_history
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
 from napari_glacier.nn.ensemble import resolve_models
 

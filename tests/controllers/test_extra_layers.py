@@ -11,7 +11,7 @@ from napari_glacier.controllers.overview import summary
 from napari_glacier.controllers.pictures import Level, level_factors
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.core import mosaic
+from napari_glacier.core.data import mosaic
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 

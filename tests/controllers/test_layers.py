@@ -4,9 +4,9 @@ import pytest
 from napari_glacier.controllers.layers import class_colormap, map_text, world_placement, world_to_map
 from napari_glacier.controllers.pictures import LazyBand, LazyComposite, band_limits, composite_rgba, stretch_limits
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.mosaic import plan_scenes
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
+from napari_glacier.core.raster.georef import GeoRef
 
 
 def test_limits_are_percentiles_of_valid_pixels_only():

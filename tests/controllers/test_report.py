@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from napari_glacier.cli import main
 from napari_glacier.controllers.report import OutlineWish, ReportController, area_lines, further_facts
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError, DataError, SaveError
 from napari_glacier.core.raster import write_mask, write_raster
 

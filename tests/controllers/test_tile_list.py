@@ -12,10 +12,10 @@ from napari_glacier.controllers.gallery import THUMBNAIL_PX, Gallery, class_shar
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.steps import as_steps
 from napari_glacier.controllers.tile_list import Filter, TileList
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.doctor import examine
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
+from napari_glacier.core.raster.georef import GeoRef
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from napari_glacier.cli import main
 from napari_glacier.core.band_order import Evidence, evidence, mistaken_bands, mistaken_visible
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset, write_scheme
+from napari_glacier.core.data.dataset import open_dataset, write_scheme
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
 from napari_glacier.core.evaluation import evaluate_folders

@@ -10,15 +10,15 @@ from sklearn.metrics import matthews_corrcoef
 from napari_glacier.controllers.layers import KEY, scene_layers
 from napari_glacier.core.channels import assemble_channels, check_channels, required_bands
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import is_dataset, open_dataset, write_scheme
+from napari_glacier.core.correction.edits import EditableMask
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.saving import ORIGINALS_FOLDER, save_tiles
+from napari_glacier.core.data.dataset import is_dataset, open_dataset, write_scheme
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.doctor import examine
-from napari_glacier.core.edits import EditableMask
 from napari_glacier.core.errors import DataError, PairingError, RasterError, SaveError, SchemeError
 from napari_glacier.core.evaluation import evaluate_folders
-from napari_glacier.core.journal import Journal
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info, read_mask_codes, read_raster, rewrite_mask, write_mask, write_raster
-from napari_glacier.core.saving import ORIGINALS_FOLDER, save_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SALT = get_scheme("salt2")

@@ -11,10 +11,10 @@ from torch import nn
 from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.channels import Normalisation, required_bands
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import is_dataset, missing_band_warnings, open_dataset
+from napari_glacier.core.data.dataset import is_dataset, missing_band_warnings, open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.doctor import examine
 from napari_glacier.core.errors import BandError, DataError
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info, write_raster
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import LoadedModel, ModelCard

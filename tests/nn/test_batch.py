@@ -14,8 +14,8 @@ import rasterio
 from PIL import Image
 
 from napari_glacier.cli import main
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.mosaic import plan_scenes
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.raster import read_mask_codes, read_raster
 from napari_glacier.nn import batch
 
@@ -151,8 +151,8 @@ def test_a_scheduler_that_is_none_is_said(make_dataset, make_checkpoint, tmp_pat
 
 
 def test_a_whole_tile_is_read_in_strips_as_at_once(make_dataset, monkeypatch):
-    from napari_glacier.core import mosaic
-    from napari_glacier.core.dataset import open_dataset
+    from napari_glacier.core.data import mosaic
+    from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.tiling import Window
 
     root = make_dataset(grid=(2, 2), size_px=96)

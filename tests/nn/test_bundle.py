@@ -24,9 +24,9 @@ from napari_glacier.cli import main
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.errors import ConfigError, DataError, SaveError
-from napari_glacier.core.mosaic import Mosaic, plan_scenes
 from napari_glacier.core.raster import read_info, read_part, read_raster, write_raster
 from napari_glacier.nn import bundle, solution, stand_ins
 from napari_glacier.nn.bundle import write_bundle

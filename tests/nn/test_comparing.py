@@ -9,9 +9,9 @@ import rasterio
 import torch
 
 from napari_glacier.cli import main
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.seen_tiles import tile_fingerprint
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.seen_tiles import tile_fingerprint
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
 from napari_glacier.nn.comparing import compare_models
 from napari_glacier.nn.ensemble import Ensemble

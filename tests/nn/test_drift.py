@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_glacier.core.channels import Normalisation
-from napari_glacier.core.statistics import PooledStatistics
+from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.nn.drift import drift_warnings
 
 MEAN, DEVIATION = 12_000.0, 3_000.0

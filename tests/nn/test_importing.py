@@ -8,9 +8,9 @@ import torch
 from napari_glacier.cli import main
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import CheckpointError
-from napari_glacier.core.shelf import find_models
+from napari_glacier.core.models.shelf import find_models
 from napari_glacier.nn.checkpoint import load_checkpoint
 from napari_glacier.nn.importing import Wanted, examine, import_weights, outline, statistics_of
 

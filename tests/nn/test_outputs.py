@@ -7,9 +7,9 @@ import rasterio
 
 from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import GlacierError
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_description, read_raster, write_mask
 from napari_glacier.nn import batch, ensemble, outputs
 from napari_glacier.nn.cleaning import Cleaning

@@ -9,9 +9,9 @@ from torch import nn
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import Normalisation
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import ConfigError, DataError, DeviceError
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn import memory
 from napari_glacier.nn.cleaning import Cleaning

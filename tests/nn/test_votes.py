@@ -9,8 +9,8 @@ import rasterio
 from napari_glacier.cli import main
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.mosaic import plan_scenes
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.raster import read_description
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn import batch

@@ -9,10 +9,10 @@ from torch import nn
 
 from napari_glacier.cli import main
 from napari_glacier.core.channels import Normalisation
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.seen_tiles import tile_fingerprint
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.promotion import ModelFiles
-from napari_glacier.core.seen_tiles import tile_fingerprint
+from napari_glacier.core.models.promotion import ModelFiles
 from napari_glacier.nn.ensemble import Ensemble, resolve_models
 from napari_glacier.nn.weighing import compose, fit_weights
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from napari_glacier.core.classes import IGNORE_INDEX
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.edits import EditableMask
+from napari_glacier.core.correction.edits import EditableMask
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.saving import save_tiles
+from napari_glacier.core.correction.seen import SeenArea
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.journal import Journal
-from napari_glacier.core.mosaic import plan_scenes
-from napari_glacier.core.saving import save_tiles
-from napari_glacier.core.seen import SeenArea
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import load_checkpoint, read_card
 from napari_glacier.nn.ensemble import resolve_models

@@ -17,7 +17,7 @@ from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, save_config
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.core.raster import read_mask_codes
 from napari_glacier.core.runfiles import RunFolder

@@ -9,9 +9,9 @@ from scipy.ndimage import distance_transform_cdt
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config import AugmentationConfig, RunConfig
+from napari_glacier.core.data.splits import hold_out
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError, SchemeError
 from napari_glacier.core.raster import read_raster, write_raster
-from napari_glacier.core.splits import hold_out
 from training.augment import Augmenter
 from training.data import BatchPlan, CropDataset, make_loader, scan, whole_tiles
 from training.sampler import Crop

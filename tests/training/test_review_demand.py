@@ -1,8 +1,8 @@
 import pytest
 
 from napari_glacier.core.config import RunConfig
+from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.core.journal import Journal
 from training.source import open_training_data
 
 

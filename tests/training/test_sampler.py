@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config import SamplingConfig
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError
 from training.sampler import CELL_PX, CropSampler, TileIndex
 

@@ -10,9 +10,9 @@ from scipy.spatial.distance import pdist
 
 from napari_glacier.cli import main
 from napari_glacier.core.config import RunConfig
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.leakage import centres_m
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.core.leakage import centres_m
 from training.folds import settle_folds
 from training.source import open_labelled_tiles, open_training_data
 

@@ -7,7 +7,7 @@ import torch
 from qtpy.QtWidgets import QMessageBox
 
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.core.promotion import read_history
+from napari_glacier.core.models.promotion import read_history
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
 from napari_glacier.views.base import WIDTH_PX

@@ -7,7 +7,7 @@ from qtpy.QtCore import Qt
 from napari_glacier import _reader
 from napari_glacier.controllers import pictures
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.core import mosaic
+from napari_glacier.core.data import mosaic
 
 pytestmark = pytest.mark.gui
 

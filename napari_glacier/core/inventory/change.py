@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks, tagged_scheme
-from napari_glacier.core.dataset import Dataset, is_dataset, open_dataset
+from napari_glacier.core.correction.saving import mask_file
+from napari_glacier.core.data.dataset import Dataset, is_dataset, open_dataset
+from napari_glacier.core.data.layouts import rasters_in
+from napari_glacier.core.data.pairing import pair_files
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.inventory.projection import pixel_areas_m2
-from napari_glacier.core.layouts import rasters_in
-from napari_glacier.core.pairing import pair_files
 from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
-from napari_glacier.core.saving import mask_file
+from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.scenes.products import QUALITY_CLASSES
 from napari_glacier.core.tiling import Window
 

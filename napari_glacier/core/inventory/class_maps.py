@@ -15,16 +15,16 @@ import numpy.typing as npt
 
 from napari_glacier.core.bands import plain_identity
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme, get_scheme, scheme_of_masks, tagged_scheme
-from napari_glacier.core.dataset import Dataset, is_dataset, open_dataset
+from napari_glacier.core.correction.review_states import journal_states
+from napari_glacier.core.correction.reviews import TODO, ReviewDemand, meets
+from napari_glacier.core.correction.saving import mask_file
+from napari_glacier.core.data.dataset import Dataset, is_dataset, open_dataset
+from napari_glacier.core.data.layouts import rasters_in
+from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, SchemeError
-from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.raster import read_description, read_info, read_mask_codes, read_raster
-from napari_glacier.core.review_states import journal_states
-from napari_glacier.core.reviews import TODO, ReviewDemand, meets
-from napari_glacier.core.saving import mask_file
+from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.scenes.products import DATE_TAG
-from napari_glacier.core.tiles import Tile
 
 PROBABILITY_FOLDER = "probabilities"
 _SPLITS = ("train", "val", "test", "all")

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.data.layouts import find_tiles, is_dataset, rasters_in
 from napari_glacier.core.errors import DataError, RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.inventory.outlines import Outlines
 from napari_glacier.core.inventory.projection import LONGITUDE_LATITUDE, crs_of
 from napari_glacier.core.inventory.vectorize import rasterise, to_pixels
-from napari_glacier.core.layouts import find_tiles, is_dataset, rasters_in
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_description, read_info, write_mask
+from napari_glacier.core.raster.georef import GeoRef
 
 DRIVERS: Mapping[str, str] = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON", ".shp": "ESRI Shapefile"}
 # A shapefile's field names have ten characters at most.

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.inventory.class_maps import ClassMap, MapSource, MaskFile
 from napari_glacier.core.inventory.projection import (
@@ -24,7 +25,6 @@ from napari_glacier.core.inventory.projection import (
     utm_zones,
 )
 from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
-from napari_glacier.core.journal import REVIEW_STATES
 from napari_glacier.core.scenes.products import DATE_TAG
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.raster.georef import GeoRef
 
 if TYPE_CHECKING:
     import pyproj

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.errors import GlacierError, OutlineError, RasterError
-from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.raster.georef import GeoRef
 
 VECTOR_SUFFIXES = (".shp", ".gpkg", ".geojson", ".json")
 

@@ -21,21 +21,21 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from napari_glacier.core.array_layout import HKH_BANDS, HKH_HIGH_GAIN_THERMAL, PLACE_FIELDS, PLACES_FILE
-from napari_glacier.core.arrays import write_array
 from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import Dataset, is_nodata, open_dataset
+from napari_glacier.core.data.array_layout import HKH_BANDS, HKH_HIGH_GAIN_THERMAL, PLACE_FIELDS, PLACES_FILE
+from napari_glacier.core.data.dataset import Dataset, is_nodata, open_dataset
+from napari_glacier.core.data.layouts import DESCRIPTION_FILE
+from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import BandError, DataError
 from napari_glacier.core.files import replacing, write_text_atomically
-from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.layouts import DESCRIPTION_FILE
 from napari_glacier.core.prepare.burning import Burner, ClassRule, Outlines, crs_of, read_outlines, scene_bounds
 from napari_glacier.core.prepare.hkh_raw import RawHkh, find_raw, rule_for
 from napari_glacier.core.prepare.hkh_split import Split, split_slices
 from napari_glacier.core.prepare.preparing import Progress, State, file_window, north_up, signature
 from napari_glacier.core.raster import RasterInfo, read_info, read_part
-from napari_glacier.core.statistics import PooledStatistics
+from napari_glacier.core.raster.arrays import write_array
+from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window, windows
 
 SCHEME = get_scheme("glacier4-index")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_glacier.core.data.layouts import rasters_in
 from napari_glacier.core.errors import DataError, OutlineError
-from napari_glacier.core.layouts import rasters_in
 from napari_glacier.core.prepare.burning import VECTOR_SUFFIXES, ClassRule, fields_of, usual_class
 from napari_glacier.core.prepare.preparing import distinct_names
 

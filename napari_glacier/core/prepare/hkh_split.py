@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.georef import GeoRef
-from napari_glacier.core.leakage import centres_m, find_leaks
-from napari_glacier.core.splits import hold_out
-from napari_glacier.core.tiles import Tile
+from napari_glacier.core.data.leakage import centres_m, find_leaks
+from napari_glacier.core.data.splits import hold_out
+from napari_glacier.core.data.tiles import Tile
+from napari_glacier.core.raster.georef import GeoRef
 
 _CLASSES = get_scheme("glacier4-index").class_names
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from napari_glacier.core.errors import DataError, SaveError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window
 
 STATE_FOLDER = ".prepare"

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme
-from napari_glacier.core.dataset import Dataset, is_nodata, open_dataset, write_scheme
+from napari_glacier.core.data.dataset import Dataset, is_nodata, open_dataset, write_scheme
+from napari_glacier.core.data.tiles import BandSource, Tile
 from napari_glacier.core.errors import BandError, DataError
 from napari_glacier.core.prepare.burning import Burner, ClassRule, Outlines, crs_of, read_outlines, scene_bounds
 from napari_glacier.core.prepare.preparing import Progress, State, file_window, north_up, safe_name, signature
 from napari_glacier.core.raster import read_info, write_mask, write_raster
-from napari_glacier.core.tiles import BandSource, Tile
 from napari_glacier.core.tiling import Window, windows
 
 

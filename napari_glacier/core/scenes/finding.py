@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from napari_glacier.core.archives import is_archive, is_packed, members
 from napari_glacier.core.errors import BandError, DataError, RasterError
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.raster import RasterInfo, read_info
+from napari_glacier.core.raster.archives import is_archive, is_packed, members
+from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.scenes.landsat import SceneFiles, is_landsat, read_landsat
 from napari_glacier.core.scenes.mtl import MTL_NAME, georef_of
 from napari_glacier.core.scenes.products import Product

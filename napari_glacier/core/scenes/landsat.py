@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.data.band_source import BandSource
 from napari_glacier.core.errors import BandError, DataError
 from napari_glacier.core.scenes.mtl import MTL_NAME, Metadata, read_mtl
 from napari_glacier.core.scenes.products import REFLECTIVE_BANDS, THERMAL_BAND, Calibration, Product, Quality

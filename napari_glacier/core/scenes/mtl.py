@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_glacier.core.archives import read_text
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.raster.archives import read_text
+from napari_glacier.core.raster.georef import GeoRef
 
 MTL_NAME = re.compile(r"^(?P<scene>.+)_MTL\.(?:txt|json)$", re.IGNORECASE)
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.data.band_source import BandSource
 
 REFLECTIVE_BANDS = CANONICAL_BANDS[:4]
 THERMAL_BAND = CANONICAL_BANDS[4]

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from napari_glacier.core.archives import read_text
-from napari_glacier.core.band_source import BandSource
 from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.data.band_source import BandSource
 from napari_glacier.core.errors import BandError, DataError
+from napari_glacier.core.raster.archives import read_text
 from napari_glacier.core.scenes.landsat import SceneFiles
 from napari_glacier.core.scenes.products import Calibration, Product, Quality
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_glacier.core.strokes import MaskArray
+from napari_glacier.core.correction.strokes import MaskArray
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray
 from napari_glacier.core.tools.growing import connected_to

@@ -9,7 +9,7 @@ from scipy import sparse
 from scipy.sparse import linalg
 from scipy.spatial import cKDTree
 
-from napari_glacier.core.strokes import MaskArray
+from napari_glacier.core.correction.strokes import MaskArray
 from napari_glacier.core.tools.evidence import BoolArray, Evidence, FloatArray
 from napari_glacier.core.tools.superpixels import Superpixels, superpixels
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.strokes import MaskArray
+from napari_glacier.core.correction.strokes import MaskArray
 from napari_glacier.core.tools.evidence import BoolArray
 
 

@@ -10,7 +10,7 @@ import rasterio
 
 from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.inventory.change import compare_dates
 from napari_glacier.core.inventory.class_maps import open_maps

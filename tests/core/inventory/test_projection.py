@@ -5,7 +5,6 @@ import pyproj
 import pytest
 
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.inventory.projection import (
     crs_of,
     pixel_areas_m2,
@@ -14,6 +13,7 @@ from napari_glacier.core.inventory.projection import (
     utm_zones,
     xy_of,
 )
+from napari_glacier.core.raster.georef import GeoRef
 
 GEOD = pyproj.Geod(ellps="WGS84")
 

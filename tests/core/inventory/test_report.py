@@ -11,14 +11,14 @@ from skimage.measure import perimeter_crofton
 
 from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.dataset import open_dataset
-from napari_glacier.core.georef import GeoRef
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.inventory.borders import interface_length
 from napari_glacier.core.inventory.class_maps import open_maps
 from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.inventory.report import make_report
-from napari_glacier.core.journal import Journal
 from napari_glacier.core.raster import write_mask, write_raster
+from napari_glacier.core.raster.georef import GeoRef
 
 FOUR = get_scheme("glacier4")
 

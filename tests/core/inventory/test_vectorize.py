@@ -13,9 +13,9 @@ from scipy.ndimage import label
 
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.georef import GeoRef
 from napari_glacier.core.inventory.vectorize import polygonise, rasterise, smooth, to_map, to_pixels
 from napari_glacier.core.raster import read_info
+from napari_glacier.core.raster.georef import GeoRef
 
 GEOREF = GeoRef.from_epsg(32643, (30.0, 0.0, 460_425.0, 0.0, -30.0, 3_802_575.0))
 # Four values on few pixels: holes, diagonal touches and borders of three and four classes are the rule.

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import rasterio
 
-from napari_glacier.core.archives import members, span
-from napari_glacier.core.dataset import is_dataset, open_dataset
+from napari_glacier.core.data.dataset import is_dataset, open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.derived import DERIVED, derive, derived
 from napari_glacier.core.errors import BandError, DataError, GlacierError, RasterError
-from napari_glacier.core.mosaic import plan_scenes
 from napari_glacier.core.raster import read_info, read_part, write_raster
+from napari_glacier.core.raster.archives import members, span
 
 SCENES = {
     "LC08_L1TP_149035_20200731_20200908_02_T1": ("B2", "B3", "B4", "B6", "B10"),

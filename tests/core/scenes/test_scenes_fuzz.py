@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_glacier.core.dataset import open_dataset
+from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import GlacierError
 
 # (place, what is put there): bytes changed, taken out or put in.

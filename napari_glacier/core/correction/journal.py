@@ -1,0 +1,413 @@
+"""The journal of a data set: every stroke, durable once drawn; what is saved; the tiles' review states.
+
+One SQLite file beside the tiles. The process that holds its lock file writes; another one reads, and learns
+who holds it. Nothing is ever deleted: patches are unsaved, saved, or discarded.
+"""
+
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from napari_glacier.core.correction.journal_file import SCHEMA_VERSION, JournalFile
+from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
+from napari_glacier.core.correction.reviews import EDITED, IN_PROGRESS, REVIEW_STATES, TODO, ReviewEvent, ReviewLog
+from napari_glacier.core.correction.seen import SeenAreas
+from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack
+from napari_glacier.core.errors import JournalError
+
+__all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
+
+# Accepting everything at once, and going back and forth, is no work on a tile.
+NO_WORK = frozenset(("accept", "undo", "redo", "revert"))
+
+_UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
+# The base of a tile's first save is kept as its origin: it tells a mask that came with the data from one made
+# here. While the two are equal nothing was saved, and the origin follows the base.
+_SET_BASE = """
+INSERT INTO tile (tile_id, base, origin) VALUES (?1, ?2, ?2)
+ON CONFLICT (tile_id) DO UPDATE SET base = ?2, origin = COALESCE(NULLIF(origin, base), ?2)
+"""
+_SET_REVIEW = """
+INSERT INTO tile (tile_id, review, review_time) VALUES (?1, ?2, ?3)
+ON CONFLICT (tile_id) DO UPDATE SET review = ?2, review_time = ?3
+"""
+_BEGIN_REVIEW = f"""
+INSERT INTO tile (tile_id, review, review_time) VALUES (?1, '{IN_PROGRESS}', ?2)
+ON CONFLICT (tile_id) DO UPDATE SET review = '{IN_PROGRESS}', review_time = ?2 WHERE review = '{TODO}'
+"""
+_logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The journal of one data set; open it with `Journal.open`. Safe to use from several threads.
+
+    Attributes
+    ----------
+    path : Path
+        The SQLite file.
+    read_only : bool
+        Another process holds the journal: nothing can be recorded here.
+    holder : str or None
+        Who holds it, where that is another process.
+    author : str
+        Written with each stroke.
+    seen : SeenAreas
+        Areas that were looked at and found right.
+    reviews : ReviewLog
+        What was said of the tiles.
+    """
+
+    def __init__(self, file: JournalFile, author: str) -> None:
+        self._file = file
+        self.author = author
+        self.path = file.path
+        self.seen = SeenAreas(file)
+        self.reviews = ReviewLog(file)
+        self.read_only = file.read_only
+        self.holder = file.holder
+
+    @classmethod
+    def open(cls, root: Path, author: str | None = None) -> "Journal":
+        """Open the journal of the data set in `root`, making it where there is none.
+
+        Where the folder is read-only, or its file system gives no locks, the journal lies in the user's data
+        folder; strokes and review states kept there are brought home once the folder can be written.
+
+        Raises
+        ------
+        JournalError
+            If the journal is damaged, was written by a newer version, or cannot be created.
+        """
+        root = Path(root).absolute()
+        author = author or user_name()
+        elsewhere = user_journal_path(root)
+        at_home = "it is read-only"
+        if is_writable_folder(root):
+            try:
+                journal = cls(JournalFile(root / JOURNAL_NAME), author)
+            except (OSError, NotImplementedError) as error:
+                at_home = _reason(error)
+                _logger.warning("The journal of %s is kept in %s: %s", root, elsewhere.parent, at_home)
+            else:
+                journal._bring_home(elsewhere)
+                return journal
+        try:
+            elsewhere.parent.mkdir(parents=True, exist_ok=True)
+            _copy_once(root / JOURNAL_NAME, elsewhere)
+            return cls(JournalFile(elsewhere), author)
+        except (OSError, NotImplementedError) as error:
+            raise JournalError(
+                f"A journal can be kept neither in {root} ({at_home}) nor in {elsewhere.parent} ({_reason(error)}), "
+                "so edits would be lost. Free disk space, make one of them writable, or name a folder on a local "
+                "disk in NAPARI_GLACIER_DATA_DIR."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file and give up the lock; again is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(
+        self,
+        patches: Sequence[Patch],
+        *,
+        tool: str,
+        model: str | None = None,
+        group: str | None = None,
+        bases: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write one stroke; it is on disk when this returns. Tiles that were ``todo`` are ``in progress`` then.
+
+        Parameters
+        ----------
+        patches : sequence of Patch
+        tool : str
+            What made it: paint, fill, undo, …
+        model : str, optional
+            The model whose prediction was accepted.
+        group : str, optional
+            Common to strokes that belong together; a new one where not given.
+        bases : mapping of str to str, optional
+            Base fingerprints of tiles, set in the same transaction.
+
+        Returns
+        -------
+        int
+            The stroke's id; ids grow.
+
+        Raises
+        ------
+        JournalError
+            If the disk is full or the journal is held by another process; nothing was written then.
+        """
+        stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, _now(), model, tuple(patches))
+        return self._insert(stroke, bases or {}, begins_review=tool not in NO_WORK)
+
+    def _insert(self, stroke: Stroke, bases: Mapping[str, str], *, begins_review: bool = False) -> int:
+        rows = [
+            (p.tile_id, p.row, p.col, *p.before_HW.shape, pack(p.before_HW), pack(p.after_HW)) for p in stroke.patches
+        ]
+        with self._file.writing() as connection:
+            cursor = connection.execute(
+                "INSERT INTO stroke (grp, tool, author, time, model) VALUES (?, ?, ?, ?, ?)",
+                (stroke.group, stroke.tool, stroke.author, stroke.time, stroke.model),
+            )
+            stroke_id = cursor.lastrowid
+            assert stroke_id is not None
+            connection.executemany(
+                "INSERT INTO patch (stroke_id, tile_id, row, col, height, width, before, after) "
+                f"VALUES ({stroke_id}, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            connection.executemany(_SET_BASE, bases.items())
+            if begins_review:
+                tiles = sorted({patch.tile_id for patch in stroke.patches})
+                connection.executemany(_BEGIN_REVIEW, [(tile_id, stroke.time) for tile_id in tiles])
+        return stroke_id
+
+    def unsaved(self, tile_id: str | None = None) -> list[Stroke]:
+        """Strokes in order, each with those of its patches that are not saved yet (of one tile, where given).
+
+        Patches already saved are left out: replaying them would bring old values back.
+        """
+        where, values = f"state = {_UNSAVED}", ()
+        if tile_id is not None:
+            return self._strokes(f"{where} AND tile_id = ?", (tile_id,))
+        return self._strokes(where, values)
+
+    def drawn(self, except_tools: Sequence[str] = ()) -> list[Patch]:
+        """Patches of all strokes that were not discarded, oldest first, but for those of some tools."""
+        places = ", ".join("?" * len(except_tools))
+        strokes = self._strokes(f"state != {_DISCARDED} AND s.tool NOT IN ({places})", tuple(except_tools))
+        return [patch for stroke in strokes for patch in stroke.patches]
+
+    def unsaved_tiles(self) -> dict[str, int]:
+        """Tiles with unsaved patches, and how many strokes those belong to."""
+        rows = self._file.read(
+            f"SELECT tile_id, COUNT(DISTINCT stroke_id) FROM patch WHERE state = {_UNSAVED} GROUP BY tile_id"
+        )
+        return dict(rows)
+
+    def stroke(self, stroke_id: int) -> Stroke:
+        """One stroke with all its patches, saved or not; `JournalError` where there is none of that id."""
+        found = self._strokes("stroke_id = ?", (stroke_id,))
+        if not found:
+            raise JournalError(f"{self.path} has no stroke {stroke_id}. Take an id from the history.")
+        return found[0]
+
+    def discard_unsaved(self, tile_ids: Iterable[str]) -> None:
+        """Give up the unsaved patches of tiles; they stay in the file, marked discarded.
+
+        The tiles' bases are forgotten: the next strokes are drawn on the files as they are then.
+        """
+        tiles = [(tile_id,) for tile_id in tile_ids]
+        with self._file.writing() as connection:
+            connection.executemany(
+                f"UPDATE patch SET state = {_DISCARDED} WHERE state = {_UNSAVED} AND tile_id = ?", tiles
+            )
+            connection.executemany(
+                "UPDATE tile SET base = NULL, origin = NULLIF(origin, base) WHERE tile_id = ?", tiles
+            )
+
+    def on_tile(self, tile_id: str) -> list[Stroke]:
+        """Strokes on a tile that were not discarded, oldest first, each with its patches there, saved or not."""
+        return self._strokes(f"state != {_DISCARDED} AND tile_id = ?", (tile_id,))
+
+    def num_pixels(self, stroke_ids: Iterable[int]) -> dict[int, int]:
+        """How many pixels each stroke changed."""
+        counts = {}
+        for stroke_id in stroke_ids:
+            patches = self._strokes("stroke_id = ?", (stroke_id,))
+            counts[stroke_id] = sum(int(patch.edited.sum()) for stroke in patches for patch in stroke.patches)
+        return counts
+
+    def history(self, limit: int = 100) -> list[StrokeInfo]:
+        """The latest strokes without their pixels, newest first."""
+        rows = self._file.read(
+            "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, p.tile_id, MIN(p.state) FROM "
+            "(SELECT * FROM stroke ORDER BY id DESC LIMIT ?) s JOIN patch p ON p.stroke_id = s.id "
+            "GROUP BY s.id, p.tile_id ORDER BY s.id DESC, p.tile_id",
+            (limit,),
+        )
+        found: dict[int, StrokeInfo] = {}
+        for stroke_id, group, tool, author, time, model, tile_id, state in rows:
+            before = found.get(stroke_id)
+            tiles = (*before.tile_ids, tile_id) if before else (tile_id,)
+            unsaved = state == _UNSAVED or (before is not None and before.unsaved)
+            discarded = state == _DISCARDED and (before is None or before.discarded)
+            found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)
+        return list(found.values())
+
+    def review(self, tile_id: str) -> str:
+        """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""
+        return str(self._tile_field("review", tile_id) or REVIEW_STATES[0])
+
+    def review_states(self) -> dict[str, str]:
+        """Review state of every tile that the journal knows."""
+        return dict(self._file.read("SELECT tile_id, review FROM tile"))
+
+    def set_review(self, tile_id: str, state: str, note: str = "") -> None:
+        """Set the review state of a tile; the state, the note, the author and the time are kept in `reviews`."""
+        if state not in REVIEW_STATES:
+            raise JournalError(f"{state!r} is no review state. Use one of: {', '.join(REVIEW_STATES)}.")
+        self.reviews.add([ReviewEvent(tile_id, state, note.strip(), self.author, _now())])
+
+    def base_fingerprint(self, tile_id: str) -> str | None:
+        """Fingerprint of the mask that a tile's unsaved strokes were drawn on; None before the first stroke."""
+        return self._tile_field("base", tile_id)
+
+    def origin_fingerprint(self, tile_id: str) -> str | None:
+        """The first base fingerprint a tile ever had; ``absent`` where its mask was made here."""
+        return self._tile_field("origin", tile_id)
+
+    def set_base_fingerprint(self, tile_id: str, fingerprint: str) -> None:
+        """Say which mask the unsaved strokes of a tile belong on."""
+        with self._file.writing() as connection:
+            connection.execute(_SET_BASE, (tile_id, fingerprint))
+
+    def begin_save(self, tile_id: str, up_to: int, fingerprint_after: str) -> None:
+        """Note that the strokes of a tile up to id `up_to` are about to be written, giving `fingerprint_after`."""
+        with self._file.writing() as connection:
+            connection.execute(
+                "INSERT INTO tile (tile_id, saving_up_to, saving_fingerprint) VALUES (?1, ?2, ?3) "
+                "ON CONFLICT (tile_id) DO UPDATE SET saving_up_to = ?2, saving_fingerprint = ?3",
+                (tile_id, up_to, fingerprint_after),
+            )
+
+    def finish_save(self, tile_id: str) -> None:
+        """Mark the strokes of the save that was begun as saved; its fingerprint becomes the tile's base.
+
+        A tile that was ``in progress`` is ``edited`` then.
+        """
+        with self._file.writing() as connection:
+            connection.execute(
+                f"UPDATE patch SET state = {_SAVED} WHERE state = {_UNSAVED} AND tile_id = ?1 "
+                "AND stroke_id <= (SELECT saving_up_to FROM tile WHERE tile_id = ?1)",
+                (tile_id,),
+            )
+            connection.execute(
+                "UPDATE tile SET base = COALESCE(saving_fingerprint, base), saving_up_to = NULL, "
+                "saving_fingerprint = NULL WHERE tile_id = ?",
+                (tile_id,),
+            )
+            connection.execute(
+                f"UPDATE tile SET review = '{EDITED}', review_time = ? WHERE tile_id = ? AND review = '{IN_PROGRESS}'",
+                (_now(), tile_id),
+            )
+
+    def forget_save(self, tile_id: str) -> None:
+        """Drop the note of `begin_save`: nothing was written."""
+        with self._file.writing() as connection:
+            connection.execute(
+                "UPDATE tile SET saving_up_to = NULL, saving_fingerprint = NULL WHERE tile_id = ?", (tile_id,)
+            )
+
+    def begun_saves(self) -> dict[str, str]:
+        """Tiles whose save was begun and not finished, with the fingerprint the file has if it was written."""
+        return dict(
+            self._file.read("SELECT tile_id, saving_fingerprint FROM tile WHERE saving_fingerprint IS NOT NULL")
+        )
+
+    def _tile_field(self, field: str, tile_id: str) -> str | None:
+        rows = self._file.read(f"SELECT {field} FROM tile WHERE tile_id = ?", (tile_id,))
+        return rows[0][0] if rows else None
+
+    def _strokes(self, where: str, values: tuple[Any, ...]) -> list[Stroke]:
+        rows = self._file.read(
+            "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, "
+            "p.tile_id, p.row, p.col, p.height, p.width, p.before, p.after "
+            f"FROM patch p JOIN stroke s ON s.id = p.stroke_id WHERE {where} ORDER BY s.id, p.id",
+            values,
+        )
+        patches: dict[tuple[Any, ...], list[Patch]] = {}
+        for row in rows:
+            tile_id, top, left, height, width, before, after = row[6:]
+            patch = Patch(tile_id, top, left, unpack(before, height, width), unpack(after, height, width))
+            patches.setdefault(row[:6], []).append(patch)
+        return [
+            Stroke(stroke_id, group, tool, author, time, model, tuple(found))
+            for (stroke_id, group, tool, author, time, model), found in patches.items()
+        ]
+
+    def _bring_home(self, elsewhere: Path) -> None:
+        """Take over what the journal in the user's folder holds, where there is one, then set that one aside.
+
+        A failure leaves that journal where it is, for the next opening.
+        """
+        if self.read_only or not elsewhere.is_file():
+            return
+        try:
+            with Journal(JournalFile(elsewhere), self.author) as other:
+                if other.read_only:
+                    return
+                self._take_over(other)
+            elsewhere.replace(elsewhere.with_suffix(f".taken-over-{datetime.now():%Y%m%d-%H%M%S}.sqlite"))
+        except (OSError, NotImplementedError) as error:
+            _logger.warning("%s could not be taken over and is kept: %s", elsewhere, _reason(error))
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_over(self, other: "Journal") -> None:
+        """Take over another journal's unsaved strokes, and review states that were set later than the ones here."""
+        strokes = other.unsaved()
+        for stroke in strokes:
+            tiles = {patch.tile_id for patch in stroke.patches}
+            bases = {tile: base for tile in tiles if (base := other.base_fingerprint(tile)) is not None}
+            self._insert(stroke, bases)
+        here, there = self._reviews(), other._reviews()
+        # States of journals before version 2 have no time; one of them only takes the place of ``todo``.
+        reviews = [
+            (tile_id, state, time or None)
+            for tile_id, (time, state) in there.items()
+            if tile_id not in here or time > here[tile_id][0]
+        ]
+        with self._file.writing() as connection:
+            connection.executemany(_SET_REVIEW, reviews)
+        looked_at = other.seen.all()
+        if looked_at:
+            self.seen.add(looked_at, self.author)
+        said = other.reviews.all()
+        if said:
+            self.reviews.add(said, set_state=False)
+        if strokes or reviews:
+            _logger.info(
+                "%d unsaved strokes and %d review states were taken over from %s",
+                len(strokes),
+                len(reviews),
+                other.path,
+            )
+
+    def _reviews(self) -> dict[str, tuple[str, str]]:
+        """When the review state of a tile was set (empty where that is not known), and to what."""
+        rows = self._file.read(
+            "SELECT tile_id, COALESCE(review_time, ''), review FROM tile "
+            f"WHERE review_time IS NOT NULL OR review != '{REVIEW_STATES[0]}'"
+        )
+        return {tile_id: (time, state) for tile_id, time, state in rows}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _reason(error: OSError | NotImplementedError) -> str:
+    return getattr(error, "strerror", None) or str(error) or "its file system gives no locks"
+
+
+def _copy_once(source: Path, target: Path) -> None:
+    """Copy a journal with its write-ahead log, so that what it knows is known in the user's folder, too."""
+    if target.exists() or not source.is_file():
+        return
+    for suffix in ("-wal", ""):
+        beside = Path(f"{source}{suffix}")
+        if beside.is_file():
+            Path(f"{target}{suffix}").write_bytes(beside.read_bytes())

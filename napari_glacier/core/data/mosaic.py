@@ -1,0 +1,327 @@
+"""Scenes: tiles on one grid seen as one raster, or a tile by itself."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_glacier.core.bands import BAND_GROUPS, CANONICAL_BANDS
+from napari_glacier.core.data.dataset import Dataset, Tile
+from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.tiling import Window
+
+# A mosaic of tiles strewn over a country would be mostly gap; beyond this they open as a stack.
+MAX_MOSAIC_PIXELS = 40_000 * 40_000
+
+# A tile of more pixels is read in parts: strips of rows, or squares where its files are stored in blocks.
+_WHOLE_PX = 2048 * 2048
+_STRIP_ROWS = 512
+_BLOCK_PX = 1024
+
+# A scene of more pixels is never read whole to be looked at.
+LARGE_PX = 4096 * 4096
+
+Pixels = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+# First row or column, and the one after the last.
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A tile and the position of its first pixel in the scene."""
+
+    tile: Tile
+    row: int
+    col: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the scene that the tile covers."""
+        return slice(self.row, self.row + self.tile.height), slice(self.col, self.col + self.tile.width)
+
+
+class Mosaic:
+    """One raster made of tiles that do not overlap; what lies between them is a gap (nodata).
+
+    Pixels are read tile by tile when asked for, large tiles in parts, and a few are kept.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    placements : sequence of Placement
+    georef : GeoRef or None
+        Of the scene's first pixel.
+    cache : PixelCache, optional
+        Shared with the other scenes of the data set.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Height and width in pixels.
+    name : str
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        placements: Sequence[Placement],
+        georef: GeoRef | None,
+        cache: "PixelCache | None" = None,
+    ) -> None:
+        self.dataset = dataset
+        self.placements = tuple(placements)
+        self.georef = georef
+        self.shape = (
+            max(place.row + place.tile.height for place in placements),
+            max(place.col + place.tile.width for place in placements),
+        )
+        self.name = placements[0].tile.id if len(placements) == 1 else dataset.root.name
+        self._cache = cache or PixelCache()
+
+    def read(
+        self, window: Window, bands: Sequence[str] = CANONICAL_BANDS
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Bands and validity of a window, (len(bands), h, w) float32 and (h, w) bool.
+
+        Gaps, nodata and what lies outside the scene are 0 and not valid. Gaps in the terrain: see `Dataset.read`.
+        """
+        image_CHW = np.zeros((len(bands), window.height, window.width), np.float32)
+        valid_HW = np.zeros((window.height, window.width), bool)
+        for place in self.tiles_in(window):
+            for rows, cols in _parts(place.tile):
+                first_row, first_col = place.row + rows[0], place.col + cols[0]
+                top, bottom = max(window.row, first_row), min(window.row + window.height, place.row + rows[1])
+                left, right = max(window.col, first_col), min(window.col + window.width, place.col + cols[1])
+                if top >= bottom or left >= right:
+                    continue
+                into = np.s_[top - window.row : bottom - window.row, left - window.col : right - window.col]
+                from_ = np.s_[top - first_row : bottom - first_row, left - first_col : right - first_col]
+                for group in _groups(place.tile, bands):
+                    part_CHW, part_valid_HW = self._part(place.tile, group, rows, cols)
+                    there = [k for k, band in enumerate(bands) if band in group]
+                    image_CHW[there, *into] = part_CHW[:, *from_][[group.index(bands[k]) for k in there]]
+                    valid_HW[into] = part_valid_HW[from_]
+        return image_CHW, valid_HW
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the scene is too large to be read whole for being looked at."""
+        return self.shape[0] * self.shape[1] > LARGE_PX
+
+    def tiles_in(self, window: Window) -> list[Placement]:
+        """Placements that a window touches."""
+        return [
+            place
+            for place in self.placements
+            if place.row < window.row + window.height
+            and window.row < place.row + place.tile.height
+            and place.col < window.col + window.width
+            and window.col < place.col + place.tile.width
+        ]
+
+    @property
+    def whole(self) -> Window:
+        """The window that is the scene."""
+        return Window(0, 0, *self.shape)
+
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """Pixels that carry data, shape (H, W)."""
+        valid_HW = np.zeros(self.shape, bool)
+        for place in self.placements:
+            of_tile_HW = valid_HW[place.slices]
+            for rows, cols in _parts(place.tile):
+                of_tile_HW[slice(*rows), slice(*cols)] = self._part(place.tile, place.tile.usual_bands, rows, cols)[1]
+        return valid_HW
+
+    def reduced_shape(self, factor: int) -> tuple[int, int]:
+        """Height and width of the scene with one pixel for `factor` x `factor` (fewer at its end)."""
+        return -(-self.shape[0] // factor), -(-self.shape[1] // factor)
+
+    def read_reduced(
+        self, factor: int, window: Window, bands: Sequence[str] = CANONICAL_BANDS
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """A view from afar: as `read`, of one pixel for `factor` x `factor`, from the files' overviews where there are.
+
+        For the eye: pixels are picked, not averaged, except as the overviews were.
+
+        Parameters
+        ----------
+        factor : int
+        window : Window
+            In pixels of the reduced scene (see `reduced_shape`).
+        bands : sequence of str
+        """
+        image_CHW = np.zeros((len(bands), window.height, window.width), np.float32)
+        valid_HW = np.zeros((window.height, window.width), bool)
+        for place, rows, cols in self._reduced_parts(factor, window):
+            into = _into(place, rows, cols, factor, window)
+            for group in _groups(place.tile, bands):
+                part_CHW, part_valid_HW = self._reduced(place, group, factor, rows, cols)
+                there = [k for k, band in enumerate(bands) if band in group]
+                # At the seam of two tiles both have a share in a pixel: the one that carries data counts.
+                taken_HW = part_valid_HW & ~valid_HW[into]
+                for k in there:
+                    np.copyto(image_CHW[k][into], part_CHW[group.index(bands[k])], where=taken_HW)
+            valid_HW[into] |= part_valid_HW
+        return image_CHW, valid_HW
+
+    def read_quality(self, factor: int, window: Window) -> npt.NDArray[np.uint8]:
+        """What the scenes' quality bands say: indices into `QUALITY_CLASSES`; window and factor as `read_reduced`."""
+        classes_HW = np.zeros((window.height, window.width), np.uint8)
+        for place, rows, cols in self._reduced_parts(factor, window):
+            into = _into(place, rows, cols, factor, window)
+            shape = (into[0].stop - into[0].start, into[1].stop - into[1].start)
+            part_HW = self.dataset.read_quality(place.tile, rows, cols, shape)
+            np.maximum(classes_HW[into], part_HW, out=classes_HW[into])
+        return classes_HW
+
+    def _reduced_parts(self, factor: int, window: Window) -> Iterator[tuple[Placement, Span, Span]]:
+        """Tiles under a window of the reduced scene, and which rows and columns of them."""
+        full = Window(window.row * factor, window.col * factor, window.height * factor, window.width * factor)
+        for place in self.tiles_in(full):
+            rows = max(full.row - place.row, 0), min(full.row + full.height - place.row, place.tile.height)
+            cols = max(full.col - place.col, 0), min(full.col + full.width - place.col, place.tile.width)
+            yield place, rows, cols
+
+    def _reduced(self, place: Placement, group: tuple[str, ...], factor: int, rows: Span, cols: Span) -> Pixels:
+        tile = place.tile
+        whole = _into(place, (0, tile.height), (0, tile.width), factor, Window(0, 0, 0, 0))
+        shape = whole[0].stop - whole[0].start, whole[1].stop - whole[1].start
+        if shape[0] * shape[1] > _WHOLE_PX:
+            wanted = _into(place, rows, cols, factor, Window(0, 0, 0, 0))
+            size = wanted[0].stop - wanted[0].start, wanted[1].stop - wanted[1].start
+            return self.dataset.read(tile, group, rows, cols, size)
+        # Small enough to keep, which makes moving about from afar free.
+        image_CHW, valid_HW = self._cache.get(
+            (tile.id, group[0], factor),
+            lambda: self.dataset.read(tile, group, (0, tile.height), (0, tile.width), shape),
+        )
+        part = _into(place, rows, cols, factor, Window(whole[0].start, whole[1].start, 0, 0))
+        return image_CHW[:, *part], valid_HW[part]
+
+    def read_masks(self) -> npt.NDArray[np.uint8]:
+        """Class indices of all masks, shape (H, W); background where there is none."""
+        index_HW = np.zeros(self.shape, np.uint8)
+        for place in self.placements:
+            mask_HW = self.dataset.read_mask(place.tile)
+            if mask_HW is not None:
+                index_HW[place.slices] = mask_HW
+        return index_HW
+
+    def _part(self, tile: Tile, group: tuple[str, ...], rows: Span, cols: Span) -> Pixels:
+        part: tuple[Span, ...] = () if cols == (0, tile.width) else (rows, cols)
+        if not part and rows != (0, tile.height):
+            part = (rows,)
+        return self._cache.get((tile.id, group[0], rows, cols), lambda: self.dataset.read(tile, group, *part))
+
+
+class PixelCache:
+    """Pixels of the tiles read last, bounded by memory; shared by the scenes of a data set, from any thread."""
+
+    def __init__(self, max_bytes: int = 1 << 28) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._tiles: OrderedDict[Hashable, Pixels] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable, read: Callable[[], Pixels]) -> Pixels:
+        """Pixels of a tile, or of some of its bands, read where they are not at hand."""
+        with self._lock:
+            if key in self._tiles:
+                self._tiles.move_to_end(key)
+                return self._tiles[key]
+        pixels = read()
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = pixels
+                self._bytes += _size(pixels)
+            # The tile just read stays, however large: its other windows are asked for next.
+            while self._bytes > self._max_bytes and len(self._tiles) > 1:
+                self._bytes -= _size(self._tiles.popitem(last=False)[1])
+        return pixels
+
+
+def _parts(tile: Tile) -> list[tuple[Span, Span]]:
+    """Rows and columns that are read together: a scene does not have to fit into memory."""
+    if tile.height * tile.width <= _WHOLE_PX:
+        return [((0, tile.height), (0, tile.width))]
+    height, width = (_BLOCK_PX, _BLOCK_PX) if tile.blocked else (_STRIP_ROWS, tile.width)
+    return [
+        ((row, min(row + height, tile.height)), (col, min(col + width, tile.width)))
+        for row in range(0, tile.height, height)
+        for col in range(0, tile.width, width)
+    ]
+
+
+def _into(place: Placement, rows: Span, cols: Span, factor: int, window: Window) -> tuple[slice, slice]:
+    """Rows and columns of a window of the reduced scene that some of a tile's cover, at least in part."""
+    top, bottom = (place.row + rows[0]) // factor, -(-(place.row + rows[1]) // factor)
+    left, right = (place.col + cols[0]) // factor, -(-(place.col + cols[1]) // factor)
+    return slice(top - window.row, bottom - window.row), slice(left - window.col, right - window.col)
+
+
+def _groups(tile: Tile, bands: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of bands to read of a tile: those asked for that it has some of, else the one that says what is valid.
+
+    Terrain is read and kept apart from the other bands: most models never ask for it.
+    """
+    wanted = set(bands) & set(tile.bands)
+    return [group for group in BAND_GROUPS if not wanted.isdisjoint(group)] or [tile.usual_bands]
+
+
+def _size(pixels: Pixels) -> int:
+    return sum(array.nbytes for array in pixels)
+
+
+def plan_scenes(dataset: Dataset, tiles: Sequence[Tile] | None = None) -> tuple[Mosaic, ...]:
+    """Tiles as one mosaic where they share CRS, pixel size and grid and do not overlap, else one scene a tile.
+
+    Products of satellites are never joined: each has a date, a sensor and units of its own.
+    """
+    tiles = dataset.tiles if tiles is None else tuple(tiles)
+    placements = _common_grid(tiles)
+    cache = PixelCache()
+    if placements is not None:
+        first = placements[0]
+        assert first.tile.georef is not None
+        return (Mosaic(dataset, placements, first.tile.georef.offset(-first.row, -first.col), cache),)
+    return tuple(Mosaic(dataset, (Placement(tile, 0, 0),), tile.georef, cache) for tile in tiles)
+
+
+def _common_grid(tiles: Sequence[Tile]) -> list[Placement] | None:
+    reference = tiles[0].georef
+    if reference is None or (len(tiles) > 1 and any(tile.product is not None for tile in tiles)):
+        return None
+    corners = []
+    for tile in tiles:
+        ref = tile.georef
+        if ref is None or ref.crs_key != reference.crs_key:
+            return None
+        if not ref.same_pixels(reference):
+            return None
+        row, col = reference.pixel_of(ref.transform[2], ref.transform[5])
+        # A hundredth of a pixel is rounding; more is another grid.
+        if abs(row - round(row)) > 0.01 or abs(col - round(col)) > 0.01:
+            return None
+        corners.append((round(row), round(col)))
+    top, left = min(row for row, _ in corners), min(col for _, col in corners)
+    placements = [Placement(tile, row - top, col - left) for tile, (row, col) in zip(tiles, corners, strict=True)]
+    height = max(place.row + place.tile.height for place in placements)
+    width = max(place.col + place.tile.width for place in placements)
+    if height * width > MAX_MOSAIC_PIXELS or _overlap(placements):
+        return None
+    return placements
+
+
+def _overlap(placements: Sequence[Placement]) -> bool:
+    ordered = sorted(placements, key=lambda place: place.row)
+    for k, first in enumerate(ordered):
+        for second in ordered[k + 1 :]:
+            if second.row >= first.row + first.tile.height:
+                break
+            if first.col < second.col + second.tile.width and second.col < first.col + first.tile.width:
+                return True
+    return False

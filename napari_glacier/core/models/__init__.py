@@ -1,0 +1,1 @@
+"""Models of a data set: which there are, which is better, which is in use."""

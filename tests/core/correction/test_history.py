@@ -1,0 +1,178 @@
+import csv
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import rasterio
+
+from napari_glacier.cli import main
+from napari_glacier.core.correction.edits import EditableMask
+from napari_glacier.core.correction.history import reversal, sittings
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.patch_files import UNCHANGED, export_corrections
+from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
+from napari_glacier.core.errors import DataError, SaveError
+
+
+def stroke(number, before_HW, after_HW, tool="paint", group=None):
+    patch = Patch("t", 0, 0, before_HW.copy(), after_HW.copy())
+    return Stroke(number, group or f"g{number}", tool, "anna", "2026-01-01T10:00:00+00:00", None, (patch,))
+
+
+def one_pixel(*values, tools=(), groups=()):
+    """Strokes that take a pixel from value to value."""
+    arrays = [np.array([[value]], np.uint8) for value in values]
+    tools = (*tools, *["paint"] * len(values))
+    groups = (*groups, *[None] * len(values))
+    return [
+        stroke(k + 1, before, after, tools[k], groups[k]) for k, (before, after) in enumerate(pairwise(arrays))
+    ], arrays[-1]
+
+
+def test_strokes_come_off_the_top_as_in_a_pile_for_each_pixel():
+    """Random strokes over one another, against a list of strokes kept for each pixel."""
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        start = now = rng.integers(0, 3, (6, 7)).astype(np.uint8)
+        strokes, piles = [], [[] for _ in range(now.size)]
+        for number in range(1, 9):
+            after = np.where(rng.random(now.shape) < 0.5, rng.integers(0, 3, now.shape), now).astype(np.uint8)
+            for k in np.flatnonzero(after != now):
+                piles[k].append((number, now.flat[k]))
+            strokes.append(stroke(number, now, after))
+            now = after
+        chosen = {int(number) for number in rng.choice(range(1, 9), rng.integers(1, 6), replace=False)}
+        expected, covered = now.copy(), 0
+        for k, pile in enumerate(piles):
+            while pile and pile[-1][0] in chosen:
+                expected.flat[k] = pile.pop()[1]
+            covered += any(number in chosen for number, _ in pile)
+        found = reversal(strokes, "t", chosen, now)
+        np.testing.assert_array_equal(found.values_HW, expected)
+        np.testing.assert_array_equal(found.where_HW, expected != now)
+        assert found.num_covered == covered
+        everything = reversal(strokes, "t", range(1, 9), now)
+        np.testing.assert_array_equal(everything.values_HW, start)
+        assert everything.num_covered == 0
+
+
+@pytest.mark.parametrize(
+    ("history", "chosen", "expected", "covered"),
+    [
+        # What was drawn over it later stays.
+        (((0, 1, 2), (), ()), {1}, 2, 1),
+        # The same class painted anew is a later stroke, too.
+        (((0, 1, 2, 1), (), ()), {1}, 1, 1),
+        # Undone: nothing is left to take out.
+        (((0, 1, 0), ("paint", "undo"), ("a", "a")), {1}, 0, 0),
+        # Undone and drawn again: it is there, though a redo was the last.
+        (((0, 1, 0, 1), ("paint", "undo", "redo"), ("a", "a", "a")), {1}, 0, 0),
+        # The same by napari's own undo, which knows of no groups.
+        (((0, 1, 0, 1), ("paint", "undo", "redo"), ()), {1}, 0, 0),
+        # A later stroke was undone: the earlier one shows again and can be taken out.
+        (((0, 1, 2, 1), ("paint", "paint", "undo"), ()), {1}, 0, 0),
+        # A revert of two strokes was itself undone.
+        (((0, 1, 2, 0, 2), ("paint", "paint", "revert", "undo"), ("a", "b", "c", "c")), {2}, 1, 0),
+        # An undo by itself: taken out, the stroke comes again.
+        (((0, 1, 0), ("paint", "undo"), ("a", "a")), {2}, 1, 0),
+        # All that was done on the pixel.
+        (((0, 1, 0, 2, 1), ("paint", "undo", "paint", "undo"), ()), {1, 2, 3, 4}, 0, 0),
+    ],
+)
+def test_undo_redo_and_revert_go_along_the_pile(history, chosen, expected, covered):
+    values, tools, groups = history
+    strokes, now = one_pixel(*values, tools=tools, groups=groups)
+    found = reversal(strokes, "t", chosen, now)
+    assert found.values_HW.item() == expected
+    assert found.num_covered == covered
+
+
+def test_a_pixel_that_another_program_changed_stays():
+    strokes, _ = one_pixel(0, 1)
+    found = reversal(strokes, "t", {1}, np.array([[3]], np.uint8))
+    assert found.values_HW.item() == 3
+    assert not found.where_HW.any()
+
+
+def test_a_sitting_ends_with_a_rest_or_another_person():
+    def info(number, minute, author="anna"):
+        time = f"2026-01-01T{10 + minute // 60:02d}:{minute % 60:02d}:00+00:00"
+        return StrokeInfo(number, "g", "paint", author, time, None, ("t",), False)
+
+    newest_first = [info(6, 110), info(5, 90, "ben"), info(4, 85), info(3, 54), info(2, 25), info(1, 0)]
+    found = sittings(newest_first)
+    assert [sitting.stroke_ids for sitting in found] == [(6,), (5,), (4,), (3, 2, 1)]
+    assert [sitting.author for sitting in found] == ["anna", "ben", "anna", "anna"]
+    assert (found[3].end - found[3].start).total_seconds() == 54 * 60
+
+
+@pytest.fixture
+def corrected(make_dataset):
+    """A data set with a stroke over two tiles, one over part of it, one saved in between, and a discarded one."""
+    root = make_dataset()
+    dataset = open_dataset(root, scheme="glacier4")
+    (scene,) = plan_scenes(dataset)
+    with Journal.open(root, author="anna") as journal:
+        mask = EditableMask(scene.read_masks(), scene.valid(), scene.placements, journal, num_classes=4)
+        start = mask[...]
+        mask[20:30, 50:80] = 3
+        mask.commit("paint")
+        mask[25:35, 70:75] = 1
+        mask.commit("fill")
+        mask[100:110, 10:20] = 2
+        mask.commit()
+        journal.discard_unsaved(["01_00"])
+        end = mask[...]
+        mask.close()
+    end[64:] = start[64:]
+    return root, start, end
+
+
+@pytest.mark.parametrize("by", ["stroke", "tile"])
+def test_patches_turn_the_labels_before_into_those_after(corrected, tmp_path, by, capsys):
+    root, start, end = corrected
+    out = tmp_path / "out"
+    assert main(["corrections", str(root), "--out", str(out), "--by", by]) == 0
+    with (out / "corrections.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert len(rows) == (3 if by == "stroke" else 2)
+    (scene,) = plan_scenes(open_dataset(root, scheme="glacier4"))
+    redone = start.copy()
+    for row in rows:
+        with rasterio.open(out / row["file"]) as file:
+            before, after = file.read()
+            assert file.nodata == UNCHANGED
+            assert file.descriptions == ("before", "after")
+            assert file.tags()["class_3"] == "lake"
+            top, col = scene.georef.pixel_of(file.transform.c, file.transform.f)
+        part = np.s_[round(top) : round(top) + before.shape[0], round(col) : round(col) + before.shape[1]]
+        edited = after != UNCHANGED
+        assert int(row["pixels"]) == edited.sum() > 0
+        assert float(row["area_km2"]) == pytest.approx(edited.sum() * 0.0009, abs=1e-6)
+        assert sum(int(part.split(": ")[1]) for part in row["changes"].split("; ")) == edited.sum()
+        np.testing.assert_array_equal(redone[part][edited], before[edited])
+        redone[part][edited] = after[edited]
+    np.testing.assert_array_equal(redone, end)
+    assert main(["corrections", str(root), "--out", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_said(make_dataset, tmp_path, capsys):
+    root = make_dataset()
+    assert main(["corrections", str(root), "--out", str(tmp_path / "a")]) == 2
+    assert "has no journal" in capsys.readouterr().err
+    assert not list(root.glob("glacier.sqlite*"))
+    dataset = open_dataset(root, scheme="glacier4")
+    with Journal.open(root) as journal:
+        with pytest.raises(DataError, match="Nothing was corrected"):
+            export_corrections(dataset, journal, tmp_path / "a")
+        (tmp_path / "a" / "corrections.csv").parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / "corrections.csv").write_text("mine")
+        with pytest.raises(SaveError):
+            export_corrections(dataset, journal, tmp_path / "a")
+        with pytest.raises(DataError, match="classes"):
+            export_corrections(replace(dataset, scheme=None), journal, tmp_path / "b")
+    assert (tmp_path / "a" / "corrections.csv").read_text() == "mine"
