@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,7 @@ def measure(options: argparse.Namespace, strokes: int, root: Path) -> str:
     from napari_glacier.core.data.mosaic import plan_scenes
 
     shown = open_dataset(options.data)
-    assert shown.scheme is not None
-    for path in {source.path for tile in shown.tiles for source in tile.bands.values()}:
-        target = root / path.relative_to(shown.root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    (root / "dataset.yaml").write_text(f"scheme: {shown.scheme.name}\n")
-    dataset = open_dataset(root)
-    # Without masks beside them the tiles may be called otherwise; their first band tells which is which.
-    mask_of = {_first_band(tile): shown.read_mask(tile) for tile in shown.tiles}
-    truth = {tile.id: mask_of[_first_band(tile)] for tile in dataset.tiles}
+    dataset, truth = copy_without_masks(shown, root, [tile.id for tile in shown.tiles])
     before = predict(dataset, options.model)
     ids = [tile.id for tile in dataset.tiles]
     painted = ids[:: len(ids) // min(options.painted or len(ids) // 2, len(ids))][: options.painted or len(ids) // 2]
@@ -86,6 +78,23 @@ def measure(options: argparse.Namespace, strokes: int, root: Path) -> str:
         scores = [score(made, truth, group) for made in (before, after)]
         cells.append(f"{scores[0]:10.4f} -> {scores[1]:.4f}".rjust(24))
     return f"{strokes * len(painted):8} {about['corrected_pixels']:8} {seconds:8.1f}   {cells[0]}   {cells[1]}"
+
+
+def copy_without_masks(shown: Any, root: Path, tile_ids: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """A data set of some tiles without their masks, and these masks by the tiles' ids in it."""
+    from napari_glacier.core.data.dataset import open_dataset
+
+    assert shown.scheme is not None
+    chosen = [tile for tile in shown.tiles if tile.id in tile_ids]
+    for path in {source.path for tile in chosen for source in tile.bands.values()}:
+        target = root / path.relative_to(shown.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    (root / "dataset.yaml").write_text(f"scheme: {shown.scheme.name}\n")
+    dataset = open_dataset(root)
+    # Without masks beside them the tiles may be called otherwise; their first band tells which is which.
+    mask_of = {_first_band(tile): shown.read_mask(tile) for tile in chosen}
+    return dataset, {tile.id: mask_of[_first_band(tile)] for tile in dataset.tiles}
 
 
 def _first_band(tile: Any) -> str:

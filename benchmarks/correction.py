@@ -7,52 +7,58 @@
     and the first click of a view, which also standardises the bands; solving scribbles, and the first ones of a view,
     with the superpixels that are otherwise cut while a person draws; snapping a patch; finding one; and writing a
     stroke into the journal.
-`interactions_ratio`
-    Clicks with the smart tools and a brush of radius 5 at hand, over clicks with the brush alone, until at most
-    `--target` percent of the valid pixels differ from the truth. Both start from the prediction of the bundled ensemble
-    on validation tiles of the sample region, or on labelled tiles of `--data`, which it was not trained on; the person
-    knows the truth. Where the labels tell glacier from the rest only, debris counts as glacier.
-`interactions_ratio_drags`
+`interactions_ratio_smart`, `interactions_ratio_learning`
+    Clicks over those with a brush of radius 5 alone, each a dab, until at most `--target` percent of the valid pixels
+    of every tile differ from the truth: with the smart tools at hand, and with the queue and "Learn from me now" too.
+    All start from one prediction, without further views, of a model that has not learnt from these tiles: the models
+    of a cross-validation (`--crossval RUN`, by the trainer), or the bundled ensemble on validation tiles of the sample
+    region or on labelled tiles of `--data`. Where the labels tell glacier from the rest only, debris counts as glacier.
+`…_drags`
     The same where the brush may be dragged: up to 80 px as one action, whatever the path, each step of 3 px in the
     direction that mends most. No hand is as sure, so this is the hardest comparison.
 
-The brush person takes the largest wrong patch and presses where a dab mends most around its deepest pixel. The smart
-person looks at the same place and chooses what mends most for an action: smart fill at five strengths (a click to see
-it, a click to take it, and one more for every three steps of the wheel), flipping or removing the patch, filling holes,
-snapping, scribbling (a stroke a class, one to take it), growing, shrinking, opening or closing the patch or one beside
-it by 1 to 3 px, or all of a class in a loop round the view (two actions; a change of operation or of radius is one more
-each), or the brush.
-What a tool spoils is counted against it.
+The person (see `annotator.py`) knows the truth and looks at the largest mistake. With the queue she is led to its
+regions, best first, mends what is wrong in and around each, and says that it is right: one action. After every 40
+actions she lets the model learn (two actions: learn, and keep or drop, by whether more is right) and takes its new
+prediction for all that she has neither drawn nor found right (two more: predict, accept). For that the models must
+know the labels' classes.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
+sys.path.append(str(Path(__file__).parent))
+from adapting import copy_without_masks
+from annotator import Person
+
+from napari_glacier.core.config_files import load_config
+from napari_glacier.core.correction.attention import AttentionQueue
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
-from napari_glacier.core.data.dataset import open_dataset
-from napari_glacier.core.data.mosaic import Mosaic, plan_scenes
+from napari_glacier.core.correction.seen import SeenArea
+from napari_glacier.core.data.dataset import Dataset, open_dataset
+from napari_glacier.core.data.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components, growing, scribbles, shape
 from napari_glacier.core.tools.evidence import Evidence, standardise
 from napari_glacier.core.tools.superpixels import superpixels
 
+BUNDLED = "bundled"
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "region"
-SIDE_PX, BRUSH_RADIUS_PX, DRAG_PX, DRAG_STEP_PX = 1024, 5, 80, 3
-PERSONS = ("brush clicks", "smart clicks", "brush drags", "smart drags")
-STRENGTHS, DEFAULT_STRENGTH, WHEEL_PER_ACTION = (27, 36, 45, 54, 63), 45, 9
-_LOOP_EVERY = 12
+SIDE_PX = 1024
+PERSONS = ("brush", "smart", "learning")
+LEARN_EVERY, REGION_RIM_PX = 40, 12
 
 
 def main() -> None:
@@ -64,25 +70,30 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=2.0, metavar="PERCENT", help="wrong pixels that may be left")
     parser.add_argument("--data", type=Path, default=SAMPLE, metavar="DIR", help="labelled tiles of one's own")
     parser.add_argument("--tiles", nargs="+", metavar="ID", help="those to correct (default: the split val)")
+    parser.add_argument("--crossval", type=Path, metavar="RUN", help="run of the trainer with folds, for these data")
+    parser.add_argument("--folds", type=int, nargs="+", metavar="N", help="which of them (default: all)")
+    parser.add_argument("--skip-times", action="store_true", help="count actions only")
     options = parser.parse_args()
-    scene = plan_scenes(open_dataset(options.data))[0]
-    prediction = _predict(scene)
-    figures: dict[str, Any] = _time_tools(scene, prediction, 256 if options.quick else SIDE_PX, options.rounds)
-    figures |= _compare_persons(scene, prediction, options.target, options.quick, options.tiles)
+    figures: dict[str, Any] = {}
+    if not options.skip_times:
+        scene = plan_scenes(open_dataset(options.data))[0]
+        prediction = _predict(scene, BUNDLED)
+        figures = _time_tools(scene, prediction, 256 if options.quick else SIDE_PX, options.rounds)
+    figures |= _compare_persons(options)
     for name, value in figures.items():
-        print(f"{name:<28}{value:>12.3f}" if isinstance(value, float) else f"{name:<28}{value!s:>12}")
+        print(f"{name:<34}{value:>12.3f}" if isinstance(value, float) else f"{name:<34}{value!s:>12}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _predict(scene: Mosaic) -> Any:
+def _predict(scene: Mosaic, model: str) -> Any:
     import torch
 
     from napari_glacier.nn.ensemble import resolve_models
     from napari_glacier.nn.predictor import Predictor
 
     torch.set_num_threads(1)
-    run = Predictor(resolve_models(None), tta="off", device="cpu", window_px=512, overlap_px=128).run(scene)
+    run = Predictor(resolve_models([model]), tta="off", device="cpu", window_px=512, overlap_px=128).run(scene)
     while True:
         try:
             next(run)
@@ -181,7 +192,77 @@ def _milliseconds(act: Callable[[], object], rounds: int, clock: Callable[[], fl
     return statistics.median(spent)
 
 
-# -- actions of two persons
+# -- actions of three persons
+
+
+def _compare_persons(options: argparse.Namespace) -> dict[str, Any]:
+    shown = open_dataset(options.data)
+    totals: dict[str, int] = {}
+    for model, tile_ids in _models(options, shown):
+        for drags in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                root = Path(folder) / "region"
+                for name, per_tile in _work_on(shown, tile_ids, model, root, options.target, drags=drags).items():
+                    key = f"{name}{'_drags' if drags else ''}"
+                    print(f"{key}: {per_tile}", file=sys.stderr, flush=True)
+                    for tile_id, actions in per_tile.items():
+                        totals[f"{tile_id}: {key}"] = actions
+                        totals[f"actions_{key}"] = totals.get(f"actions_{key}", 0) + actions
+    ratios = {
+        f"interactions_ratio_{name}{way}": totals[f"actions_{name}{way}"] / totals[f"actions_brush{way}"]
+        for name in PERSONS[1:]
+        for way in ("", "_drags")
+        if f"actions_{name}{way}" in totals
+    }
+    return {"target_percent": options.target, **totals, **ratios}
+
+
+def _models(options: argparse.Namespace, shown: Dataset) -> Iterator[tuple[str, list[str]]]:
+    """Models, each with tiles that it has not learnt from."""
+    if options.crossval is None:
+        ids = options.tiles or [tile.id for tile in shown.tiles if tile.split == "val"]
+        ids = [tile.id for tile in shown.tiles if tile.id in ids][: 1 if options.quick else None]
+        if not ids:
+            sys.exit("None of these tiles is there, or no tile is of the split val. Name labelled ones with --tiles.")
+        yield BUNDLED, ids
+        return
+    for folder in sorted(options.crossval.glob("fold-*")):
+        if not options.folds or int(folder.name.removeprefix("fold-")) in options.folds:
+            yield str(folder), load_config(folder / "run.yaml").data.val_tiles or []
+
+
+def _work_on(
+    shown: Dataset, tile_ids: Sequence[str], model: str, root: Path, target_percent: float, *, drags: bool
+) -> dict[str, dict[str, int]]:
+    """Actions of each person on each tile, negative where the tools cannot reach the target."""
+    dataset, truth = copy_without_masks(shown, root, tile_ids)
+    scene = plan_scenes(dataset)[0]
+    prediction = _predict(scene, model)
+    actions: dict[str, dict[str, int]] = {}
+    for name in PERSONS:
+        desks = [
+            Desk(scene, place, prediction, truth[place.tile.id], target_percent, smart=name != "brush", drags=drags)
+            for place in scene.placements
+        ]
+        if name == "learning":
+            if not _knows_classes(model, scene):
+                continue
+            QueueWork(desks, scene, prediction, model).work(prediction.index_HW)
+        else:
+            for desk in desks:
+                desk.actions = desk.person.work(desk.allowed)
+        actions[name] = {desk.place.tile.id: desk.actions for desk in desks}
+        unfinished = [desk.place.tile.id for desk in desks if not desk.is_done]
+        if unfinished:
+            print(f"{name}: the target was not reached on {unfinished}", file=sys.stderr)
+    return actions
+
+
+def _knows_classes(model: str, scene: Mosaic) -> bool:
+    from napari_glacier.nn.ensemble import resolve_models
+
+    assert scene.dataset.scheme is not None
+    return resolve_models([model]).scheme.class_names == scene.dataset.scheme.class_names
 
 
 def _evidence(scene: Mosaic, prediction: Any, window: Window) -> Evidence:
@@ -191,260 +272,144 @@ def _evidence(scene: Mosaic, prediction: Any, window: Window) -> Evidence:
     return Evidence(window, standardise(image_CHW, valid_HW, mean_C, std_C), valid_HW, probability_KHW)
 
 
-def _compare_persons(
-    scene: Mosaic, prediction: Any, target_percent: float, quick: bool, tiles: list[str] | None
-) -> dict[str, Any]:
-    places = [p for p in scene.placements if (p.tile.id in tiles if tiles else p.tile.split == "val")]
-    places = places[: 1 if quick else None]
-    if not places:
-        sys.exit("None of these tiles is there, or no tile is of the split val. Name labelled ones with --tiles.")
-    totals = dict.fromkeys(PERSONS, 0)
-    used: dict[str, int] = {}
-    unfinished = dict.fromkeys(totals, 0)
-    truth_HW = scene.read_masks()
-    for place in places:
-        window = Window(place.row, place.col, place.tile.height, place.tile.width)
-        evidence = _evidence(scene, prediction, window)
-        start_HW, goal_HW = prediction.index_HW[window.slices], truth_HW[window.slices]
-        allowed = int(target_percent / 100 * np.count_nonzero(evidence.valid_HW))
-        for name in totals:
-            person = Person(evidence, start_HW, goal_HW, smart="smart" in name, drags="drags" in name)
-            totals[name] += person.work(allowed)
-            unfinished[name] += not person.finished
-            for tool, count in person.used.items() if "smart" in name else ():
-                key = f"{name}: {tool}"
-                used[key] = used.get(key, 0) + count
-        print(f"{place.tile.id}: {totals}", file=sys.stderr)
-    return {
-        "target_percent": target_percent,
-        **{f"actions_{name.replace(' ', '_')}": number for name, number in totals.items()},
-        **{f"unfinished_tiles_{name.replace(' ', '_')}": number for name, number in unfinished.items()},
-        "interactions_ratio": totals["smart clicks"] / totals["brush clicks"],
-        "interactions_ratio_drags": totals["smart drags"] / totals["brush drags"],
-        "tools_used": used,
-    }
+class Desk:
+    """A tile with the person who works on it."""
+
+    def __init__(
+        self,
+        scene: Mosaic,
+        place: Placement,
+        prediction: Any,
+        goal_HW: Any,
+        target_percent: float,
+        *,
+        smart: bool,
+        drags: bool,
+    ) -> None:
+        self.scene, self.place = scene, place
+        self.window = Window(place.row, place.col, place.tile.height, place.tile.width)
+        start_HW = prediction.index_HW[self.window.slices]
+        evidence = _evidence(scene, prediction, self.window)
+        self.person = Person(evidence, start_HW, goal_HW, smart=smart, drags=drags)
+        self.allowed = int(target_percent / 100 * np.count_nonzero(self.person.valid_HW))
+        self.actions = 0
+        self.known_HW = np.zeros(goal_HW.shape, bool)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether few enough pixels are wrong."""
+        return np.count_nonzero(self.person.wrong()) <= self.allowed
+
+    def act(self, within_HW: Any, mask: EditableMask) -> int:
+        """One action, and its stroke in the journal; gives what it cost."""
+        before_HW = self.person.index_HW
+        cost = self.person.act(within_HW)
+        changed_HW = self.person.index_HW != before_HW
+        if changed_HW.any():
+            mask.assign_tiles({self.place.tile.id: (self.person.index_HW, changed_HW)}, "paint")
+            self.known_HW |= changed_HW
+        self.actions += cost
+        return cost
+
+    def area_around(self, window: Window) -> Any:
+        """Pixels of the tile in and around a window of the scene."""
+        where_HW = np.zeros(self.known_HW.shape, bool)
+        top, left = window.row - self.window.row - REGION_RIM_PX, window.col - self.window.col - REGION_RIM_PX
+        bottom, right = top + window.height + 2 * REGION_RIM_PX, left + window.width + 2 * REGION_RIM_PX
+        where_HW[max(top, 0) : bottom, max(left, 0) : right] = True
+        return where_HW
+
+    def confirm(self, where_HW: Any, journal: Journal) -> None:
+        """Say that an area is right as it is now: one action."""
+        journal.seen.add([SeenArea(self.place.tile.id, 0, 0, where_HW)], "person")
+        self.known_HW |= where_HW
+        self.actions += 1
+
+    def taken_over(self, index_HW: Any) -> Any:
+        """A scene's new prediction where she has neither drawn nor found right."""
+        return np.where(self.known_HW, self.person.index_HW, index_HW[self.window.slices])
 
 
-class Person:
-    """Corrects labels until few enough are wrong.
+class QueueWork:
+    """The person with the smart tools, the queue, and "Learn from me now"; her strokes go into a journal."""
 
-    Parameters
-    ----------
-    evidence : Evidence
-    start_HW, goal_HW : uint8 arrays
-        The prediction and the truth.
-    smart : bool
-        Whether smart tools are in reach, or a brush alone.
-    drags : bool
-        Whether the brush may be dragged, or leaves dabs.
-    """
+    def __init__(self, desks: Sequence[Desk], scene: Mosaic, prediction: Any, model: str) -> None:
+        self.desks, self.scene, self.model = desks, scene, model
+        self._queue = AttentionQueue(prediction.entropy_HW, prediction.valid_HW)
+        self._root = scene.dataset.root
 
-    def __init__(self, evidence: Evidence, start_HW: Any, goal_HW: Any, *, smart: bool, drags: bool) -> None:
-        self.evidence, self.index_HW, self.goal_HW = evidence, start_HW.copy(), goal_HW
-        self.valid_HW = evidence.valid_HW
-        self.smart, self.drags = smart, drags
-        self.cut = superpixels(evidence)
-        self.used: dict[str, int] = {}
-        self.finished = True
-        self._looks = 0
-        self._setting: tuple[str, int] = ("grow", 2)
-        self._left_HW = np.zeros(self.valid_HW.shape, bool)
+    def work(self, start_HW: Any) -> None:
+        """Go on until the target is reached on every tile, or nothing more can be done."""
+        scheme = self.scene.dataset.scheme
+        assert scheme is not None
+        with Journal.open(self._root) as journal:
+            blank_HW = np.zeros(self.scene.shape, np.uint8)
+            placed = self.scene.placements
+            mask = EditableMask(blank_HW, self.scene.valid(), placed, journal, num_classes=scheme.num_classes)
+            mask.assign(start_HW, np.ones(self.scene.shape, bool), "accept")
+            since = 0
+            while not all(desk.is_done for desk in self.desks):
+                desk, spent = self._mend_next(mask, journal)
+                if not spent:
+                    break
+                since += spent
+                if since >= LEARN_EVERY and not all(one.is_done for one in self.desks):
+                    since = 0
+                    desk.actions += self._learn(mask)
+            mask.close()
 
-    def work(self, allowed: int) -> int:
-        """Go on until at most `allowed` pixels are wrong; gives the number of actions.
-
-        Where the tools cannot mend as much, `finished` is False.
-        """
-        actions = 0
-        while True:
-            wrong_HW = (self.index_HW != self.goal_HW) & self.valid_HW
-            if np.count_nonzero(wrong_HW) <= allowed:
-                return actions
-            wrong_HW &= ~self._left_HW
-            if not wrong_HW.any():
-                self.finished = False
-                return actions
-            patch_HW, row, col = self._worst(wrong_HW)
-            name, cost, index_HW = max(self._choices(row, col), key=lambda choice: self._gain(choice[2]) / choice[1])
-            if self._gain(index_HW) <= 0:
-                # Too fine for these tools: whatever is done spoils more than it mends.
-                self._left_HW |= patch_HW
+    def _mend_next(self, mask: EditableMask, journal: Journal) -> tuple[Desk, int]:
+        """Mend the best region of the queue in which something is wrong; the largest mistake where there is none."""
+        for region in self._queue.regions():
+            desk = self._desk_at(region.window)
+            if desk is None or desk.is_done:
                 continue
-            self.index_HW = index_HW
-            actions += cost
-            name, *setting = name.split(":")
-            if setting:
-                self._setting = setting[0], int(setting[1])
-            self.used[name] = self.used.get(name, 0) + cost
+            within_HW = desk.area_around(region.window)
+            enough = desk.allowed * np.count_nonzero(within_HW) // desk.person.valid_HW.size
+            spent = 0
+            while np.count_nonzero(desk.person.wrong() & within_HW) > enough and not desk.is_done:
+                cost = desk.act(within_HW, mask)
+                if not cost:
+                    break
+                spent += cost
+            self._queue.settle(region.number)
+            if spent:
+                desk.confirm(within_HW, journal)
+                return desk, spent + 1
+        desk = max(self.desks, key=lambda one: -1 if one.is_done else int(np.count_nonzero(one.person.wrong())))
+        return desk, desk.act(True, mask)
 
-    def _gain(self, index_HW: Any) -> int:
-        """Wrong pixels fewer than before."""
-        before = np.count_nonzero((self.index_HW != self.goal_HW) & self.valid_HW)
-        return before - np.count_nonzero((index_HW != self.goal_HW) & self.valid_HW)
+    def _desk_at(self, window: Window) -> Desk | None:
+        row, col = window.row + window.height // 2, window.col + window.width // 2
+        for desk in self.desks:
+            if 0 <= row - desk.window.row < desk.window.height and 0 <= col - desk.window.col < desk.window.width:
+                return desk
+        return None
 
-    def _worst(self, wrong_HW: Any) -> tuple[Any, int, int]:
-        """The largest patch that is wrong in one and the same way, and its deepest pixel."""
-        label_HW = np.zeros(wrong_HW.shape, np.int32)
-        count = 0
-        for label in np.unique(self.goal_HW[wrong_HW]):
-            parts_HW, parts = ndimage.label(wrong_HW & (self.goal_HW == label), np.ones((3, 3), bool))
-            label_HW[parts_HW > 0] = parts_HW[parts_HW > 0] + count
-            count += parts
-        sizes = np.bincount(label_HW.ravel())
-        sizes[0] = 0
-        patch_HW = label_HW == sizes.argmax()
-        depth_HW = shape.depth(patch_HW)
-        row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
-        return patch_HW, int(row), int(col)
-
-    def _choices(self, row: int, col: int) -> Iterator[tuple[str, int, Any]]:
-        yield "brush", 1, self._brush(row, col)
-        if not self.smart:
-            return
-        goal, size = int(self.goal_HW[row, col]), self.index_HW.shape
-        distance_HW = growing.likeness(self.evidence, row, col)
-        for strength in STRENGTHS:
-            grown_HW = growing.grow(distance_HW, row, col, 3.0 * (strength / 100) ** 2)
-            # A click to see it, a click to take it, and the wheel in between.
-            cost = 2 + abs(strength - DEFAULT_STRENGTH) // WHEEL_PER_ACTION
-            yield "smart fill", cost, self._with(grown_HW, goal)
-        yield from self._loops()
-        yield from self._scribbles(row, col, goal)
-        patch = components.component_at(lambda part: self.index_HW[part.slices], size, row, col)
-        yield "flip", 1, self._with(_spread(patch, size), goal)
-        around = components.surrounding_class(self.index_HW, _spread(patch, size), self.valid_HW)
-        yield "remove", 1, self._with(_spread(patch, size), around)
-        for at in self._beside(row, col):
-            near = components.component_at(lambda part: self.index_HW[part.slices], size, *at)
-            holes_HW = components.holes_of(near.where_HW)
-            if holes_HW.any():
-                filled = components.Area(near.window, holes_HW)
-                yield "fill holes", 1, self._with(_spread(filled, size), int(self.index_HW[at]))
-        for at in [(row, col), *self._beside(row, col)]:
-            near = components.component_at(lambda part: self.index_HW[part.slices], size, *at)
-            whole_HW, label = _spread(near, size), int(self.index_HW[at])
-            yield from self._shaped("shape", 1, whole_HW, label)
-            snapped_HW = shape.snap_boundary(whole_HW, self.evidence.edges, 4, self.valid_HW)
-            yield "snap", 1, self._exchanged(whole_HW, snapped_HW, label)
-
-    def _shaped(self, name: str, cost: int, where_HW: Any, label: int) -> Iterator[tuple[str, int, Any]]:
-        """All that Shape can do to a region; another operation or radius than last time is one more action each."""
-        nearest_HW = components.nearest_other(self.index_HW, where_HW, self.valid_HW)
-        for operation in shape.OPERATIONS:
-            for radius_px in (1, 2, 3):
-                setting = operation, radius_px
-                changes = sum(one != other for one, other in zip(setting, self._setting, strict=True))
-                after_HW = shape.reshape(where_HW, operation, radius_px)
-                index_HW = self._exchanged(where_HW, after_HW, label, nearest_HW)
-                yield f"{name}:{operation}:{radius_px}", cost + changes, index_HW
-
-    def _loops(self) -> Iterator[tuple[str, int, Any]]:
-        """Shape all of a class by a loop round the view: choosing the class, drawing the loop."""
-        # Looked at now and then: it is for the beginning, and tries forty changes of the whole view.
-        self._looks += 1
-        for label in np.unique(self.goal_HW) if self._looks % _LOOP_EVERY == 1 else ():
-            yield from self._shaped("shape in a loop", 2, self.index_HW == label, int(label))
-
-    def _scribbles(self, row: int, col: int, goal: int) -> Iterator[tuple[str, int, Any]]:
-        """A line of each right class through the neighbourhood, as long as it stays on the class; Enter."""
-        for half_px in (16, 32, 48):
-            top, left = max(row - half_px, 0), max(col - half_px, 0)
-            part = np.s_[top : row + half_px, left : col + half_px]
-            marks_HW = np.full(self.goal_HW.shape, scribbles.UNMARKED, np.uint8)
-            strokes = 0
-            for label in np.unique(self.goal_HW[part][self.valid_HW[part]]):
-                line_HW = _line_inside((self.goal_HW[part] == label) & self.valid_HW[part])
-                marks_HW[part][line_HW] = label
-                strokes += bool(line_HW.any())
-            if np.unique(marks_HW).size < 3:
-                continue
-            within_HW = scribbles.reach_of(marks_HW, 5)
-            index_HW, _ = scribbles.solve_scribbles(self.evidence, marks_HW, self.cut, within_HW)
-            where_HW = within_HW & (index_HW != scribbles.UNMARKED)
-            yield "scribble", strokes + 1, np.where(where_HW & self.valid_HW, index_HW, self.index_HW)
-
-    def _beside(self, row: int, col: int) -> list[tuple[int, int]]:
-        """A pixel of each other class within a brush's reach."""
-        top, left = max(row - 12, 0), max(col - 12, 0)
-        near_HW = self.index_HW[top : row + 13, left : col + 13]
-        found = []
-        for label in np.unique(near_HW):
-            if label != self.index_HW[row, col]:
-                r, c = np.argwhere(near_HW == label)[0]
-                found.append((int(r) + top, int(c) + left))
-        return found
-
-    def _with(self, where_HW: Any, label: int) -> Any:
-        return np.where(where_HW & self.valid_HW, np.uint8(label), self.index_HW)
-
-    def _exchanged(self, before_HW: Any, after_HW: Any, label: int, nearest_HW: Any = None) -> Any:
-        if nearest_HW is None:
-            nearest_HW = components.nearest_other(self.index_HW, before_HW, self.valid_HW)
-        index_HW = np.where(after_HW, np.uint8(label), np.where(before_HW, nearest_HW, self.index_HW))
-        return np.where(self.valid_HW, index_HW, self.index_HW)
-
-    def _brush(self, row: int, col: int) -> Any:
-        """One press, or press and drag, with the class that is right at its beginning."""
-        goal, size = int(self.goal_HW[row, col]), self.index_HW.shape
-        # +1 where painting mends, -1 where it spoils, 0 where it changes nothing.
-        worth_HW = np.where(self.goal_HW == goal, 1, -1) * (self.index_HW != goal) * self.valid_HW
-        worth_HW[(self.goal_HW != goal) & (self.index_HW != self.goal_HW)] = 0
-        painted_HW = np.zeros(size, bool)
-        # Whoever paints near an outline holds the brush off it.
-        around = [
-            (row + down, col + across)
-            for down in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
-            for across in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
-            if 0 <= row + down < size[0] and 0 <= col + across < size[1]
-        ]
-        at = max(around, key=lambda place: int(worth_HW[_dab(place, size)].sum()))
-        for _ in range(1 + DRAG_PX // DRAG_STEP_PX if self.drags else 1):
-            painted_HW[_dab(at, size)] = True
-            worth_HW[painted_HW] = 0
-            steps = [
-                (at[0] + down, at[1] + across)
-                for down in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
-                for across in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
-                if (down or across) and 0 <= at[0] + down < size[0] and 0 <= at[1] + across < size[1]
-            ]
-            gains = [int(worth_HW[_dab(step, size)].sum()) for step in steps]
-            if max(gains) <= 0:
-                break
-            at = steps[int(np.argmax(gains))]
-        return self._with(painted_HW, goal)
-
-
-def _dab(at: tuple[int, int], size: tuple[int, int]) -> tuple[Any, Any]:
-    """Pixels of a round brush."""
-    reach = np.arange(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
-    down, across = np.nonzero(reach[:, None] ** 2 + reach[None, :] ** 2 <= BRUSH_RADIUS_PX**2)
-    rows, cols = at[0] + reach[down], at[1] + reach[across]
-    inside = (rows >= 0) & (rows < size[0]) & (cols >= 0) & (cols < size[1])
-    return rows[inside], cols[inside]
-
-
-def _line_inside(where_HW: Any) -> Any:
-    """The longest of a few straight strokes of a pen of 5 px through a region's deepest pixel that stay inside it."""
-    depth_HW = shape.depth(where_HW)
-    row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
-    core_HW = depth_HW > min(3.0, float(depth_HW.max()) * 0.6)
-    best: Any = np.zeros(where_HW.shape, bool)
-    for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        line_HW = np.zeros(where_HW.shape, bool)
-        for sign in (-1, 1):
-            r, c = int(row), int(col)
-            while 0 <= r < where_HW.shape[0] and 0 <= c < where_HW.shape[1] and core_HW[r, c]:
-                line_HW[r, c] = True
-                r, c = r + sign * down, c + sign * across
-        if line_HW.sum() > best.sum():
-            best = line_HW
-    return ndimage.binary_dilation(best, np.ones((5, 5), bool)) & where_HW
-
-
-def _spread(area: components.Area, size: tuple[int, int]) -> Any:
-    where_HW = np.zeros(size, bool)
-    where_HW[area.window.slices] = area.where_HW
-    return where_HW
+    def _learn(self, mask: EditableMask) -> int:
+        """Let a copy of the model learn, look at what it would change, keep it or drop it; gives the actions."""
+        command = [sys.executable, "-P", "-m", "training.adapt", "--data", str(self._root), "--model", self.model]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+        model = done.stdout.strip().splitlines()[-1]
+        prediction = _predict(self.scene, model)
+        wrong = [0, 0]
+        for desk in self.desks:
+            new_HW = desk.taken_over(prediction.index_HW)
+            wrong[0] += np.count_nonzero(desk.person.wrong())
+            wrong[1] += np.count_nonzero((new_HW != desk.person.goal_HW) & desk.person.valid_HW)
+        print(f"  learnt: {wrong[0]} -> {wrong[1]} px wrong", file=sys.stderr, flush=True)
+        if wrong[1] >= wrong[0]:
+            return 2
+        self.model = model
+        changes = {}
+        for desk in self.desks:
+            desk.person.look_again(desk.taken_over(prediction.index_HW))
+            changes[desk.place.tile.id] = (desk.person.index_HW, ~desk.known_HW)
+        mask.assign_tiles(changes, "accept")
+        self._queue = AttentionQueue(prediction.entropy_HW, prediction.valid_HW)
+        for desk in self.desks:
+            self._queue.mark(0, desk.window, desk.known_HW)
+        return 4
 
 
 if __name__ == "__main__":

@@ -1,0 +1,262 @@
+"""A simulated person who corrects labels, knowing the truth; `correction.py` counts what it costs her.
+
+She takes the largest wrong patch. With a brush alone she presses where a dab mends most around its deepest pixel; with
+the smart tools she chooses what mends most for an action: smart fill at five strengths (a click to see it, a click to
+take it, and one more for every three steps of the wheel), flipping or removing the patch, filling holes, snapping,
+scribbling (a stroke a class, one to take it), growing, shrinking, opening or closing the patch or one beside it by 1 to
+3 px, or all of a class in a loop round the view (two actions; a change of operation or of radius is one more each), or
+the brush. What a tool spoils is counted against it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from napari_glacier.core.tools import components, growing, scribbles, shape
+from napari_glacier.core.tools.evidence import Evidence
+from napari_glacier.core.tools.superpixels import superpixels
+
+BRUSH_RADIUS_PX, DRAG_PX, DRAG_STEP_PX = 5, 80, 3
+STRENGTHS, DEFAULT_STRENGTH, WHEEL_PER_ACTION = (27, 36, 45, 54, 63), 45, 9
+_LOOP_EVERY = 12
+
+
+class Person:
+    """Corrects labels until few enough are wrong.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    start_HW, goal_HW : uint8 arrays
+        The prediction and the truth.
+    smart : bool
+        Whether smart tools are in reach, or a brush alone.
+    drags : bool
+        Whether the brush may be dragged, or leaves dabs.
+    """
+
+    def __init__(self, evidence: Evidence, start_HW: Any, goal_HW: Any, *, smart: bool, drags: bool) -> None:
+        self.evidence, self.index_HW, self.goal_HW = evidence, start_HW.copy(), goal_HW
+        self.valid_HW = evidence.valid_HW
+        self.smart, self.drags = smart, drags
+        self.cut = superpixels(evidence)
+        self.used: dict[str, int] = {}
+        self.finished = True
+        self._looks = 0
+        self._setting: tuple[str, int] = ("grow", 2)
+        self._left_HW = np.zeros(self.valid_HW.shape, bool)
+
+    def wrong(self) -> Any:
+        """Valid pixels that are not yet of their true class."""
+        return (self.index_HW != self.goal_HW) & self.valid_HW
+
+    def work(self, allowed: int) -> int:
+        """Go on until at most `allowed` pixels are wrong; gives the number of actions.
+
+        Where the tools cannot mend as much, `finished` is False.
+        """
+        actions = 0
+        while np.count_nonzero(self.wrong()) > allowed:
+            cost = self.act()
+            if not cost:
+                self.finished = False
+                break
+            actions += cost
+        return actions
+
+    def act(self, within_HW: Any = True) -> int:
+        """Mend the largest wrong patch, of those within an area, by what is worth most; gives the number of actions.
+
+        0 where whatever these tools can do there spoils more than it mends.
+        """
+        while True:
+            wrong_HW = self.wrong() & ~self._left_HW & within_HW
+            if not wrong_HW.any():
+                return 0
+            patch_HW, row, col = self._worst(wrong_HW)
+            name, cost, index_HW = max(self._choices(row, col), key=lambda choice: self._gain(choice[2]) / choice[1])
+            if self._gain(index_HW) <= 0:
+                self._left_HW |= patch_HW
+                continue
+            self.index_HW = index_HW
+            name, *setting = name.split(":")
+            if setting:
+                self._setting = setting[0], int(setting[1])
+            self.used[name] = self.used.get(name, 0) + cost
+            return cost
+
+    def look_again(self, index_HW: Any) -> None:
+        """Go on from other labels: what could not be mended in the old ones may be mended in these."""
+        self.index_HW = index_HW.copy()
+        self._left_HW[:] = False
+
+    def _gain(self, index_HW: Any) -> int:
+        """Wrong pixels fewer than before."""
+        before = np.count_nonzero((self.index_HW != self.goal_HW) & self.valid_HW)
+        return before - np.count_nonzero((index_HW != self.goal_HW) & self.valid_HW)
+
+    def _worst(self, wrong_HW: Any) -> tuple[Any, int, int]:
+        """The largest patch that is wrong in one and the same way, and its deepest pixel."""
+        label_HW = np.zeros(wrong_HW.shape, np.int32)
+        count = 0
+        for label in np.unique(self.goal_HW[wrong_HW]):
+            parts_HW, parts = ndimage.label(wrong_HW & (self.goal_HW == label), np.ones((3, 3), bool))
+            label_HW[parts_HW > 0] = parts_HW[parts_HW > 0] + count
+            count += parts
+        sizes = np.bincount(label_HW.ravel())
+        sizes[0] = 0
+        patch_HW = label_HW == sizes.argmax()
+        depth_HW = shape.depth(patch_HW)
+        row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
+        return patch_HW, int(row), int(col)
+
+    def _choices(self, row: int, col: int) -> Iterator[tuple[str, int, Any]]:
+        yield "brush", 1, self._brush(row, col)
+        if not self.smart:
+            return
+        goal, size = int(self.goal_HW[row, col]), self.index_HW.shape
+        distance_HW = growing.likeness(self.evidence, row, col)
+        for strength in STRENGTHS:
+            grown_HW = growing.grow(distance_HW, row, col, 3.0 * (strength / 100) ** 2)
+            # A click to see it, a click to take it, and the wheel in between.
+            cost = 2 + abs(strength - DEFAULT_STRENGTH) // WHEEL_PER_ACTION
+            yield "smart fill", cost, self._with(grown_HW, goal)
+        yield from self._loops()
+        yield from self._scribbles(row, col, goal)
+        patch = components.component_at(lambda part: self.index_HW[part.slices], size, row, col)
+        yield "flip", 1, self._with(_spread(patch, size), goal)
+        around = components.surrounding_class(self.index_HW, _spread(patch, size), self.valid_HW)
+        yield "remove", 1, self._with(_spread(patch, size), around)
+        for at in self._beside(row, col):
+            near = components.component_at(lambda part: self.index_HW[part.slices], size, *at)
+            holes_HW = components.holes_of(near.where_HW)
+            if holes_HW.any():
+                filled = components.Area(near.window, holes_HW)
+                yield "fill holes", 1, self._with(_spread(filled, size), int(self.index_HW[at]))
+        for at in [(row, col), *self._beside(row, col)]:
+            near = components.component_at(lambda part: self.index_HW[part.slices], size, *at)
+            whole_HW, label = _spread(near, size), int(self.index_HW[at])
+            yield from self._shaped("shape", 1, whole_HW, label)
+            snapped_HW = shape.snap_boundary(whole_HW, self.evidence.edges, 4, self.valid_HW)
+            yield "snap", 1, self._exchanged(whole_HW, snapped_HW, label)
+
+    def _shaped(self, name: str, cost: int, where_HW: Any, label: int) -> Iterator[tuple[str, int, Any]]:
+        """All that Shape can do to a region; another operation or radius than last time is one more action each."""
+        nearest_HW = components.nearest_other(self.index_HW, where_HW, self.valid_HW)
+        for operation in shape.OPERATIONS:
+            for radius_px in (1, 2, 3):
+                setting = operation, radius_px
+                changes = sum(one != other for one, other in zip(setting, self._setting, strict=True))
+                after_HW = shape.reshape(where_HW, operation, radius_px)
+                index_HW = self._exchanged(where_HW, after_HW, label, nearest_HW)
+                yield f"{name}:{operation}:{radius_px}", cost + changes, index_HW
+
+    def _loops(self) -> Iterator[tuple[str, int, Any]]:
+        """Shape all of a class by a loop round the view: choosing the class, drawing the loop."""
+        # Looked at now and then: it is for the beginning, and tries forty changes of the whole view.
+        self._looks += 1
+        for label in np.unique(self.goal_HW) if self._looks % _LOOP_EVERY == 1 else ():
+            yield from self._shaped("shape in a loop", 2, self.index_HW == label, int(label))
+
+    def _scribbles(self, row: int, col: int, goal: int) -> Iterator[tuple[str, int, Any]]:
+        """A line of each right class through the neighbourhood, as long as it stays on the class; Enter."""
+        for half_px in (16, 32, 48):
+            top, left = max(row - half_px, 0), max(col - half_px, 0)
+            part = np.s_[top : row + half_px, left : col + half_px]
+            marks_HW = np.full(self.goal_HW.shape, scribbles.UNMARKED, np.uint8)
+            strokes = 0
+            for label in np.unique(self.goal_HW[part][self.valid_HW[part]]):
+                line_HW = _line_inside((self.goal_HW[part] == label) & self.valid_HW[part])
+                marks_HW[part][line_HW] = label
+                strokes += bool(line_HW.any())
+            if np.unique(marks_HW).size < 3:
+                continue
+            within_HW = scribbles.reach_of(marks_HW, 5)
+            index_HW, _ = scribbles.solve_scribbles(self.evidence, marks_HW, self.cut, within_HW)
+            where_HW = within_HW & (index_HW != scribbles.UNMARKED)
+            yield "scribble", strokes + 1, np.where(where_HW & self.valid_HW, index_HW, self.index_HW)
+
+    def _beside(self, row: int, col: int) -> list[tuple[int, int]]:
+        """A pixel of each other class within a brush's reach."""
+        top, left = max(row - 12, 0), max(col - 12, 0)
+        near_HW = self.index_HW[top : row + 13, left : col + 13]
+        found = []
+        for label in np.unique(near_HW):
+            if label != self.index_HW[row, col]:
+                r, c = np.argwhere(near_HW == label)[0]
+                found.append((int(r) + top, int(c) + left))
+        return found
+
+    def _with(self, where_HW: Any, label: int) -> Any:
+        return np.where(where_HW & self.valid_HW, np.uint8(label), self.index_HW)
+
+    def _exchanged(self, before_HW: Any, after_HW: Any, label: int, nearest_HW: Any = None) -> Any:
+        if nearest_HW is None:
+            nearest_HW = components.nearest_other(self.index_HW, before_HW, self.valid_HW)
+        index_HW = np.where(after_HW, np.uint8(label), np.where(before_HW, nearest_HW, self.index_HW))
+        return np.where(self.valid_HW, index_HW, self.index_HW)
+
+    def _brush(self, row: int, col: int) -> Any:
+        """One press, or press and drag, with the class that is right at its beginning."""
+        goal, size = int(self.goal_HW[row, col]), self.index_HW.shape
+        # +1 where painting mends, -1 where it spoils, 0 where it changes nothing.
+        worth_HW = np.where(self.goal_HW == goal, 1, -1) * (self.index_HW != goal) * self.valid_HW
+        worth_HW[(self.goal_HW != goal) & (self.index_HW != self.goal_HW)] = 0
+        painted_HW = np.zeros(size, bool)
+        # Whoever paints near an outline holds the brush off it.
+        around = [
+            (row + down, col + across)
+            for down in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
+            for across in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
+            if 0 <= row + down < size[0] and 0 <= col + across < size[1]
+        ]
+        at = max(around, key=lambda place: int(worth_HW[_dab(place, size)].sum()))
+        for _ in range(1 + DRAG_PX // DRAG_STEP_PX if self.drags else 1):
+            painted_HW[_dab(at, size)] = True
+            worth_HW[painted_HW] = 0
+            steps = [
+                (at[0] + down, at[1] + across)
+                for down in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
+                for across in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
+                if (down or across) and 0 <= at[0] + down < size[0] and 0 <= at[1] + across < size[1]
+            ]
+            gains = [int(worth_HW[_dab(step, size)].sum()) for step in steps]
+            if max(gains) <= 0:
+                break
+            at = steps[int(np.argmax(gains))]
+        return self._with(painted_HW, goal)
+
+
+def _dab(at: tuple[int, int], size: tuple[int, int]) -> tuple[Any, Any]:
+    """Pixels of a round brush."""
+    reach = np.arange(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
+    down, across = np.nonzero(reach[:, None] ** 2 + reach[None, :] ** 2 <= BRUSH_RADIUS_PX**2)
+    rows, cols = at[0] + reach[down], at[1] + reach[across]
+    inside = (rows >= 0) & (rows < size[0]) & (cols >= 0) & (cols < size[1])
+    return rows[inside], cols[inside]
+
+
+def _line_inside(where_HW: Any) -> Any:
+    """The longest of a few straight strokes of a pen of 5 px through a region's deepest pixel that stay inside it."""
+    depth_HW = shape.depth(where_HW)
+    row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
+    core_HW = depth_HW > min(3.0, float(depth_HW.max()) * 0.6)
+    best: Any = np.zeros(where_HW.shape, bool)
+    for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        line_HW = np.zeros(where_HW.shape, bool)
+        for sign in (-1, 1):
+            r, c = int(row), int(col)
+            while 0 <= r < where_HW.shape[0] and 0 <= c < where_HW.shape[1] and core_HW[r, c]:
+                line_HW[r, c] = True
+                r, c = r + sign * down, c + sign * across
+        if line_HW.sum() > best.sum():
+            best = line_HW
+    return ndimage.binary_dilation(best, np.ones((5, 5), bool)) & where_HW
+
+
+def _spread(area: components.Area, size: tuple[int, int]) -> Any:
+    where_HW = np.zeros(size, bool)
+    where_HW[area.window.slices] = area.where_HW
+    return where_HW
