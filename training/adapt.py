@@ -244,7 +244,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the new model (default: in DIR/models)")
     parser.add_argument("--scheme", help="class scheme of the labels, where they do not tell")
-    parser.add_argument("--steps", type=int, default=30, metavar="N", help="steps a member (default: 30)")
+    parser.add_argument("--steps", type=int, default=16, metavar="N", help="steps a member (default: 16)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: 5e-4)")
     parser.add_argument(
         "--replay", type=float, metavar="W", help="weight of the old answers elsewhere (default: found out by trying)"

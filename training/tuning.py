@@ -50,7 +50,7 @@ class Settings:
     seed : int
     """
 
-    steps: int = 30
+    steps: int = 16
     lr: float = 5e-4
     replay: float = CAREFUL
     batch: int = 2
