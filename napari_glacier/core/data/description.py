@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks
+from napari_glacier.core.data.joining import check_rule
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, SaveError
@@ -80,6 +81,19 @@ def described_units(root: Path) -> Mapping[str, Calibration]:
             f"{Path(root) / DESCRIPTION_FILE} says units: {name!r}. Known are: {', '.join(UNITS)}. Correct the line."
         )
     return UNITS[name]
+
+
+def described_mosaic(root: Path) -> str | None:
+    """How overlapping scenes are joined by a data set's `dataset.yaml`; None where it says nothing of it.
+
+    Raises
+    ------
+    DataError
+        If it names a rule that is not known.
+    """
+    path = Path(root) / DESCRIPTION_FILE
+    rule = _description(path).get("mosaic")
+    return None if rule is None else check_rule(str(rule), str(path))
 
 
 def write_scheme(root: Path, scheme: ClassScheme) -> None:
