@@ -37,7 +37,8 @@ def summary(session: Session) -> list[tuple[str, str]]:
 def _product_rows(session: Session) -> list[tuple[str, str]]:
     """What the scenes on screen say of themselves: sensor, days, clouds, units."""
     tiles = [place.tile for scene in session.current_scenes for place in scene.placements]
-    products = [tile.product for tile in tiles if tile.product is not None]
+    scenes = [part.tile for tile in tiles for part in tile.parts] or tiles
+    products = [tile.product for tile in scenes if tile.product is not None]
     if not products:
         return []
     sensors = list(dict.fromkeys(f"{product.sensor}, {product.level}" for product in products))

@@ -16,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import derived_layer, quality_layer, scene_layers, why_no_quality, why_not
+from napari_glacier.controllers.layers import (
+    derived_layer,
+    quality_layer,
+    scene_layers,
+    sources_layer,
+    why_no_quality,
+    why_no_sources,
+    why_not,
+)
 from napari_glacier.core.classes import ClassScheme, get_scheme
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
@@ -41,6 +49,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_SCHEME = "glacier4"
 # The key of the layer that shows what the scene's quality bands say.
 QUALITY = "quality"
+# And of the one that shows which scene each pixel of a mosaic is of.
+SOURCES = "sources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +298,8 @@ class Session:
         """What can be added to the scene on screen: indices, reflectance, temperature, clouds."""
         scenes = self.current_scenes
         found = [Extra(wanted.key, wanted.title, why_not(scenes, wanted)) for wanted in DERIVED]
-        return [*found, Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes))]
+        found.append(Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes)))
+        return found if (reason := why_no_sources(scenes)) else [*found, Extra(SOURCES, "Scenes and dates", reason)]
 
     def extra_layer(self, key: str) -> tuple[Any, dict[str, Any], str]:
         """One of `extra_layers` for napari.
@@ -301,6 +312,8 @@ class Session:
         tag = {"session": self, "role": ""}
         if key == QUALITY:
             return quality_layer(self.current_scenes, tag)
+        if key == SOURCES:
+            return sources_layer(self.current_scenes, tag)
         return derived_layer(self.current_scenes, derived(key), tag)
 
     def commit(self) -> None:

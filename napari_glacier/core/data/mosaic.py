@@ -164,6 +164,17 @@ class Mosaic:
             np.maximum(classes_HW[into], part_HW, out=classes_HW[into])
         return classes_HW
 
+    def read_sources(self, factor: int, window: Window) -> npt.NDArray[np.uint8]:
+        """Which of the joined scenes each pixel is of: 0 in gaps, else from 1 on; window and factor as `read_reduced`."""
+        numbers_HW = np.zeros((window.height, window.width), np.uint8)
+        for place, rows, cols in self._reduced_parts(factor, window):
+            into = _into(place, rows, cols, factor, window)
+            shape = (into[0].stop - into[0].start, into[1].stop - into[1].start)
+            # `NO_SCENE` and 1 are 0.
+            part_HW = self.dataset.read_sources(place.tile, rows, cols, shape) + np.uint8(1)
+            np.maximum(numbers_HW[into], part_HW, out=numbers_HW[into])
+        return numbers_HW
+
     def _reduced_parts(self, factor: int, window: Window) -> Iterator[tuple[Placement, Span, Span]]:
         """Tiles under a window of the reduced scene, and which rows and columns of them."""
         full = Window(window.row * factor, window.col * factor, window.height * factor, window.width * factor)
