@@ -144,12 +144,14 @@ class Session:
     def open(cls, path: str | Path, scheme: str | None = None) -> "Session":
         """The session of a dataset folder (or of a file in it), opened if it is not yet.
 
+        Tiles whose files are damaged are left out; `Dataset.damaged` tells them.
+
         Raises
         ------
         GlacierError
-            If the folder is no dataset, a file of it is damaged, or the journal cannot be opened.
+            If the folder is no dataset, no tile of it can be read, or the journal cannot be opened.
         """
-        dataset = open_dataset(Path(path), scheme=scheme)
+        dataset = open_dataset(Path(path), scheme=scheme, without_damaged=True)
         key = dataset.root.resolve()
         known = cls._open.get(key)
         if known is not None:
@@ -348,7 +350,7 @@ class Session:
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
         """Drop strokes that were not saved and show the masks as their files are now; gives their number.
 
-        Those on approved tiles stay.
+        Those on approved tiles stay, and those on tiles that are damaged and not shown.
 
         Raises
         ------
@@ -358,7 +360,8 @@ class Session:
         self.commit()
         approved = self.approved
         asked = list(self.unsaved()) if tile_ids is None else list(tile_ids)
-        chosen = [tile_id for tile_id in asked if tile_id not in approved]
+        kept = {*approved, *self.dataset.damaged}
+        chosen = [tile_id for tile_id in asked if tile_id not in kept]
         strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in chosen for patch in s.patches)]
         # The values before a stroke may be long gone from the file, which other programs write, too.
         tiles = [tile for tile in self.dataset.tiles if tile.id in chosen]

@@ -226,7 +226,7 @@ class Dataset:
         if tile.mask_path is None:
             return None
         if self.scheme is None:
-            raise SchemeError(f"{self.root} has no class scheme. Name one with --scheme.")
+            raise SchemeError(f"{self.root} has no class scheme. Write `scheme: NAME` into dataset.yaml, or name it with --scheme.")
         codes_HW = read_mask_codes(tile.mask_path, tile.number)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(
@@ -340,7 +340,7 @@ def open_dataset(
     warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *joined.notes, *_product_notes(tiles))
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
-    chosen, note = choose_scheme(root, everything, scheme)
+    chosen, note = choose_scheme(root, everything, scheme, without_damaged=without_damaged)
     units = described_units(root)
     return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note, units, damaged)
 
