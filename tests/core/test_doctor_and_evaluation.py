@@ -75,7 +75,8 @@ def test_a_tile_that_cannot_be_opened_is_told_and_the_others_are_read(make_datas
         "01_01": "warning",
     }
     assert "B6_00_00.tif" in by_tile["00_00"].message
-    assert "33 x 64" in by_tile["00_01"].message and "Re-export" in by_tile["00_01"].mend
+    assert "33 x 64" in by_tile["00_01"].message
+    assert "Re-export" in by_tile["00_01"].mend
     assert "mask_01_00.tif" in by_tile["01_00"].message
     assert "Band B4 has the one value 9" in by_tile["01_01"].message
     assert (diagnosis.summary["tiles"], diagnosis.summary["damaged"]) == (2, 2)

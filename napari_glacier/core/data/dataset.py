@@ -226,7 +226,9 @@ class Dataset:
         if tile.mask_path is None:
             return None
         if self.scheme is None:
-            raise SchemeError(f"{self.root} has no class scheme. Write `scheme: NAME` into dataset.yaml, or name it with --scheme.")
+            raise SchemeError(
+                f"{self.root} has no class scheme. Write `scheme: NAME` into dataset.yaml, or give --scheme."
+            )
         codes_HW = read_mask_codes(tile.mask_path, tile.number)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(

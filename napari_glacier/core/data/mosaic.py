@@ -165,7 +165,7 @@ class Mosaic:
         return classes_HW
 
     def read_sources(self, factor: int, window: Window) -> npt.NDArray[np.uint8]:
-        """Which of the joined scenes each pixel is of: 0 in gaps, else from 1 on; window and factor as `read_reduced`."""
+        """Which of the joined scenes a pixel is of: 0 in gaps, else from 1 on; window and factor as `read_reduced`."""
         numbers_HW = np.zeros((window.height, window.width), np.uint8)
         for place, rows, cols in self._reduced_parts(factor, window):
             into = _into(place, rows, cols, factor, window)
