@@ -156,11 +156,13 @@ class Dataset:
         for k, band in enumerate(bands):
             if band not in planes:
                 continue
-            gaps_HW = gone[band] & valid_HW
-            image_CHW[k] = np.where(gone[band], 0, planes[band])
-            if gaps_HW.any():
+            image_CHW[k] = planes[band]
+            if gone[band].any() and (gaps_HW := gone[band] & valid_HW).any():
                 image_CHW[k][gaps_HW] = self._mean(tile, band)
-        image_CHW *= valid_HW
+        if not valid_HW.all():
+            nodata_HW = ~valid_HW
+            for plane_HW in image_CHW:
+                np.copyto(plane_HW, 0, where=nodata_HW)
         return image_CHW, valid_HW
 
     def _look(
@@ -172,7 +174,9 @@ class Dataset:
         valid_HW = np.zeros(part.shape, bool)
         gone: dict[str, npt.NDArray[np.bool_]] = {}
         for band, plane in planes.items():
-            gone[band] = ~np.isfinite(plane) | is_nodata(plane, tile.bands[band].nodata)
+            gone[band] = is_nodata(plane, tile.bands[band].nodata)
+            if plane.dtype.kind == "f":
+                gone[band] |= ~np.isfinite(plane)
             if band in TERRAIN_BANDS:
                 gone[band] |= plane < _LEAST[band]
             else:
