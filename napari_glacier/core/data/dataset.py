@@ -25,6 +25,7 @@ from napari_glacier.core.data.tile_parts import TilePart, is_nodata
 from napari_glacier.core.data.tiles import BandSource, Tile, band_size_message
 from napari_glacier.core.errors import BandError, DataError, SchemeError
 from napari_glacier.core.raster import read_mask_codes
+from napari_glacier.core.raster.archives import is_archive
 from napari_glacier.core.scenes.products import Calibration
 
 __all__ = [
@@ -358,6 +359,7 @@ def _find_sound_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile], dict[st
     damaged = {tile.id: reasons[tile.files[0]] for tile in tiles if not tile.height}
     if len(damaged) == len(tiles):
         raise DataError(next(iter(damaged.values())))
+    damaged |= {path.name: reason for path, reason in reasons.items() if path.is_dir() or is_archive(path)}
     sound, wanted = ([tile for tile in some if tile.height] for some in (everything, tiles))
     return root, sound, wanted, damaged
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
 from napari_glacier.core.data.array_layout import arrays_in, tiles_of_arrays
 from napari_glacier.core.data.pairing import pair_extras, pair_files
-from napari_glacier.core.data.tile_files import info_of, make_tile
+from napari_glacier.core.data.tile_files import damaged_so_far, info_of, make_tile
 from napari_glacier.core.data.tiles import BandSource, Tile
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_description
@@ -48,7 +48,7 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
         If there are none, or the tiles' files do not fit together.
     """
     path = metadata_folder(path) or path
-    if (path.is_file() or not _holds_tiles(path)) and (scenes := find_scenes(path)):
+    if (path.is_file() or not _holds_tiles(path)) and (scenes := find_scenes(path, damaged_so_far())):
         tiles = [_tile_of_scene(scene) for scene in scenes]
         return (scenes[0].folder if len(scenes) == 1 else path), tiles, tiles
     if path.is_file() and is_png(path):
