@@ -113,16 +113,16 @@ def measure(folder: Path, settings: str) -> None:
     (session,) = opened
 
     def settled() -> bool:
-        return view._looking is None and view._placing is None and not view._soon.isActive()
+        return bool(view.tiles.settled)
 
     watch.during("napari's layers and first picture", lambda: on_opened(session), settled)
     watch.during("nothing (what the machine does itself)", lambda: None, settled)
-    watch.during("find 'text'", lambda: view._text.setText("1_04"), settled)
-    watch.during("find nothing", lambda: view._text.setText(""), settled)
-    watch.during("only tiles with lakes", lambda: view._holds.setCurrentIndex(4), settled)
-    watch.during("all tiles again", lambda: view._holds.setCurrentIndex(0), settled)
-    watch.during("sort by class mix", lambda: view._table.sortByColumn(2, _descending()), settled)
-    watch.during("scroll to the end", view._table.scrollToBottom, settled)
+    watch.during("find 'text'", lambda: view.tiles.text.setText("1_04"), settled)
+    watch.during("find nothing", lambda: view.tiles.text.setText(""), settled)
+    watch.during("only tiles with lakes", lambda: view.tiles.holds.setCurrentIndex(4), settled)
+    watch.during("all tiles again", lambda: view.tiles.holds.setCurrentIndex(0), settled)
+    watch.during("sort by class mix", lambda: view.tiles.table.sortByColumn(2, _descending()), settled)
+    watch.during("scroll to the end", view.tiles.table.scrollToBottom, settled)
     watch.during("a review state", lambda: session.set_review(session.tile_ids[7], "approved"), settled)
     watch.during("a stroke", lambda: _stroke(session), settled)
     watch.during("fly to a tile", lambda: view.fly_to(session.tile_ids[-1]), settled)

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.map_source import open_maps
 from napari_glacier.core.inventory.outline_files import rasterise_file, write_outlines
 from napari_glacier.core.inventory.outlines import OutlineOptions, outline_maps
 from napari_glacier.core.raster import read_mask_codes, write_mask, write_raster

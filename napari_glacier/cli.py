@@ -77,6 +77,7 @@ def _predict(options: argparse.Namespace) -> int:
         out=options.out.expanduser().absolute(),
         models=tuple(map(_model_name, options.model or ())),
         scheme=options.scheme,
+        mosaic=options.mosaic,
         settings=tuple(settings.items()),
         probabilities=options.probabilities,
         uncertainty=options.uncertainty,
@@ -219,6 +220,7 @@ def _add_predict(commands: Any) -> None:
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     predict.add_argument("--scheme", help="class scheme of the dataset's masks, where they do not tell")
+    cli_data.add_mosaic_rule(predict)
     predict.add_argument("--probabilities", action="store_true", help="write class probabilities, too")
     predict.add_argument("--uncertainty", action="store_true", help="write entropy and mutual information, too")
     predict.add_argument("--votes", action="store_true", help="write the class that each member alone gives, too")

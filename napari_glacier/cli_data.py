@@ -58,6 +58,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--min-glacier-px", type=int, default=0, metavar="N", help="keep tiles with so many labelled pixels"
     )
     tiles.add_argument("--scheme", choices=["glacier2", "glacier4", "glacier4-index"], help="classes of the masks")
+    add_mosaic_rule(tiles)
     _add_rule(tiles)
     tiles.set_defaults(run=_prepare_tiles)
 
@@ -78,6 +79,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     submit.add_argument("--validate", type=Path, metavar="FILE", help="check a table instead of writing one")
     submit.add_argument("--side-px", type=int, default=101, metavar="N", help="side of the masks (default: 101)")
     submit.set_defaults(run=_submit)
+
+
+def add_mosaic_rule(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how overlapping scenes are joined."""
+    parser.add_argument(
+        "--mosaic",
+        metavar="RULE",
+        help="how overlapping scenes are joined: newest-clear, newest, name, or apart (default: neighbours by "
+        "newest-clear, several dates of one place apart)",
+    )
 
 
 def _add_rule(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +144,7 @@ def _prepare_tiles(options: argparse.Namespace) -> int:
         outline_crs=options.outline_crs,
         bands=None if options.bands is None else tuple(options.bands),
         scheme=options.scheme,
+        mosaic=options.mosaic,
     )
     out = options.out.expanduser().absolute()
     prepared = _with_bar(prepare_tiles(options.scene, options.outlines, out, settings))

@@ -102,7 +102,7 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
 
 
 def _outlines(options: argparse.Namespace) -> int:
-    from napari_glacier.core.inventory.class_maps import open_maps
+    from napari_glacier.core.inventory.map_source import open_maps
     from napari_glacier.core.inventory.outline_files import DRIVERS, check_target, write_outlines
     from napari_glacier.core.inventory.outlines import OutlineOptions, outline_maps
 
@@ -164,7 +164,7 @@ def _rasterise(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from napari_glacier.core.data.dataset import is_dataset
-    from napari_glacier.core.inventory.class_maps import open_maps
+    from napari_glacier.core.inventory.map_source import open_maps
     from napari_glacier.core.inventory.report import make_report
     from napari_glacier.core.inventory.report_files import check_folder, write_report
 

@@ -157,8 +157,11 @@ def write_landsat(
     tar: bool = False,
     gaps: bool = False,
     seed: int = 0,
+    origin: tuple[int, int] = (0, 0),
 ) -> Path:
     """Write a scene called like `folder`: seeded numbers, a corner of fill, a cloud and a shadow in QA_PIXEL.
+
+    `origin` moves it by rows and columns of the grid.
 
     With `gaps`, oblique stripes of fill a row further down in every band, as Landsat 7 has them; with `tar`, the
     scene is one archive beside where the folder would be.
@@ -169,7 +172,8 @@ def write_landsat(
     names = LANDSAT_FILES[f"{scene[:4]}_{scene[5:7]}"]
     rng = np.random.default_rng(seed)
     dtype = np.uint8 if scene.startswith(("LE07_L1", "LT05_L1")) else np.uint16
-    georef = GeoRef.from_epsg(32643, (30.0, 0.0, 300_000.0, 0.0, -30.0, 4_200_000.0)) if georeferenced else None
+    first = GeoRef.from_epsg(32643, (30.0, 0.0, 300_000.0, 0.0, -30.0, 4_200_000.0))
+    georef = first.offset(*origin) if georeferenced else None
     for k, name in enumerate(names):
         numbers_HW = rng.integers(20 if dtype == np.uint8 else 7000, np.iinfo(dtype).max - 5, shape).astype(dtype)
         numbers_HW[:6, :8] = 0

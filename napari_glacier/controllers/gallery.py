@@ -72,9 +72,9 @@ class Gallery:
                 if tile_id in self._places and tile_id not in self._to_count:
                     self._to_count.appendleft(tile_id)
 
-    def total(self) -> npt.NDArray[np.int64]:
-        """Valid pixels by class over all tiles counted so far."""
-        counts = list(self.counts.values())
+    def total(self, tile_ids: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Valid pixels by class over those of the tiles that are counted so far."""
+        counts = [self.counts[tile_id] for tile_id in tile_ids if tile_id in self.counts]
         return np.sum(counts, axis=0) if counts else np.zeros(self._session.scheme.num_classes, np.int64)
 
     def job(self) -> Generator[Seen, None, None]:

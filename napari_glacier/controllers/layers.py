@@ -18,6 +18,7 @@ from napari_glacier.controllers.pictures import (
     LazyComposite,
     LazyPainting,
     LazyQuality,
+    LazySources,
     band_limits,
     for_napari,
     samples,
@@ -251,6 +252,44 @@ def quality_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> tuple[Any,
         **_placement(scenes),
     }
     return image.pop("data"), {**arguments, **image}, "labels"
+
+
+def sources_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+    """Layer data tuple of which scene, of which day, each pixel of a mosaic is of.
+
+    Raises
+    ------
+    DataError
+        If there is no such mosaic among the scenes.
+    """
+    reason = why_no_sources(scenes)
+    if reason:
+        raise DataError(reason)
+    from napari.utils.colormaps import label_colormap
+
+    parts = scenes[0].placements[0].tile.parts
+    days = [part.tile.product.date if part.tile.product is not None else "" for part in parts]
+    image = for_napari(LazySources(scenes), scenes)
+    arguments = {
+        "name": "Scenes and dates",
+        "opacity": LABELS_OPACITY,
+        "colormap": label_colormap(len(parts) + 1, seed=0.5, background_value=0),
+        "features": {
+            "index": list(range(len(parts) + 1)),
+            "scene": ["none", *(part.tile.id for part in parts)],
+            "day": ["", *days],
+        },
+        "metadata": {KEY: {**tag, "role": "sources"}},
+        **_placement(scenes),
+    }
+    return image.pop("data"), {**arguments, **image}, "labels"
+
+
+def why_no_sources(scenes: "Sequence[Mosaic]") -> str:
+    """Why it cannot be shown which scene a pixel is of; empty where it can."""
+    if len(scenes) == 1 and scenes[0].placements[0].tile.parts:
+        return ""
+    return "The pixels are all of one scene. Scenes that overlap are joined as docs/scenes.md says."
 
 
 def why_not(scenes: "Sequence[Mosaic]", wanted: Derived) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from napari_glacier.controllers.session import Session
-from napari_glacier.core.findings import Finding
+from napari_glacier.core.findings import Finding, damaged_findings
 
 
 def summary(session: Session) -> list[tuple[str, str]]:
@@ -16,7 +16,7 @@ def summary(session: Session) -> list[tuple[str, str]]:
     size = " / ".join(f"{height} × {width}" for height, width in sizes[:3]) + (" …" if len(sizes) > 3 else "")
     labelled = sum(tile.mask_path is not None for tile in tiles)
     rows = [
-        ("Tiles", f"{len(tiles)} of {size} px"),
+        ("Tiles", f"{len(tiles)} of {size} px" + (f", {len(dataset.damaged)} damaged" if dataset.damaged else "")),
         *([("Splits", splits)] if splits else []),
         ("Masks", "all tiles" if labelled == len(tiles) else f"{labelled} of {len(tiles)} tiles"),
         ("Bands", ", ".join(dataset.bands)),
@@ -37,7 +37,8 @@ def summary(session: Session) -> list[tuple[str, str]]:
 def _product_rows(session: Session) -> list[tuple[str, str]]:
     """What the scenes on screen say of themselves: sensor, days, clouds, units."""
     tiles = [place.tile for scene in session.current_scenes for place in scene.placements]
-    products = [tile.product for tile in tiles if tile.product is not None]
+    scenes = [part.tile for tile in tiles for part in tile.parts] or tiles
+    products = [tile.product for tile in scenes if tile.product is not None]
     if not products:
         return []
     sensors = list(dict.fromkeys(f"{product.sensor}, {product.level}" for product in products))
@@ -60,7 +61,8 @@ def _product_rows(session: Session) -> list[tuple[str, str]]:
 def known_findings(session: Session) -> list[Finding]:
     """What is known without reading every file: missing bands, assumptions, changes from outside."""
     assumed = session.dataset.assumed
-    found = [Finding("info" if text in assumed else "warning", None, text) for text in session.dataset.warnings]
+    found = damaged_findings(session.dataset.damaged)
+    found += [Finding("info" if text in assumed else "warning", None, text) for text in session.dataset.warnings]
     if session.assumed_scheme:
         found.append(
             Finding(

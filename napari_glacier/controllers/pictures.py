@@ -231,16 +231,26 @@ class LazyQuality(_LazyLayer):
     def __init__(self, scenes: "Sequence[Mosaic]") -> None:
         super().__init__(scenes, np.uint8)
 
+    def _classes(self, scene: "Mosaic", factor: int, window: Window) -> npt.NDArray[np.uint8]:
+        return scene.read_quality(factor, window)
+
     def _read(self, scene: "Mosaic") -> npt.NDArray[np.uint8]:
-        return scene.read_quality(1, scene.whole)
+        return self._classes(scene, 1, scene.whole)
 
     def levels(self) -> "list[Level]":
         """The one scene at full size and from afar, the finest first."""
         (scene,) = self._scenes
         return [
-            Level(scene, factor, partial(scene.read_quality, factor), self.dtype)
+            Level(scene, factor, partial(self._classes, scene, factor), self.dtype)
             for factor in level_factors(scene.shape)
         ]
+
+
+class LazySources(LazyQuality):
+    """Which scene of a mosaic a pixel is of, uint8: 0 in gaps, else its number among `Tile.parts`, from 1 on."""
+
+    def _classes(self, scene: "Mosaic", factor: int, window: Window) -> npt.NDArray[np.uint8]:
+        return scene.read_sources(factor, window)
 
 
 class Level:

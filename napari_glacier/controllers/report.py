@@ -17,7 +17,7 @@ from napari_glacier.core.correction.journal_place import is_writable_folder, use
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
 
 if TYPE_CHECKING:
-    from napari_glacier.core.inventory.class_maps import MapSource
+    from napari_glacier.core.inventory.map_source import MapSource
     from napari_glacier.core.inventory.report import Report
 
 PREDICTIONS, REPORTS = "predictions", "reports"
@@ -242,7 +242,7 @@ def further_facts(report: "Report") -> list[tuple[str, str]]:
 
 
 def _make(request: Request, tell: Callable[[int, int, str], None]) -> Made:
-    from napari_glacier.core.inventory.class_maps import open_maps
+    from napari_glacier.core.inventory.map_source import open_maps
     from napari_glacier.core.inventory.report import make_report
     from napari_glacier.core.inventory.report_files import write_report
 
@@ -269,7 +269,7 @@ def _make(request: Request, tell: Callable[[int, int, str], None]) -> Made:
 
 def _labels(request: Request) -> "MapSource | None":
     """The dataset's labels, where there are any on the map."""
-    from napari_glacier.core.inventory.class_maps import open_maps
+    from napari_glacier.core.inventory.map_source import open_maps
 
     try:
         return open_maps(request.root, request.scheme)

@@ -16,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import derived_layer, quality_layer, scene_layers, why_no_quality, why_not
+from napari_glacier.controllers.layers import (
+    derived_layer,
+    quality_layer,
+    scene_layers,
+    sources_layer,
+    why_no_quality,
+    why_no_sources,
+    why_not,
+)
 from napari_glacier.core.classes import ClassScheme, get_scheme
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
@@ -41,6 +49,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_SCHEME = "glacier4"
 # The key of the layer that shows what the scene's quality bands say.
 QUALITY = "quality"
+# And of the one that shows which scene each pixel of a mosaic is of.
+SOURCES = "sources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +144,14 @@ class Session:
     def open(cls, path: str | Path, scheme: str | None = None) -> "Session":
         """The session of a dataset folder (or of a file in it), opened if it is not yet.
 
+        Tiles whose files are damaged are left out; `Dataset.damaged` tells them.
+
         Raises
         ------
         GlacierError
-            If the folder is no dataset, a file of it is damaged, or the journal cannot be opened.
+            If the folder is no dataset, no tile of it can be read, or the journal cannot be opened.
         """
-        dataset = open_dataset(Path(path), scheme=scheme)
+        dataset = open_dataset(Path(path), scheme=scheme, without_damaged=True)
         key = dataset.root.resolve()
         known = cls._open.get(key)
         if known is not None:
@@ -288,7 +300,8 @@ class Session:
         """What can be added to the scene on screen: indices, reflectance, temperature, clouds."""
         scenes = self.current_scenes
         found = [Extra(wanted.key, wanted.title, why_not(scenes, wanted)) for wanted in DERIVED]
-        return [*found, Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes))]
+        found.append(Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes)))
+        return found if (reason := why_no_sources(scenes)) else [*found, Extra(SOURCES, "Scenes and dates", reason)]
 
     def extra_layer(self, key: str) -> tuple[Any, dict[str, Any], str]:
         """One of `extra_layers` for napari.
@@ -301,6 +314,8 @@ class Session:
         tag = {"session": self, "role": ""}
         if key == QUALITY:
             return quality_layer(self.current_scenes, tag)
+        if key == SOURCES:
+            return sources_layer(self.current_scenes, tag)
         return derived_layer(self.current_scenes, derived(key), tag)
 
     def commit(self) -> None:
@@ -335,7 +350,7 @@ class Session:
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
         """Drop strokes that were not saved and show the masks as their files are now; gives their number.
 
-        Those on approved tiles stay.
+        Those on approved tiles stay, and those on tiles that are damaged and not shown.
 
         Raises
         ------
@@ -345,7 +360,8 @@ class Session:
         self.commit()
         approved = self.approved
         asked = list(self.unsaved()) if tile_ids is None else list(tile_ids)
-        chosen = [tile_id for tile_id in asked if tile_id not in approved]
+        kept = {*approved, *self.dataset.damaged}
+        chosen = [tile_id for tile_id in asked if tile_id not in kept]
         strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in chosen for patch in s.patches)]
         # The values before a stroke may be long gone from the file, which other programs write, too.
         tiles = [tile for tile in self.dataset.tiles if tile.id in chosen]

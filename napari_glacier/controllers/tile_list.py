@@ -32,6 +32,11 @@ class TileRow:
     review: str
     shares: tuple[float, ...] | None = None
 
+    @property
+    def bare(self) -> bool:
+        """Whether nobody has labelled it: that it holds no class means nothing."""
+        return not (self.labelled or self.unsaved)
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -58,7 +63,7 @@ class Filter:
         """Whether a tile is shown."""
         if self.review and row.review != self.review:
             return False
-        if self.unlabelled and (row.labelled or row.unsaved):
+        if self.unlabelled and not row.bare:
             return False
         if self.holds is not None and not (row.shares and row.shares[self.holds] >= _PRESENT):
             return False
@@ -117,11 +122,15 @@ class TileList:
                 return row.unsaved
             if key == "review":
                 return REVIEW_STATES.index(row.review)
-            if wanted.holds is not None and row.shares:
-                return row.shares[wanted.holds]
-            return 1 - row.shares[0] if row.shares else -1.0
+            if row.bare or not row.shares:
+                return -1.0
+            return 1 - row.shares[0] if wanted.holds is None else row.shares[wanted.holds]
 
         return sorted(rows, key=rank, reverse=descending)
+
+    def labelled(self) -> list[str]:
+        """Ids of the tiles that have labels, strokes that are not saved included."""
+        return [row.tile_id for row in self.rows if not row.bare]
 
     def states(self) -> dict[str, int]:
         """Number of tiles in each review state that occurs."""

@@ -97,7 +97,8 @@ class ClassScheme:
             more = f" and {len(values) - 8} more values" if len(values) > 8 else ""
             raise SchemeError(
                 f"{source} holds {listed}{more}, which the scheme {self.name} does not know "
-                f"(it reads {sorted(meaning)}). Choose the scheme that fits with --scheme, or correct the mask."
+                f"(it reads {sorted(meaning)}). Correct the mask, or name the scheme that fits: "
+                "`scheme: NAME` in dataset.yaml, or --scheme at the terminal."
             )
         return index_HW
 
@@ -193,7 +194,7 @@ def infer_scheme(values: Iterable[float], example: str = "") -> ClassScheme:
     raise SchemeError(
         f"The masks hold the values {sorted(present)[:12]}{where}; {odd[:8]} fits no scheme. "
         "Known codes: glacier4 0/85/170/255, glacier4-index 0/1/2/3, glacier2 0/255. "
-        "Correct the masks or name the scheme with --scheme."
+        "Correct the masks, or name the scheme: `scheme: NAME` in dataset.yaml, or --scheme at the terminal."
     )
 
 
@@ -231,5 +232,6 @@ def scheme_of_masks(first_seen: Mapping[float, Path], what: str = "data set") ->
         return scheme, ()
     return scheme, (
         f"The masks hold only {sorted(int(value) for value in first_seen)}: read as two classes (glacier2). "
-        f"If they are a part of a four-class {what}, name it with --scheme glacier4.",
+        f"If they are a part of a four-class {what}, write `scheme: glacier4` into dataset.yaml "
+        "(at the terminal also --scheme glacier4).",
     )

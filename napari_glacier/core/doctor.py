@@ -18,7 +18,7 @@ from napari_glacier.core.data.leakage import buffer_for, find_leaks
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import DataError, GlacierError, SchemeError
-from napari_glacier.core.findings import Diagnosis, Examined, Finding
+from napari_glacier.core.findings import Diagnosis, Examined, Finding, damaged_findings
 from napari_glacier.core.raster import read_info
 
 # Largest value of whole numbers of few bits; others saturate as 16-bit digital numbers do.
@@ -48,6 +48,7 @@ def examine_by_tile(path: Path, scheme: str | None = None) -> Generator[Examined
     except GlacierError as error:
         return Diagnosis(Path(path), (Finding.of(error),), {})
     findings += [Finding("info" if text in dataset.assumed else "warning", None, text) for text in dataset.warnings]
+    findings += damaged_findings(dataset.damaged)
     census = _Census()
     yield Examined(0, len(dataset.tiles), tuple(findings))
     for number, tile in enumerate(dataset.tiles, 1):
@@ -89,14 +90,14 @@ class _Census:
 def _open(path: Path, scheme: str | None, findings: list[Finding]) -> Dataset:
     """Open a data set; where its masks fit no scheme, by the one that most of them fit, so that the rest is seen."""
     try:
-        return open_dataset(path, scheme)
+        return open_dataset(path, scheme, without_damaged=True)
     except SchemeError as error:
         if scheme is not None:
             raise
         unread = error
     best: tuple[int, Dataset] | None = None
     for name in ("glacier2", "glacier4", "glacier4-index"):
-        dataset = open_dataset(path, name)
+        dataset = open_dataset(path, name, without_damaged=True)
         odd = sum(not _fits(dataset, tile) for tile in dataset.tiles)
         if best is None or odd < best[0]:
             best = odd, dataset
@@ -304,6 +305,7 @@ def _summary(dataset: Dataset, census: _Census) -> dict[str, Any]:
     of_bands = {band: statistics.count for band, statistics in census.statistics.items() if band in CANONICAL_BANDS}
     return {
         "tiles": len(dataset.tiles),
+        "damaged": len(dataset.damaged),
         "splits": {split: len(dataset.split(split)) for split in dataset.splits},
         "with_mask": sum(tile.mask_path is not None for tile in dataset.tiles),
         "bands": list(dataset.bands),

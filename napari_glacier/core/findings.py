@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_glacier.core.data.statistics import PooledStatistics
-from napari_glacier.core.errors import GlacierError
+from napari_glacier.core.errors import DataError, GlacierError
 
 Severity = Literal["info", "warning", "error"]
 
@@ -41,6 +41,11 @@ class Finding:
         """An error as a finding: the last sentence of its message is the mend (see `errors`)."""
         message, point, mend = str(error).rpartition(". ")
         return cls("error", tile, f"{message}{point}".strip(), mend) if point else cls("error", tile, mend)
+
+
+def damaged_findings(damaged: Mapping[str, str]) -> list[Finding]:
+    """An error for each tile that was left out, given why: its files cannot be read or do not fit together."""
+    return [Finding.of(DataError(reason), tile_id) for tile_id, reason in damaged.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Job:
         See `resolve_models`; where empty, the model promoted for the data set, else the bundled ensemble.
     scheme : str or None
         Class scheme of the data set's masks, where they do not tell.
+    mosaic : str or None
+        How overlapping scenes are joined; see `open_dataset`.
     settings : tuple of (str, value)
         Keyword arguments of `Predictor`.
     probabilities, uncertainty, votes : bool
@@ -52,6 +54,7 @@ class Job:
     out: Path
     models: tuple[str, ...] = ()
     scheme: str | None = None
+    mosaic: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     probabilities: bool = False
     uncertainty: bool = False
@@ -104,7 +107,7 @@ class Batch:
     """
 
     def __init__(self, job: Job) -> None:
-        dataset = open_dataset(job.data, job.scheme, without_damaged=True)
+        dataset = open_dataset(job.data, job.scheme, without_damaged=True, mosaic=job.mosaic)
         refuse_source_folder(dataset, job.out)
         self.warnings = dataset.warnings
         self.scenes: tuple[Mosaic, ...] = plan_scenes(dataset)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from napari_glacier.core.bands import band_of_folder
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.data.dataset import Dataset, Tile
+from napari_glacier.core.data.joining import NO_SCENE, SOURCES_FOLDER
 from napari_glacier.core.data.mosaic import Mosaic, Placement
 from napari_glacier.core.data.tiles import raster_name
 from napari_glacier.core.errors import RasterError, SaveError
@@ -24,6 +25,8 @@ from napari_glacier.nn.prediction import Prediction
 
 PROVENANCE_FILE = "provenance.jsonl"
 _MADE_BY = {"made_by": "napari-glacier"}
+# Rows of a mosaic whose sources are looked up together: a scene's bands do not have to fit into memory.
+_STRIP_ROWS = 512
 _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 
 
@@ -59,7 +62,8 @@ def write_predictions(
     -------
     list of Path
         The rasters written. ``provenance.jsonl`` beside them says how each scene was made, a line a scene;
-        of several lines of one scene the last one counts.
+        of several lines of one scene the last one counts. Of a mosaic of scenes, ``sources/`` says which scene, of
+        which day, each pixel is of.
 
     Raises
     ------
@@ -72,6 +76,7 @@ def write_predictions(
     names = {place.tile.id: sources.relative_path(place.tile) for place in mosaic.placements}
     kinds = _kinds(probabilities, uncertainty, votes)
     targets = [out_dir / kind / name for kind in kinds for name in names.values()]
+    targets += [out_dir / SOURCES_FOLDER / names[place.tile.id] for place in mosaic.placements if place.tile.parts]
     for folder in {out_dir, *(target.parent for target in targets)}:
         _refuse_folder(mosaic.dataset, sources, folder)
     for target in targets:
@@ -84,6 +89,8 @@ def write_predictions(
         if place.tile.product is not None and place.tile.product.date:
             description[DATE_TAG] = place.tile.product.date
         relative = names[place.tile.id]
+        if place.tile.parts:
+            written.append(_write_sources(out_dir / SOURCES_FOLDER / relative, mosaic.dataset, place.tile, description))
         write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
         written.append(out_dir / relative)
         if votes:
@@ -170,7 +177,7 @@ def _sources_of(dataset: Dataset) -> _Sources:
     found = _known_sources.get(id(dataset))
     if found is None:
         masks = [path for tile in dataset.tiles for path in (tile.mask_path, tile.new_mask_path) if path is not None]
-        images = [source.path for tile in dataset.tiles for source in tile.bands.values()]
+        images = [path for tile in dataset.tiles for path in tile.files]
         found = _Sources(
             label_folders=frozenset(folder.resolve() for folder in {path.parent for path in masks}),
             image_folders=frozenset(folder.resolve() for folder in {path.parent for path in images}),
@@ -249,6 +256,19 @@ def _write_votes(
     meaning = {f"code_{code}": name for code, name in zip(scheme.codes, scheme.class_names, strict=True)}
     bands = {f"band_{number}": name for number, name in enumerate(prediction.provenance["votes"], 1)}
     write_cog(path, codes_MHW, place.tile.georef, description=description | meaning | bands)
+    return path
+
+
+def _write_sources(path: Path, dataset: Dataset, tile: Tile, description: dict[str, str]) -> Path:
+    """Write which scene of a mosaic each pixel is of, and the scenes' days."""
+    sources_HW = np.empty((tile.height, tile.width), np.uint8)
+    for row in range(0, tile.height, _STRIP_ROWS):
+        rows = row, min(row + _STRIP_ROWS, tile.height)
+        sources_HW[slice(*rows)] = dataset.read_sources(tile, rows)
+    scenes = {f"scene_{number}": part.tile.id for number, part in enumerate(tile.parts)}
+    products = {number: part.tile.product for number, part in enumerate(tile.parts)}
+    days = {f"date_{number}": product.date for number, product in products.items() if product is not None}
+    write_cog(path, sources_HW[None], tile.georef, nodata=NO_SCENE, description=description | scenes | days)
     return path
 
 

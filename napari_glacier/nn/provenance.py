@@ -12,13 +12,18 @@ from napari_glacier.nn.scene import Scene
 
 
 def sources_digest(scene: Scene) -> str:
-    """Digest of the files of a scene: their paths, sizes and times."""
+    """Digest of the files of a scene: their paths, sizes and times; and of how they are joined, where they are."""
     sources = sorted(
         (str(path), (stat := file_of(path).stat()).st_size, stat.st_mtime_ns)
         for place in getattr(scene, "placements", ())
         for path in place.tile.files
     )
-    return hashlib.blake2b(repr(sources).encode(), digest_size=16).hexdigest()
+    joined = [
+        (place.tile.rule, *(part.tile.id for part in place.tile.parts))
+        for place in getattr(scene, "placements", ())
+        if place.tile.parts
+    ]
+    return hashlib.blake2b(repr(sources + joined if joined else sources).encode(), digest_size=16).hexdigest()
 
 
 def members_digest(ensemble: Ensemble) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMenu,
     QPushButton,
     QTabWidget,
     QVBoxLayout,
@@ -20,27 +21,15 @@ from qtpy.QtWidgets import (
 )
 
 from napari_glacier.controllers.exchange import sample_copy, sample_folder
-from napari_glacier.controllers.footprints import REVIEW_COLORS, Footprints, footprints
-from napari_glacier.controllers.gallery import Gallery, Seen, class_shares
 from napari_glacier.controllers.overview import known_findings, share_text, summary
 from napari_glacier.controllers.session import Session
-from napari_glacier.controllers.tile_list import Filter, Key, TileList
-from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint, kept, settings
 from napari_glacier.views.check_panel import CheckPanel
-from napari_glacier.views.footprint_map import FootprintMap
-from napari_glacier.views.pieces import Legend, ShareBar
-from napari_glacier.views.tile_table import TileTable, make_table
+from napari_glacier.views.pieces import Legend, ShareBar, let_shrink
+from napari_glacier.views.tiles_panel import TilesPanel
 
-# What is counted in the background is shown so often, not at every tile.
-_SHOW_MS = 250
-
-
-def _let_shrink(box: QComboBox) -> None:
-    """A box as wide as its place, not as its longest entry."""
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(14)
+FILE_FILTER = "Scenes and tiles (*.tar *_MTL.txt *_MTL.json MTD_MSIL*.xml *.tif *.tiff *.TIF);;All files (*)"
 
 
 class DataView(GlacierView):
@@ -55,32 +44,16 @@ class DataView(GlacierView):
         super().__init__(napari_viewer)
         self._session: Any = None
         self._followed: list[tuple[Any, Any]] = []
-        self._tiles: TileList | None = None
-        self._gallery: Gallery | None = None
         self._opening: Background | None = None
         self._given_up = Event()
-        self._looking: Background | None = None
-        self._placing: Background | None = None
-        self._wanted: set[str] = set()
-        self._order: tuple[Key, bool] = ("tile", False)
 
         self.body.addWidget(self._make_opening())
         self.body.addWidget(self._make_empty())
         self.body.addWidget(self._make_facts(), 1)
         self.body.addStretch(0)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_SHOW_MS)
-        self._soon.timeout.connect(self._show_counts)
-        self._due = QTimer(self)
-        self._due.setSingleShot(True)
-        self._due.timeout.connect(self._look)
-
         self.listen(self.workspace.session_changed, self._on_session)
         self.on_close(self._leave)
         self.on_close(self._give_up)
-        self.on_close(self._soon.stop)
-        self.on_close(self._due.stop)
         self._path.setText(kept("data/folder", ""))
         self._on_session(self.workspace.session)
 
@@ -91,7 +64,10 @@ class DataView(GlacierView):
         self._path.setPlaceholderText("Folder of tiles or scene, or a .tar")
         self._path.returnPressed.connect(lambda: self.open_later(self._path.text()))
         self._open_button = QPushButton("Open…")
-        self._open_button.clicked.connect(self._choose)
+        menu = QMenu(self._open_button)
+        menu.addAction("Folder…", self._choose)
+        menu.addAction("File: .tar, MTL, .tif…", self._choose_file)
+        self._open_button.setMenu(menu)
         row.addWidget(self._path, 1)
         row.addWidget(self._open_button)
         opening.addLayout(row)
@@ -105,8 +81,7 @@ class DataView(GlacierView):
             hint(
                 "<b>No dataset is open.</b><br>Choose a folder above, or drop one on the window. It holds a folder "
                 "for each band (B2, B3, B4, B6, B10, or Band1 to Band5), and one for the masks if there are any; or it "
-                "is a Landsat or Sentinel-2 scene as it was downloaded. A .tar of Landsat opens without unpacking: "
-                "drop it, or type its path."
+                "is a Landsat or Sentinel-2 scene as it was downloaded. A .tar of Landsat opens without unpacking."
             )
         )
         self._sample_button = QPushButton("Open the sample region")
@@ -118,7 +93,12 @@ class DataView(GlacierView):
     def _make_facts(self) -> QWidget:
         self._facts = QTabWidget()
         self._facts.setDocumentMode(True)
-        self._facts.addTab(self._make_tiles(), "Tiles")
+        self.tiles = TilesPanel()
+        self.tiles.tile_chosen.connect(self.fly_to)
+        self.tiles.scene_chosen.connect(self._show_scene)
+        self.tiles.counted.connect(self._show_shares)
+        self.tiles.failed.connect(self.fail)
+        self._facts.addTab(self.tiles, "Tiles")
         self.check = CheckPanel()
         self.check.tile_chosen.connect(self._fly_from_finding)
         self.check.changed.connect(self._title_check)
@@ -147,59 +127,12 @@ class DataView(GlacierView):
         self._extra = QComboBox()
         self._extra.setToolTip("Indices, reflectance, temperature and clouds; below the labels, read as you look")
         self._extra.activated.connect(self._say_why_not)
-        _let_shrink(self._extra)
+        let_shrink(self._extra)
         self._add_extra = QPushButton("Add layer")
         self._add_extra.clicked.connect(self.add_extra)
         row.addWidget(self._extra, 1)
         row.addWidget(self._add_extra)
         return group("More layers", row)
-
-    def _make_tiles(self) -> QWidget:
-        tab = QWidget()
-        tiles = QVBoxLayout(tab)
-        tiles.setContentsMargins(0, 4, 0, 0)
-        tiles.setSpacing(4)
-        self._scene = QComboBox()
-        self._scene.setToolTip("The tiles differ in size, so one is shown at a time")
-        self._scene.activated.connect(self._show_scene)
-        _let_shrink(self._scene)
-        tiles.addWidget(self._scene)
-        row = QHBoxLayout()
-        self._text = QLineEdit()
-        self._text.setPlaceholderText("Find…")
-        self._text.setClearButtonEnabled(True)
-        self._text.setMinimumWidth(60)
-        self._text.textChanged.connect(self._filter)
-        self._state = QComboBox()
-        self._state.setToolTip("Only tiles in this review state")
-        self._state.addItem("Any state", "")
-        for state in REVIEW_STATES:
-            self._state.addItem(state, state)
-        self._holds = QComboBox()
-        self._holds.setToolTip("Only tiles that hold a class, or that nobody has labelled")
-        for box in (self._state, self._holds):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(6)
-            box.currentIndexChanged.connect(self._filter)
-        row.addWidget(self._text, 1)
-        row.addWidget(self._state, 1)
-        row.addWidget(self._holds, 1)
-        tiles.addLayout(row)
-        self._model = TileTable(self, self._want_picture, self._sort)
-        self._table = make_table(self._model)
-        self._table.clicked.connect(lambda index: self.fly_to(self._model.rows[index.row()].tile_id))
-        tiles.addWidget(self._table, 1)
-        self._count = QLabel()
-        tiles.addWidget(self._count)
-        self._map = FootprintMap()
-        self._map.clicked.connect(self._fly_from_map)
-        tiles.addWidget(self._map)
-        self._map_note = hint("")
-        self._map_note.setVisible(False)
-        tiles.addWidget(self._map_note)
-        self._states = hint("")
-        tiles.addWidget(self._states)
-        return tab
 
     def open(self, path: str | Path) -> None:
         """Open a dataset in this window, at once."""
@@ -272,7 +205,7 @@ class DataView(GlacierView):
         if session is None:
             return
         number, place = session.find(tile_id)
-        self._map.choose(tile_id)
+        self.tiles.choose(tile_id)
         if not session.stacked and number != session.scene_number:
             self._show_scene(number)
         self.workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width, plane=number)
@@ -283,9 +216,15 @@ class DataView(GlacierView):
         if folder:
             self.open_later(folder)
 
+    def _choose_file(self) -> None:
+        start = self._path.text() or str(Path.home())
+        path, _ = QFileDialog.getOpenFileName(self, "Open a scene or a file of tiles", start, FILE_FILTER)
+        if path:
+            self.open_later(path)
+
     def _show_scene(self, number: int) -> None:
         self.attempt(lambda: self.workspace.show_scene(number))
-        self._scene.setCurrentIndex(number)
+        self.tiles.scene.setCurrentIndex(number)
         if self._session is not None:
             self._show_summary(self._session)
 
@@ -293,34 +232,22 @@ class DataView(GlacierView):
         self.tell("")
         self.attempt(lambda: self.fly_to(tile_id))
 
-    def _fly_from_map(self, tile_id: str) -> None:
-        number = self._model.number_of(tile_id)
-        if number is not None:
-            self._table.selectRow(number)
-        self.fly_to(tile_id)
-
     def _leave(self) -> None:
         for signal, slot in self._followed:
             signal.disconnect(slot, missing_ok=True)
         self._followed = []
         self.check.stop()
-        for task in (self._looking, self._placing):
-            if task is not None:
-                task.cancel()
-        self._looking = self._placing = None
+        self.tiles.stop()
 
     def _on_session(self, session: Any) -> None:
         if session is self._session and session is not None:
             return
         self._leave()
         self._session = session
-        self._wanted.clear()
         self._empty.setVisible(session is None)
         self._facts.setVisible(session is not None)
-        self._map.show_prints(None)
+        self.tiles.show_session(session)
         if session is None:
-            self._tiles = self._gallery = None
-            self._model.forget((), ())
             self.check.show_session(None, ())
             return
         self._path.setText(str(session.root))
@@ -328,29 +255,9 @@ class DataView(GlacierView):
             slot = self._forward_refresh
             signal.connect(slot)
             self._followed.append((signal, slot))
-        self._tiles, self._gallery = TileList(session), Gallery(session)
-        self._model.forget(session.scheme.colors, session.scheme.class_names)
-        self._fill_holds(session)
         self._show_summary(session)
         self.check.show_session(session, known_findings(session))
-        self._table.setColumnHidden(1, len(session.dataset.splits) < 2)
-        one_by_one = len(session.scenes) > 1 and not session.stacked
-        self._scene.setVisible(one_by_one)
-        self._scene.clear()
-        if one_by_one:
-            self._scene.addItems([scene.name for scene in session.scenes])
-            self._scene.setCurrentIndex(session.scene_number)
-        self._placing = Background(self, _place(session.dataset.tiles), _no_steps, self._show_map, self.fail)
         self._refresh()
-
-    def _fill_holds(self, session: Any) -> None:
-        self._holds.blockSignals(True)
-        self._holds.clear()
-        self._holds.addItem("All tiles", None)
-        self._holds.addItem("No labels", -1)
-        for index, name in enumerate(session.scheme.class_names[1:], 1):
-            self._holds.addItem(f"With {name}", index)
-        self._holds.blockSignals(False)
 
     def _show_summary(self, session: Any) -> None:
         while self._form.rowCount():
@@ -376,104 +283,20 @@ class DataView(GlacierView):
     def _refresh(self) -> None:
         """The journal has changed: strokes, review states, saving."""
         session = self.workspace.session
-        if session is None or session.closed or self._tiles is None or self._gallery is None:
+        if session is None or session.closed:
             return
-        self._gallery.recount(self._tiles.refresh(self._gallery.counts))
         self.check.show_known(known_findings(session))
-        self._show_rows()
-        self._look()
+        self.tiles.refresh()
 
-    def _show_counts(self) -> None:
-        """More tiles have been counted."""
-        if self._session is None or self._session.closed or self._tiles is None or self._gallery is None:
-            return
-        self._tiles.refresh(self._gallery.counts)
-        self._show_rows()
-
-    def _show_rows(self) -> None:
-        assert self._tiles is not None
-        assert self._gallery is not None
-        key, descending = self._order
-        rows = self._tiles.shown(self._chosen_filter(), key, descending)
-        self._model.show_rows(rows)
-        total = len(self._tiles.rows)
-        shown = f"{len(rows):,} of {total:,} tiles." if len(rows) < total else f"{total:,} tiles."
-        self._count.setText(f"{shown} Click one to fly to it.")
-        self._map.show_states(
-            {row.tile_id: row.review for row in self._tiles.rows}, frozenset(row.tile_id for row in rows)
-        )
-        self._states.setText(
-            "&nbsp; ".join(
-                f"<span style='color: {REVIEW_COLORS[state]}'>■</span> {state} {number:,}"
-                for state, number in self._tiles.states().items()
-            )
-        )
-        shares = class_shares(self._session.scheme, self._gallery.total())
+    def _show_shares(self) -> None:
+        shares = self.tiles.shares()
         self._bar.show_shares([(color, share) for color, _, share in shares])
-        self._legend.show_rows([(color, name, share_text(share)) for color, name, share in shares])
-
-    def _chosen_filter(self) -> Filter:
-        holds = self._holds.currentData()
-        return Filter(
-            self._text.text(),
-            self._state.currentData() or "",
-            holds if holds is not None and holds > 0 else None,
-            unlabelled=holds == -1,
-        )
-
-    def _filter(self) -> None:
-        if self._tiles is not None and self._session is not None:
-            self._show_rows()
-            self._table.scrollToTop()
-
-    def _sort(self, key: Key, descending: bool) -> None:
-        self._order = (key, descending)
-        self._filter()
-
-    def _want_picture(self, tile_id: str) -> None:
-        """A tile came into sight; asked for from within painting, so the work begins a moment later."""
-        self._wanted.add(tile_id)
-        if not self._due.isActive():
-            self._due.start()
-
-    def _look(self) -> None:
-        """Make pictures and counts in a thread, until there is nothing to do."""
-        if self._gallery is None:
-            return
-        self._gallery.want(self._wanted)
-        self._wanted.clear()
-        if self._looking is None and not self._gallery.idle:
-            self._looking = Background(self, self._gallery.job(), self._on_seen, self._on_looked, self._on_look_error)
-
-    def _on_seen(self, seen: Seen) -> None:
-        if seen.picture is not None:
-            self._model.show_picture(seen.tile_id, seen.picture)
-        elif not self._soon.isActive():
-            self._soon.start()
-
-    def _on_looked(self, _: Any) -> None:
-        self._looking = None
-        # Something may have come in between the last look and now.
-        self._look()
-
-    def _on_look_error(self, error: BaseException) -> None:
-        self._looking = None
-        self.fail(error)
-
-    def _show_map(self, prints: Footprints) -> None:
-        self._placing = None
-        self._map.show_prints(prints)
-        self._map_note.setText(prints.note)
-        self._map_note.setVisible(bool(prints.note))
+        rows = [(color, name, share_text(share)) for color, name, share in shares]
+        self._legend.show_rows(rows or [("transparent", "no tile is labelled", "")])
 
     def _title_check(self) -> None:
         number = sum(finding.severity != "info" for finding in self.check.findings)
         self._facts.setTabText(1, f"Check ({number})" if number else "Check")
-
-
-def _place(tiles: Any) -> Generator[None, None, Footprints]:
-    yield
-    return footprints(tiles)
 
 
 def _opened(path: Path, given_up: Event) -> Generator[None, None, Session]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
-from qtpy.QtWidgets import QGridLayout, QLabel, QLayout, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLayout, QSizePolicy, QWidget
 from superqt import QElidingLabel
 
 SWATCH_PX = 14
@@ -65,6 +65,12 @@ def swatch_label(color: str) -> QLabel:
     label.setPixmap(swatch(color))
     label.setFixedSize(QSize(SWATCH_PX + 2, SWATCH_PX + 2))
     return label
+
+
+def let_shrink(box: QComboBox, letters: int = 14) -> None:
+    """A box as wide as its place, not as its longest entry."""
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(letters)
 
 
 class ShareBar(QWidget):

@@ -132,17 +132,18 @@ class TileTable(QAbstractTableModel):
         return picture
 
     def _mix_text(self, row: TileRow) -> str:
-        labels = "" if row.labelled or row.unsaved else "No labels. "
+        if row.shares == ():
+            return "Nodata only"
+        if row.bare:
+            return "Not labelled"
         if row.shares is None:
-            return f"{labels}Not counted yet"
-        if not row.shares:
-            return f"{labels}Nodata only"
+            return "Not counted yet"
         mix = ", ".join(f"{name} {share_text(s)}" for name, s in zip(self.class_names, row.shares, strict=True))
-        return f"{labels}{mix} of the valid pixels"
+        return f"{mix} of the valid pixels"
 
 
 class MixDelegate(QStyledItemDelegate):
-    """Draws the shares of the classes as a bar; a tile without labels has an empty one."""
+    """Draws the shares of the classes as a bar; of a tile without labels it says so."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Any) -> None:
         """Draw the cell."""
@@ -151,7 +152,12 @@ class MixDelegate(QStyledItemDelegate):
         row: TileRow = model.rows[index.row()]
         box = QRectF(option.rect).adjusted(4, 9, -4, -9)
         painter.save()
-        if row.shares and (row.labelled or row.unsaved):
+        if row.bare:
+            painter.setPen(QColor(128, 128, 128))
+            painter.drawText(QRectF(option.rect), Qt.AlignmentFlag.AlignCenter, "none")
+            painter.restore()
+            return
+        if row.shares:
             left = box.left()
             for color, share in zip(model.colors, row.shares, strict=True):
                 painter.fillRect(QRectF(left, box.top(), box.width() * share, box.height()), QColor(color))

@@ -215,3 +215,28 @@ def test_limits_of_a_large_scene_come_from_its_overviews(make_landsat, small_mea
     expected = np.percentile(image_CHW[0][valid_HW], [2, 98])
     np.testing.assert_allclose(pictures.band_limits([scene], ("B3",))["B3"], expected, rtol=0.05)
     session.close()
+
+
+def test_a_mosaic_of_scenes_is_looked_at_labelled_and_saved_as_one(make_landsat, open_in_viewer):
+    old = make_landsat("LC08_L2SP_149035_20200731_20200908_02_T1")
+    new = make_landsat("LC08_L2SP_149036_20210802_20210908_02_T1", origin=(25, 10), seed=4, mtl=False)
+    workspace = open_in_viewer(old.parent)
+    session = workspace.session
+    assert session.mask.shape == (65, 60)
+    assert ("Acquired", "2020-07-31, 2021-08-02") in summary(session)
+    layer = workspace.add_extra("sources")
+    sources_HW = np.asarray(layer.data)
+    # Gap, the newer scene, the older one below its cloud, and where it ends.
+    assert sources_HW[64, 0] == 0
+    assert (sources_HW[35:39, 20:30] == 2).all()
+    assert sources_HW[40, 30] == 1
+    assert sources_HW[10, 30] == 2
+    assert list(layer.features["day"]) == ["", "2021-08-02", "2020-07-31"]
+    session.mask[30:50, 20:40] = 1
+    report = session.save()
+    assert not report.failed
+    workspace.close()
+    again = open_in_viewer(new.parent).session
+    assert (np.asarray(again.mask)[30:50, 20:40] == 1).all()
+    assert not (old / "label").exists()
+    assert (new.parent / "label" / "mosaic_32643.tif").is_file()

@@ -52,8 +52,27 @@ def test_classes_are_counted_as_they_are_drawn(session):
     valid_HW = session.dataset.read_valid(place.tile)
     assert np.array_equal(gallery.counts[place.tile.id], np.bincount(index_HW[valid_HW], minlength=4))
     total = sum(gallery.counts.values())
-    shares = class_shares(session.scheme, gallery.total())
+    shares = class_shares(session.scheme, gallery.total(tiles.labelled()))
     assert [share for _, _, share in shares] == pytest.approx(total / total.sum())
+
+
+def test_a_tile_without_labels_is_not_background(workspace, make_dataset):
+    root = make_dataset(grid=(1, 3))
+    (root / "label" / "mask_00_01.tif").unlink()
+    session = workspace.open(root)
+    gallery, tiles = Gallery(session), TileList(session)
+    look(gallery)
+    tiles.refresh(gallery.counts)
+    assert [row.bare for row in tiles.rows] == [False, True, False]
+    assert tiles.labelled() == ["00_00", "00_02"]
+    expected = sum(true_counts(session, tile) for tile in session.dataset.tiles if tile.id != "00_01")
+    assert np.array_equal(gallery.total(tiles.labelled()), expected)
+    # By class mix it comes after those that hold background alone.
+    assert tiles.shown(Filter(), "classes", descending=True)[-1].tile_id == "00_01"
+    session.mask[5:10, 70:80] = 1
+    session.commit()
+    tiles.refresh(gallery.counts)
+    assert not any(row.bare for row in tiles.rows)
 
 
 def test_tiles_of_different_sizes_are_counted_though_one_is_shown(workspace, make_dataset, tmp_path):

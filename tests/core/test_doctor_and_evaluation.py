@@ -16,7 +16,7 @@ from napari_glacier.core.band_order import Evidence, evidence, mistaken_bands, m
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.data.dataset import open_dataset, write_scheme
-from napari_glacier.core.doctor import examine
+from napari_glacier.core.doctor import examine, examine_by_tile
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
 from napari_glacier.core.evaluation import evaluate_folders
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
@@ -54,6 +54,34 @@ def test_each_fault_is_found_in_its_tile(make_dataset):
     assert "33 (3 px)" in by_tile["01_01"].message
     assert examine(root, "glacier4").exit_code == 2
     assert pixels.any()
+
+
+def test_a_tile_that_cannot_be_opened_is_told_and_the_others_are_read(make_dataset, capsys):
+    """A header that is cut short, a band of another size, a damaged mask: each is an error of its tile."""
+    root = make_dataset()
+    path = root / "Band4" / "B6_00_00.tif"
+    path.write_bytes(path.read_bytes()[:100])
+    write_raster(root / "Band2" / "B3_00_01.tif", np.ones((33, 64), "u2"))
+    (root / "label" / "mask_01_00.tif").write_bytes(b"II*\0nothing")
+    write_raster(root / "Band3" / "B4_01_01.tif", np.full((64, 64), 9, "u2"))
+    steps = list(examine_by_tile(root))
+    assert [step.done for step in steps] == [0, 1, 2]
+    diagnosis = examine(root)
+    by_tile = {finding.tile: finding for finding in diagnosis.findings if finding.severity != "info"}
+    assert {tile: found.severity for tile, found in by_tile.items()} == {
+        "00_00": "error",
+        "00_01": "error",
+        "01_00": "error",
+        "01_01": "warning",
+    }
+    assert "B6_00_00.tif" in by_tile["00_00"].message
+    assert "33 x 64" in by_tile["00_01"].message
+    assert "Re-export" in by_tile["00_01"].mend
+    assert "mask_01_00.tif" in by_tile["01_00"].message
+    assert "Band B4 has the one value 9" in by_tile["01_01"].message
+    assert (diagnosis.summary["tiles"], diagnosis.summary["damaged"]) == (2, 2)
+    assert main(["doctor", str(root)]) == 2
+    assert "B6_00_00.tif" in capsys.readouterr().out
 
 
 def test_what_does_not_open_is_one_error(tmp_path, capsys):

@@ -10,6 +10,8 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import GlacierError
+from napari_glacier.core.inventory.map_source import open_maps
+from napari_glacier.core.inventory.outlines import outline_maps
 from napari_glacier.core.raster import read_description, read_raster, write_mask
 from napari_glacier.nn import batch, ensemble, outputs
 from napari_glacier.nn.cleaning import Cleaning
@@ -234,3 +236,34 @@ def test_clean_at_the_terminal(terminal) -> None:
 def test_a_warning_is_said_once_at_the_terminal(terminal, capsys, caplog) -> None:
     terminal()
     assert (capsys.readouterr().err + caplog.text).count("trained on synthetic scenes") == 1
+
+
+def test_a_mosaic_of_scenes_is_mapped_as_one_and_keeps_the_days(make_landsat, make_member, tmp_path, monkeypatch):
+    bundled = ensemble.Ensemble([make_member(synthetic=True)])
+    monkeypatch.setattr(batch, "resolve_models", lambda _: bundled)
+    old = make_landsat("LC08_L2SP_149035_20200731_20200908_02_T1", shape=(70, 80))
+    make_landsat("LC08_L2SP_149036_20210802_20210908_02_T1", shape=(70, 80), origin=(40, 30), seed=4, mtl=False)
+    out = tmp_path / "maps"
+    arguments = ["predict", "--data", str(old.parent), "--out", str(out), "--tta", "off", "--device", "cpu"]
+    arguments += ["--engine", "torch"]
+    assert main(arguments) == 0
+    with rasterio.open(out / "mosaic_32643.tif") as file:
+        assert file.shape == (110, 110)
+        assert "DATE_ACQUIRED" not in file.tags()
+    with rasterio.open(out / "sources" / "mosaic_32643.tif") as file:
+        sources_HW, tags = file.read(1), file.tags()
+    assert (tags["scene_1"], tags["date_0"], tags["date_1"]) == (old.name, "2021-08-02", "2020-07-31")
+    dataset = open_dataset(old.parent)
+    np.testing.assert_array_equal(sources_HW, dataset.read_sources(dataset.tiles[0]))
+    # Two patches, one on each scene: each polygon is of its own day.
+    with rasterio.open(out / "mosaic_32643.tif", "r+") as file:
+        codes_HW = np.zeros(file.shape, np.uint8)
+        codes_HW[20:30, 5:25] = codes_HW[80:90, 60:80] = 85
+        file.write(codes_HW, 1)
+    columns = outline_maps(open_maps(out)).columns
+    day_of = dict(zip(np.round(columns["cenlat"], 3), columns["src_date"], strict=True))
+    assert [day_of[latitude][:10] for latitude in sorted(day_of)] == ["2021-08-02", "2020-07-31"]
+    # Another rule is another map.
+    assert main([*arguments, "--mosaic", "name"]) == 0
+    with rasterio.open(out / "sources" / "mosaic_32643.tif") as file:
+        assert file.tags()["scene_0"] == old.name

@@ -23,7 +23,7 @@ def _dock(viewer, name):
 
 
 def _settled(view):
-    return view._looking is None and view._placing is None and not view._soon.isActive() and not view._due.isActive()
+    return view.tiles.settled
 
 
 @pytest.fixture
@@ -35,62 +35,62 @@ def data(viewer, qtbot, make_dataset):
 
 
 def _shown(view):
-    return [row.tile_id for row in view._model.rows]
+    return [row.tile_id for row in view.tiles.model.rows]
 
 
 def test_the_list_is_searched_filtered_and_sorted(data, qtbot):
     session = data.workspace.session
     assert _shown(data) == list(session.tile_ids)
-    assert all(row.shares for row in data._model.rows), "every tile was counted"
-    data._text.setText("val")
+    assert all(row.shares for row in data.tiles.model.rows), "every tile was counted"
+    data.tiles.text.setText("val")
     assert len(_shown(data)) == 4
-    assert data._count.text().startswith("4 of 8 tiles")
-    data._text.clear()
+    assert data.tiles.count.text().startswith("4 of 8 tiles")
+    data.tiles.text.clear()
 
     session.set_review(session.tile_ids[6], "approved")
-    data._state.setCurrentText("approved")
+    data.tiles.state.setCurrentText("approved")
     qtbot.waitUntil(lambda: _shown(data) == [session.tile_ids[6]])
-    data._state.setCurrentIndex(0)
-    assert "approved 1" in data._states.text()
+    data.tiles.state.setCurrentIndex(0)
+    assert "approved 1" in data.tiles.states.text()
 
-    data._holds.setCurrentText("No labels")
+    data.tiles.holds.setCurrentText("No labels")
     assert _shown(data) == []
-    data._holds.setCurrentText("With lake")
-    data._table.sortByColumn(2, Qt.SortOrder.DescendingOrder)
-    shares = [row.shares[3] for row in data._model.rows]
+    data.tiles.holds.setCurrentText("With lake")
+    data.tiles.table.sortByColumn(2, Qt.SortOrder.DescendingOrder)
+    shares = [row.shares[3] for row in data.tiles.model.rows]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0
 
 
 def test_tiles_in_sight_get_pictures(data, qtbot):
-    first = data._model.rows[0].tile_id
-    assert first not in data._model._pictures, "nothing was looked at yet"
-    data._table.grab()
-    qtbot.waitUntil(lambda: first in data._model._pictures)
-    image = data._model._pictures[first].pixmap(28, 28).toImage()
+    first = data.tiles.model.rows[0].tile_id
+    assert first not in data.tiles.model._pictures, "nothing was looked at yet"
+    data.tiles.table.grab()
+    qtbot.waitUntil(lambda: first in data.tiles.model._pictures)
+    image = data.tiles.model._pictures[first].pixmap(28, 28).toImage()
     assert image.pixelColor(1, 1).alpha() == 0, "nodata is nothing"
     assert image.pixelColor(20, 20).alpha() == 255
 
 
 def test_strokes_show_in_the_list_and_in_the_class_mix(data, qtbot):
     session = data.workspace.session
-    before = data._model.rows[1].shares
+    before = data.tiles.model.rows[1].shares
     place = session.find(session.tile_ids[1])[1]
     session.mask[place.row : place.row + 40, place.col : place.col + 40] = 2
     session.commit()
-    qtbot.waitUntil(lambda: _settled(data) and data._model.rows[1].shares != before)
-    assert data._model.rows[1].unsaved == 1
-    assert data._model.rows[1].shares[2] >= 1600 / 4096
+    qtbot.waitUntil(lambda: _settled(data) and data.tiles.model.rows[1].shares != before)
+    assert data.tiles.model.rows[1].unsaved == 1
+    assert data.tiles.model.rows[1].shares[2] >= 1600 / 4096
 
 
 def test_a_click_on_the_map_flies_to_the_tile(data, qtbot):
     session = data.workspace.session
     data.resize(340, 640)
     for tile_id in (session.tile_ids[0], session.tile_ids[-1]):
-        middle = data._map.box_of(tile_id).center()
-        qtbot.mouseClick(data._map, Qt.MouseButton.LeftButton, pos=QPoint(int(middle.x()), int(middle.y())))
+        middle = data.tiles.map.box_of(tile_id).center()
+        qtbot.mouseClick(data.tiles.map, Qt.MouseButton.LeftButton, pos=QPoint(int(middle.x()), int(middle.y())))
         assert data.workspace.tile_under_view().tile.id == tile_id
-        assert data._model.rows[data._table.currentIndex().row()].tile_id == tile_id
+        assert data.tiles.model.rows[data.tiles.table.currentIndex().row()].tile_id == tile_id
 
 
 def test_the_doctor_lists_what_it_finds_and_flies_there(data, qtbot):
@@ -138,7 +138,7 @@ def test_opening_goes_on_beside_the_window_and_says_what_is_wrong(viewer, qtbot,
     view.open_later(make_dataset())
     assert view.notice.startswith("Opening ")
     qtbot.waitUntil(lambda: view.workspace.session is not None)
-    assert len(view._model.rows) == 4
+    assert len(view.tiles.model.rows) == 4
     assert view.workspace.labels_layer is not None
 
     view.open_later(tmp_path / "nowhere")

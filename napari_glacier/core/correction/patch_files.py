@@ -73,7 +73,9 @@ def export_corrections(
     if (out / TABLE).exists() and not overwrite:
         raise SaveError(f"{out} holds {TABLE} already. Name another folder, or say --overwrite.")
     if dataset.scheme is None:
-        raise DataError(f"The classes of {dataset.root} are not known. Name their scheme with --scheme.")
+        raise DataError(
+            f"The classes of {dataset.root} are not known. Write `scheme: NAME` into dataset.yaml, or give --scheme."
+        )
     infos = {info.id: info for info in journal.history(_EVERYTHING)}
     rows, used = [], set[str]()
     changes = _by_stroke(dataset, journal, infos) if by == "stroke" else _by_tile(dataset, journal)

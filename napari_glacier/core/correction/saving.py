@@ -17,6 +17,7 @@ from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.strokes import ABSENT, MaskArray, fingerprint
 from napari_glacier.core.data.dataset import Dataset, described_scheme, write_scheme
+from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, GlacierError, SaveError
@@ -231,7 +232,7 @@ def _state_scheme(dataset: Dataset) -> str:
         _logger.warning("The scheme of %s was not written down: %s", dataset.root, error)
         return (
             f"The masks are saved, but their class scheme could not be written down: {error} "
-            f"Open the data set with --scheme {dataset.scheme.name} as long as it is not."
+            f"Write `scheme: {dataset.scheme.name}` into {dataset.root / DESCRIPTION_FILE}, else it is guessed again."
         )
     return ""
 

@@ -10,13 +10,22 @@ import numpy.typing as npt
 
 from napari_glacier.core.bands import ALL_BANDS, CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.data.description import choose_scheme, described_scheme, described_units, write_scheme
-from napari_glacier.core.data.layouts import find_tiles, is_dataset, unpaired_terrain
+from napari_glacier.core.data.description import (
+    choose_scheme,
+    described_mosaic,
+    described_scheme,
+    described_units,
+    write_scheme,
+)
+from napari_glacier.core.data.joined import joined_quality, joined_values, read_joined
+from napari_glacier.core.data.joining import check_rule, join_tiles
+from napari_glacier.core.data.layouts import find_tiles, is_dataset, label_folder, unpaired_terrain
 from napari_glacier.core.data.tile_files import leaving_out_damaged
-from napari_glacier.core.data.tile_parts import TilePart
+from napari_glacier.core.data.tile_parts import TilePart, is_nodata
 from napari_glacier.core.data.tiles import BandSource, Tile, band_size_message
 from napari_glacier.core.errors import BandError, DataError, SchemeError
 from napari_glacier.core.raster import read_mask_codes
+from napari_glacier.core.raster.archives import is_archive
 from napari_glacier.core.scenes.products import Calibration
 
 __all__ = [
@@ -34,6 +43,9 @@ __all__ = [
 
 # No land lies lower (metres), no slope is smaller: what does stands for nodata, whatever the file says.
 _LEAST = {"elevation": -1000.0, "slope": 0.0}
+
+# What stands in a gap is the mean of at most so many pixels along a side, evenly spread over the tile.
+_MEAN_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class Dataset:
     units: Mapping[str, Calibration] = field(default_factory=dict)
     damaged: Mapping[str, str] = field(default_factory=dict)
     _by_id: Mapping[str, Tile] = field(default_factory=dict, repr=False, compare=False)
+    _means: dict[tuple[str, str], float] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_id", {tile.id: tile for tile in self.tiles})
@@ -123,23 +136,48 @@ class Dataset:
         the bands is that `Product.complete` names. Nodata pixels are 0 in every band.
 
         A gap in one band where others carry data (nodata, NaN; in the terrain also elevation below -1000 or slope
-        below 0) is given the mean of the valid pixels read outside the gap, as 0 would be pitch-black, or sea
-        level; 0 where there is none. A 0 where `zero_is_nodata` is no gap and stays, whether or not the file's
-        header names 0 as nodata. Bands that the tile does not have are 0.
+        below 0) is given the band's mean over the tile, as 0 would be pitch-black, or sea level; 0 where it has no
+        value at all. It is a mean of the whole tile, of large ones of pixels spread evenly, and so the same in every
+        part that is read. A 0 where `zero_is_nodata` is no gap and stays, whether or not the file's header names 0 as
+        nodata. Bands that the tile does not have are 0.
+
+        Of a mosaic of scenes each pixel is read from the scene that the rule says; see `joining`.
 
         Raises
         ------
         BandError
             If a band's size differs from the tile's.
         """
-        deciding = [band for band in tile.distinct_bands if band in tile.usual_bands]
         part = TilePart.of(tile, rows, cols, shape)
-        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding], part)
+        if tile.parts:
+            joined_CHW, joined_valid_HW, _ = read_joined(self, tile, bands, part)
+            return joined_CHW, joined_valid_HW
+        planes, gone, valid_HW = self._look(tile, bands, part)
         image_CHW = np.zeros((len(bands), *part.shape), np.float32)
+        for k, band in enumerate(bands):
+            if band not in planes:
+                continue
+            image_CHW[k] = planes[band]
+            if gone[band].any() and (gaps_HW := gone[band] & valid_HW).any():
+                image_CHW[k][gaps_HW] = self._mean(tile, band)
+        if not valid_HW.all():
+            nodata_HW = ~valid_HW
+            for plane_HW in image_CHW:
+                np.copyto(plane_HW, 0, where=nodata_HW)
+        return image_CHW, valid_HW
+
+    def _look(
+        self, tile: Tile, bands: Sequence[str], part: TilePart
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.bool_]], npt.NDArray[np.bool_]]:
+        """Planes of some bands, where each of them has no value, and which pixels carry data."""
+        deciding = [band for band in tile.distinct_bands if band in tile.usual_bands]
+        planes = self._read_planes(tile, [band for band in tile.bands if band in bands or band in deciding], part)
         valid_HW = np.zeros(part.shape, bool)
         gone: dict[str, npt.NDArray[np.bool_]] = {}
         for band, plane in planes.items():
-            gone[band] = ~np.isfinite(plane) | is_nodata(plane, tile.bands[band].nodata)
+            gone[band] = is_nodata(plane, tile.bands[band].nodata)
+            if plane.dtype.kind == "f":
+                gone[band] |= ~np.isfinite(plane)
             if band in TERRAIN_BANDS:
                 gone[band] |= plane < _LEAST[band]
             else:
@@ -153,11 +191,32 @@ class Dataset:
             quality = tile.product.quality
             if quality is not None and quality.pixel is not None:
                 valid_HW &= ~quality.fill(self._read_plane(tile, quality.pixel, part, {}))
-        for k, band in enumerate(bands):
-            if band in planes:
-                image_CHW[k] = _without_gaps(planes[band], gone[band], valid_HW)
-        image_CHW *= valid_HW
-        return image_CHW, valid_HW
+        return planes, gone, valid_HW
+
+    def _mean(self, tile: Tile, band: str) -> float:
+        """Mean of a band's valid pixels over a tile; of a large one, over pixels that are spread evenly."""
+        key = tile.id, band
+        if key not in self._means:
+            shape = min(tile.height, _MEAN_PX), min(tile.width, _MEAN_PX)
+            part = TilePart.of(tile, (0, tile.height), (0, tile.width), shape)
+            planes, gone, valid_HW = self._look(tile, [band], part)
+            known = planes[band][valid_HW & ~gone[band]]
+            self._means[key] = float(known.mean(dtype=np.float64)) if known.size else 0.0
+        return self._means[key]
+
+    def read_sources(
+        self,
+        tile: Tile,
+        rows: tuple[int, int] | None = None,
+        cols: tuple[int, int] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Which scene of a mosaic each pixel is of: indices into `Tile.parts`, `NO_SCENE` in gaps, shape (H, W).
+
+        `rows`, `cols` and `shape` as for `read`.
+        """
+        part = TilePart.of(tile, rows, cols, shape)
+        return read_joined(self, tile, (), part)[2]
 
     def read_mask(self, tile: Tile) -> npt.NDArray[np.uint8] | None:
         """Class indices of a tile's mask, shape (H, W), or None where it has none.
@@ -172,7 +231,9 @@ class Dataset:
         if tile.mask_path is None:
             return None
         if self.scheme is None:
-            raise SchemeError(f"{self.root} has no class scheme. Name one with --scheme.")
+            raise SchemeError(
+                f"{self.root} has no class scheme. Write `scheme: NAME` into dataset.yaml, or give --scheme."
+            )
         codes_HW = read_mask_codes(tile.mask_path, tile.number)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(
@@ -185,7 +246,10 @@ class Dataset:
         self, tile: Tile, bands: Sequence[str], rows: tuple[int, int], cols: tuple[int, int]
     ) -> list[npt.NDArray[Any]]:
         """Part of a tile's bands as its files have it, nodata included: arrays (h, w), each of its file's type."""
-        planes = self._read_planes(tile, bands, TilePart.of(tile, rows, cols, None))
+        part = TilePart.of(tile, rows, cols, None)
+        if tile.parts:
+            return joined_values(self, tile, bands, part)
+        planes = self._read_planes(tile, bands, part)
         return [planes[band] for band in bands]
 
     def read_quality(
@@ -200,6 +264,8 @@ class Dataset:
         All clear where the tile has no quality bands. `rows`, `cols` and `shape` as for `read`.
         """
         part = TilePart.of(tile, rows, cols, shape)
+        if tile.parts:
+            return joined_quality(self, tile, part)
         quality = tile.product.quality if tile.product is not None else None
         if quality is None or (quality.pixel is None and quality.saturation is None):
             return np.zeros(part.shape, np.uint8)
@@ -231,17 +297,13 @@ class Dataset:
         return plane
 
 
-def _without_gaps(
-    plane_HW: npt.NDArray[Any], gone_HW: npt.NDArray[np.bool_], valid_HW: npt.NDArray[np.bool_]
-) -> npt.NDArray[Any]:
-    if not (gone_HW & valid_HW).any():
-        return np.where(gone_HW, 0, plane_HW)
-    known = plane_HW[valid_HW & ~gone_HW]
-    return np.where(gone_HW, known.mean(dtype=np.float64) if known.size else 0.0, plane_HW)
-
-
 def open_dataset(
-    path: Path, scheme: str | None = None, zero_is_nodata: bool | None = None, *, without_damaged: bool = False
+    path: Path,
+    scheme: str | None = None,
+    zero_is_nodata: bool | None = None,
+    *,
+    without_damaged: bool = False,
+    mosaic: str | None = None,
 ) -> Dataset:
     """Find the tiles of a folder (or a single file) and decide their class scheme.
 
@@ -259,6 +321,9 @@ def open_dataset(
     without_damaged : bool
         Leave out tiles whose files cannot be read or do not fit together, and note them in `Dataset.damaged`, as long
         as others remain.
+    mosaic : str, optional
+        How scenes that overlap are joined, one of `joining.RULES`; else what `dataset.yaml` says, else see
+        `join_tiles`.
 
     Raises
     ------
@@ -273,11 +338,16 @@ def open_dataset(
         root, everything, tiles, damaged = _find_sound_tiles(path)
     else:
         root, everything, tiles = find_tiles(path)
+    rule = described_mosaic(root) if mosaic is None else check_rule(mosaic, "--mosaic")
+    joined = join_tiles(tiles, rule, label_folder(root) if root.is_dir() else root / "label")
+    if joined.tiles != tuple(tiles):
+        # The masks are read where nothing else tells the scheme; those of a mosaic count then.
+        tiles = everything = list(joined.tiles)
     bands = tuple(band for band in ALL_BANDS if any(band in tile.distinct_bands for tile in tiles))
-    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *_product_notes(tiles))
+    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *joined.notes, *_product_notes(tiles))
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
-    chosen, note = choose_scheme(root, everything, scheme)
+    chosen, note = choose_scheme(root, everything, scheme, without_damaged=without_damaged)
     units = described_units(root)
     return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note, units, damaged)
 
@@ -289,6 +359,7 @@ def _find_sound_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile], dict[st
     damaged = {tile.id: reasons[tile.files[0]] for tile in tiles if not tile.height}
     if len(damaged) == len(tiles):
         raise DataError(next(iter(damaged.values())))
+    damaged |= {path.name: reason for path, reason in reasons.items() if path.is_dir() or is_archive(path)}
     sound, wanted = ([tile for tile in some if tile.height] for some in (everything, tiles))
     return root, sound, wanted, damaged
 
@@ -318,12 +389,3 @@ def _usual_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
 
 def _product_notes(tiles: Sequence[Tile]) -> tuple[str, ...]:
     return tuple(note for tile in tiles if tile.product is not None for note in tile.product.notes)
-
-
-def is_nodata(plane: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
-    """Where an array of any shape holds a file's nodata value; nowhere if that is none, or not finite."""
-    if nodata is None or not np.isfinite(nodata):
-        return np.zeros(plane.shape, bool)
-    # A huge nodata value loses digits where it is written as text (-1.7e308), hence a relative test.
-    close = np.isclose(plane, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane == nodata
-    return np.asarray(close, bool)

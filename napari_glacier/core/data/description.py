@@ -8,9 +8,10 @@ import numpy as np
 import yaml
 
 from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks
+from napari_glacier.core.data.joining import check_rule
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.tiles import Tile
-from napari_glacier.core.errors import DataError, SaveError
+from napari_glacier.core.errors import DataError, RasterError, SaveError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.raster import read_mask_codes
@@ -19,7 +20,9 @@ from napari_glacier.core.scenes.landsat import UNITS
 from napari_glacier.core.scenes.products import Calibration
 
 
-def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[ClassScheme | None, tuple[str, ...]]:
+def choose_scheme(
+    root: Path, tiles: Sequence[Tile], name: str | None, *, without_damaged: bool = False
+) -> tuple[ClassScheme | None, tuple[str, ...]]:
     """Class scheme of a data set's masks, and what a person should know of the choice.
 
     Parameters
@@ -28,6 +31,8 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
     tiles : sequence of Tile
         Their masks are read where neither `name` nor the data set's description decides.
     name : str or None
+    without_damaged : bool
+        Let masks pass that cannot be decoded: whoever reads them is told.
 
     Returns
     -------
@@ -46,16 +51,21 @@ def choose_scheme(root: Path, tiles: Sequence[Tile], name: str | None) -> tuple[
         return (get_scheme("salt2") if pictures else None), ()
     values: dict[float, Path] = {}
     for mask in dict.fromkeys(masks):
-        codes = read_mask_arrays(mask) if is_array(mask) else read_mask_codes(mask)
+        try:
+            codes = read_mask_arrays(mask) if is_array(mask) else read_mask_codes(mask)
+        except RasterError:
+            if not without_damaged:
+                raise
+            continue
         for value in np.unique(codes).tolist():
             values.setdefault(float(value), mask)
     if pictures:
         listed = f"[{', '.join(f'{v:g}' for v in sorted(values)[:8])}{', …' if len(values) > 8 else ''}]"
         return get_scheme("salt2"), (
             f"The masks of the pictures hold {listed}: read as salt data (salt2), where any value but 0 is salt. "
-            "If that is not meant, name the classes with --scheme.",
+            "If that is not meant, write `scheme: NAME` into dataset.yaml (at the terminal also --scheme NAME).",
         )
-    return scheme_of_masks(values)
+    return scheme_of_masks(values) if values else (None, ())
 
 
 def described_scheme(root: Path) -> str | None:
@@ -80,6 +90,19 @@ def described_units(root: Path) -> Mapping[str, Calibration]:
             f"{Path(root) / DESCRIPTION_FILE} says units: {name!r}. Known are: {', '.join(UNITS)}. Correct the line."
         )
     return UNITS[name]
+
+
+def described_mosaic(root: Path) -> str | None:
+    """How overlapping scenes are joined by a data set's `dataset.yaml`; None where it says nothing of it.
+
+    Raises
+    ------
+    DataError
+        If it names a rule that is not known.
+    """
+    path = Path(root) / DESCRIPTION_FILE
+    rule = _description(path).get("mosaic")
+    return None if rule is None else check_rule(str(rule), str(path))
 
 
 def write_scheme(root: Path, scheme: ClassScheme) -> None:

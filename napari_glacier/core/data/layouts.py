@@ -21,7 +21,7 @@ from pathlib import Path
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS, TERRAIN_BANDS, band_of_folder
 from napari_glacier.core.data.array_layout import arrays_in, tiles_of_arrays
 from napari_glacier.core.data.pairing import pair_extras, pair_files
-from napari_glacier.core.data.tile_files import info_of, make_tile
+from napari_glacier.core.data.tile_files import damaged_so_far, info_of, make_tile
 from napari_glacier.core.data.tiles import BandSource, Tile
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_description
@@ -48,7 +48,7 @@ def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
         If there are none, or the tiles' files do not fit together.
     """
     path = metadata_folder(path) or path
-    if (path.is_file() or not _holds_tiles(path)) and (scenes := find_scenes(path)):
+    if (path.is_file() or not _holds_tiles(path)) and (scenes := find_scenes(path, damaged_so_far())):
         tiles = [_tile_of_scene(scene) for scene in scenes]
         return (scenes[0].folder if len(scenes) == 1 else path), tiles, tiles
     if path.is_file() and is_png(path):
@@ -84,7 +84,7 @@ def is_dataset(path: Path) -> bool:
         )
     for folder in (path, *_split_folders(path).values()):
         # Folders of PNGs alone are anyone's pictures; with masks beside them they are ours.
-        if _band_folders(folder) or (_images_folder(folder) and _mask_folder(folder).is_dir()):
+        if _band_folders(folder) or (_images_folder(folder) and label_folder(folder).is_dir()):
             return True
     return bool(rasters_in(path) and (path / DESCRIPTION_FILE).exists()) or names_a_scene(path)
 
@@ -92,7 +92,7 @@ def is_dataset(path: Path) -> bool:
 def _dataset_around(folder: Path) -> tuple[Path, list[Tile]]:
     """Root and tiles of the data set that a folder of bands (or of pictures and masks) belongs to."""
     name = folder.name.lower()
-    beside = _mask_folder(folder).parent == folder.parent
+    beside = label_folder(folder).parent == folder.parent
     if name not in _SPLITS:
         return (folder.parent if beside else folder), _tiles_in(folder, "all")
     splits = _splits_with_tiles(folder.parent)
@@ -144,7 +144,7 @@ def _tiles_in(folder: Path, split: str) -> list[Tile]:
         return _tiles_of_bands(folder, split)
     if pictures_in(images):
         return _tiles_of_pictures(folder, images, split)
-    masks = _mask_folder(folder)
+    masks = label_folder(folder)
     beside = folder.parent if split in _SPLITS else folder
     drawn = rasters_in(masks) if masks.is_dir() else []
     return tiles_of_arrays(folder, images, masks, split=split, drawn=drawn, description=beside / DESCRIPTION_FILE)
@@ -169,7 +169,7 @@ def _tiles_of_bands(folder: Path, split: str) -> list[Tile]:
     terrain = {band: files.pop(band) for band in TERRAIN_BANDS if band in files}
     if not files:
         return []
-    mask_folder = _mask_folder(folder)
+    mask_folder = label_folder(folder)
     bands_of_tile, mask_of_tile = pair_files(files, rasters_in(mask_folder) if mask_folder.is_dir() else ())
     first_file = {tile_id: next(iter(found.values())) for tile_id, found in bands_of_tile.items()}
     for band, paths in terrain.items():
@@ -188,7 +188,7 @@ def _tiles_of_bands(folder: Path, split: str) -> list[Tile]:
 
 
 def _tiles_of_pictures(folder: Path, pictures: Path, split: str) -> list[Tile]:
-    mask_folder = _mask_folder(folder)
+    mask_folder = label_folder(folder)
     # Masks that are drawn here become TIFFs.
     masks = pictures_in(mask_folder) + rasters_in(mask_folder) if mask_folder.is_dir() else []
     files, mask_of_tile = pair_files({_PICTURE_FOLDER: pictures_in(pictures)}, masks)
@@ -228,7 +228,7 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
             )
     if not wanted:
         return []
-    mask_folder = _mask_folder(wanted[0].parent)
+    mask_folder = label_folder(wanted[0].parent)
     masks = rasters_in(mask_folder) if mask_folder.is_dir() else []
     identities, mask_of = pair_files({"file": files}, masks)
     paired = {found["file"]: mask_of.get(identity) for identity, found in identities.items()}
@@ -247,7 +247,7 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
 def _tile_of_scene(scene: FoundScene) -> Tile:
     product = scene.product
     # Beside an archive the folder is made when the first labels are saved.
-    mask_folder = _mask_folder(scene.folder) if scene.folder.is_dir() else scene.folder / "label"
+    mask_folder = label_folder(scene.folder) if scene.folder.is_dir() else scene.folder / "label"
     bands = {band: replace(source, zoom=scene.zooms[band]) for band, source in scene.files.bands.items()}
     tile = make_tile(product.name, "all", bands, None, mask_folder)
     masks = rasters_in(mask_folder) if mask_folder.is_dir() else []
@@ -295,7 +295,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {name: children[name] for name in _SPLITS if name in children}
 
 
-def _mask_folder(folder: Path) -> Path:
+def label_folder(folder: Path) -> Path:
     """Where the masks of a folder of bands, or of pictures, are or would go."""
     children = {child.name.lower(): child for child in _children(folder) if child.is_dir()}
     for name in _MASK_FOLDERS:

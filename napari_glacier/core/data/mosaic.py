@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -10,11 +9,12 @@ import numpy.typing as npt
 
 from napari_glacier.core.bands import BAND_GROUPS, CANONICAL_BANDS
 from napari_glacier.core.data.dataset import Dataset, Tile
+from napari_glacier.core.data.joining import MAX_MOSAIC_PIXELS
+from napari_glacier.core.data.tiles import Placement
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window
 
-# A mosaic of tiles strewn over a country would be mostly gap; beyond this they open as a stack.
-MAX_MOSAIC_PIXELS = 40_000 * 40_000
+__all__ = ["LARGE_PX", "Mosaic", "PixelCache", "Placement", "plan_scenes"]
 
 # A tile of more pixels is read in parts: strips of rows, or squares where its files are stored in blocks.
 _WHOLE_PX = 2048 * 2048
@@ -27,20 +27,6 @@ LARGE_PX = 4096 * 4096
 Pixels = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
 # First row or column, and the one after the last.
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A tile and the position of its first pixel in the scene."""
-
-    tile: Tile
-    row: int
-    col: int
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """Rows and columns of the scene that the tile covers."""
-        return slice(self.row, self.row + self.tile.height), slice(self.col, self.col + self.tile.width)
 
 
 class Mosaic:
@@ -178,6 +164,17 @@ class Mosaic:
             np.maximum(classes_HW[into], part_HW, out=classes_HW[into])
         return classes_HW
 
+    def read_sources(self, factor: int, window: Window) -> npt.NDArray[np.uint8]:
+        """Which of the joined scenes a pixel is of: 0 in gaps, else from 1 on; window and factor as `read_reduced`."""
+        numbers_HW = np.zeros((window.height, window.width), np.uint8)
+        for place, rows, cols in self._reduced_parts(factor, window):
+            into = _into(place, rows, cols, factor, window)
+            shape = (into[0].stop - into[0].start, into[1].stop - into[1].start)
+            # `NO_SCENE` and 1 are 0.
+            part_HW = self.dataset.read_sources(place.tile, rows, cols, shape) + np.uint8(1)
+            np.maximum(numbers_HW[into], part_HW, out=numbers_HW[into])
+        return numbers_HW
+
     def _reduced_parts(self, factor: int, window: Window) -> Iterator[tuple[Placement, Span, Span]]:
         """Tiles under a window of the reduced scene, and which rows and columns of them."""
         full = Window(window.row * factor, window.col * factor, window.height * factor, window.width * factor)
@@ -279,7 +276,8 @@ def _size(pixels: Pixels) -> int:
 def plan_scenes(dataset: Dataset, tiles: Sequence[Tile] | None = None) -> tuple[Mosaic, ...]:
     """Tiles as one mosaic where they share CRS, pixel size and grid and do not overlap, else one scene a tile.
 
-    Products of satellites are never joined: each has a date, a sensor and units of its own.
+    Products of satellites are joined by `joining` when the data set is opened, or not at all: each has a date, a sensor
+    and units of its own.
     """
     tiles = dataset.tiles if tiles is None else tuple(tiles)
     placements = _common_grid(tiles)
@@ -297,16 +295,10 @@ def _common_grid(tiles: Sequence[Tile]) -> list[Placement] | None:
         return None
     corners = []
     for tile in tiles:
-        ref = tile.georef
-        if ref is None or ref.crs_key != reference.crs_key:
+        corner = None if tile.georef is None else reference.position_of(tile.georef)
+        if corner is None:
             return None
-        if not ref.same_pixels(reference):
-            return None
-        row, col = reference.pixel_of(ref.transform[2], ref.transform[5])
-        # A hundredth of a pixel is rounding; more is another grid.
-        if abs(row - round(row)) > 0.01 or abs(col - round(col)) > 0.01:
-            return None
-        corners.append((round(row), round(col)))
+        corners.append(corner)
     top, left = min(row for row, _ in corners), min(col for _, col in corners)
     placements = [Placement(tile, row - top, col - left) for tile, (row, col) in zip(tiles, corners, strict=True)]
     height = max(place.row + place.tile.height for place in placements)

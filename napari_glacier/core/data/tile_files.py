@@ -21,7 +21,7 @@ _DAMAGED: ContextVar[dict[Path, str] | None] = ContextVar("_DAMAGED", default=No
 def leaving_out_damaged() -> Iterator[dict[Path, str]]:
     """Let tiles whose files are damaged or do not fit together pass, without a size, instead of refusing them all.
 
-    Yields the reasons, by the first file of each such tile.
+    Yields the reasons, by the first file of each such tile; of a scene by its folder or archive.
     """
     reasons: dict[Path, str] = {}
     token = _DAMAGED.set(reasons)
@@ -29,6 +29,11 @@ def leaving_out_damaged() -> Iterator[dict[Path, str]]:
         yield reasons
     finally:
         _DAMAGED.reset(token)
+
+
+def damaged_so_far() -> dict[Path, str] | None:
+    """Where to note what cannot be read, and why, while `leaving_out_damaged`; else None."""
+    return _DAMAGED.get()
 
 
 def info_of(path: Path) -> RasterInfo:

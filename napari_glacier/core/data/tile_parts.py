@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.data.tiles import BandSource, Tile
@@ -34,6 +35,10 @@ class TilePart:
         full = (bottom - top, right - left)
         return cls(rows, cols, shape or full, shape is not None and shape != full, tile.number)
 
+    def spans(self, tile: Tile) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns, those of the whole tile where none were named."""
+        return self.rows or (0, tile.height), self.cols or (0, tile.width)
+
     def read(self, source: BandSource) -> npt.NDArray[Any]:
         """All planes of a source's file, on the grid of the tile."""
         zoom = source.zoom
@@ -59,3 +64,12 @@ class TilePart:
 def enlarged(raster_CHW: npt.NDArray[Any], zoom: int) -> npt.NDArray[Any]:
     """Every pixel as often as it covers pixels of the tile: values stay those that were measured."""
     return raster_CHW if zoom == 1 else raster_CHW.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def is_nodata(plane: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+    """Where an array of any shape holds a file's nodata value; nowhere if that is none, or not finite."""
+    if nodata is None or not np.isfinite(nodata):
+        return np.zeros(plane.shape, bool)
+    # A huge nodata value loses digits where it is written as text (-1.7e308), hence a relative test.
+    close = np.isclose(plane, nodata, rtol=1e-6, atol=0) if abs(nodata) > 1e30 else plane == nodata
+    return np.asarray(close, bool)

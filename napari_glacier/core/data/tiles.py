@@ -10,7 +10,7 @@ from napari_glacier.core.raster import RASTER_SUFFIXES
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.scenes.products import Product
 
-__all__ = ["BandSource", "Tile", "band_size_message", "raster_name"]
+__all__ = ["BandSource", "Placement", "Tile", "band_size_message", "raster_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,9 @@ class Tile:
     `product` is there for scenes as their makers deliver them. `blocked` says that the files are stored in blocks,
     so that a part costs no more than its own pixels; else whole rows are read. `reduced` says that they hold reduced
     copies of themselves, so that a view from afar costs little.
+
+    `parts` are the scenes that it was joined of, the one to be taken first in front, and `rule` says how (see
+    `joining`); its `bands` are then those of its first part, for their names and types alone.
     """
 
     id: str
@@ -38,11 +41,14 @@ class Tile:
     product: Product | None = None
     blocked: bool = False
     reduced: bool = False
+    parts: tuple["Placement", ...] = ()
+    rule: str = ""
 
     @property
     def name(self) -> str:
-        """File name of the first band, which predictions take; of a tile in a stack that of its own new mask."""
-        return self.new_mask_path.name if self.number is not None else next(iter(self.bands.values())).path.name
+        """File name of the first band, which predictions take; of a tile of many files that of its own new mask."""
+        own = self.number is not None or self.parts
+        return self.new_mask_path.name if own else next(iter(self.bands.values())).path.name
 
     @property
     def is_picture(self) -> bool:
@@ -52,6 +58,8 @@ class Tile:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that decide its pixels, and which of them are nodata."""
+        if self.parts:
+            return tuple(dict.fromkeys(path for part in self.parts for path in part.tile.files))
         quality = self.product.quality if self.product is not None else None
         fill = [quality.pixel] if quality is not None and quality.pixel is not None else []
         return tuple(dict.fromkeys(source.path for source in (*self.bands.values(), *fill)))
@@ -68,6 +76,20 @@ class Tile:
         for band, source in self.bands.items():
             first_of.setdefault(source, band)
         return tuple(first_of.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A tile and the position of its first pixel in the scene."""
+
+    tile: Tile
+    row: int
+    col: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the scene that the tile covers."""
+        return slice(self.row, self.row + self.tile.height), slice(self.col, self.col + self.tile.width)
 
 
 def band_size_message(tile_id: str, band: str, size: tuple[int, ...], usual: tuple[int, int]) -> str:

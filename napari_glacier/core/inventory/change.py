@@ -22,13 +22,12 @@ from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
 from napari_glacier.core.raster.georef import GeoRef
-from napari_glacier.core.scenes.products import QUALITY_CLASSES
+from napari_glacier.core.scenes.products import HIDING_CLASSES
 from napari_glacier.core.tiling import Window
 
 MADE_BY = "napari-glacier change"
 _LOST, _GAINED, _TURNED, _NEVER = "#b2182b", "#1b7837", "#762a83", "#d9d9d9"
 # Quality classes that hide the ground.
-_HIDING = [QUALITY_CLASSES.index(name) for name in ("cloud", "cirrus", "cloud shadow")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +291,7 @@ def _seen(dataset: Dataset, mask: RasterInfo, clear_only: bool) -> npt.NDArray[n
                         f"{dataset.root} has no quality band (QA_PIXEL or SCL) of {tile.id}, so its clouds are not "
                         "known. Leave --clear away, or put the band beside the others."
                     )
-                valid_HW &= ~np.isin(dataset.read_quality(tile), _HIDING)
+                valid_HW &= ~np.isin(dataset.read_quality(tile), HIDING_CLASSES)
             return valid_HW
     raise DataError(
         f"{dataset.root} holds no tile on the grid of {mask.path}. Give the data that the mask was made of."

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.core.errors import ConfigError, DataError
-from napari_glacier.core.inventory.class_maps import ClassMap, MapSource, MaskFile
+from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile
+from napari_glacier.core.inventory.map_source import MapSource
 from napari_glacier.core.inventory.projection import (
     LONGITUDE_LATITUDE,
     crs_of,
@@ -309,17 +310,20 @@ def _mask_columns(
     """Which masks a polygon lies on and what these say; of several values all, of several dates the largest part's."""
     masks = [part.mask for part in class_map.parts]
     covered = label_HW > 0
-    pair, pixels = np.unique(
-        label_HW[covered].astype(np.int64) * len(masks) + owner_HW[covered].clip(min=0), return_counts=True
-    )
-    on: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-    for number, size in zip(pair.tolist(), pixels.tolist(), strict=True):
-        on[number // len(masks) - 1].append((size, number % len(masks)))
-    dates = [src_date or image_date(mask) for mask in masks]
+    owner_N = owner_HW[covered].clip(min=0)
+    label_N = label_HW[covered].astype(np.int64) - 1
+    if src_date:
+        days, day_N = [src_date], np.zeros_like(owner_N)
+    else:
+        days, day_HW = _days(class_map, owner_HW)
+        day_N = day_HW[covered]
+    day_of = _largest_share(label_N, day_N, count, len(days))
+    on: list[list[int]] = [[] for _ in range(count)]
+    for number in np.unique(label_N * len(masks) + owner_N).tolist():
+        on[number // len(masks)].append(number % len(masks))
     columns: dict[str, list[str]] = {name: [] for name in ("src_date", "ensemble", "fingerprint", "review", "tiles")}
-    for parts in on:
-        own = [masks[number] for _, number in parts]
-        day = dates[max(parts)[1]]
+    for parts, number in zip(on, day_of.tolist(), strict=True):
+        own, day = [masks[k] for k in parts], days[number]
         columns["src_date"].append(f"{day}T00:00:00" if day else "")
         columns["ensemble"].append(_distinct(mask.tags.get("ensemble", "") for mask in own))
         columns["fingerprint"].append(_distinct(mask.tags.get("fingerprint", "") for mask in own))
@@ -327,6 +331,40 @@ def _mask_columns(
         columns["review"].append(", ".join(state for state in REVIEW_STATES if state in states))
         columns["tiles"].append(_distinct(mask.id for mask in own))
     return {name: np.array(values, object) for name, values in columns.items()}
+
+
+def _days(class_map: ClassMap, owner_HW: npt.NDArray[np.int32]) -> tuple[list[str], npt.NDArray[np.int32]]:
+    """Days of the images, and which of them each pixel is of; of a mosaic of scenes that of the pixel's own scene."""
+    days: list[str] = []
+
+    def number_of(day: str) -> int:
+        if day not in days:
+            days.append(day)
+        return days.index(day)
+
+    day_HW = np.zeros(owner_HW.shape, np.int32)
+    for number, part in enumerate(class_map.parts):
+        own_HW = owner_HW[part.slices] == number
+        usual = number_of(image_date(part.mask))
+        values_HW: npt.NDArray[np.int32] | int = usual
+        if part.mask.days is not None:
+            source_HW, scene_days = part.mask.days()
+            of_source = np.full(256, usual, np.int32)
+            of_source[: len(scene_days)] = [number_of(day) for day in scene_days]
+            values_HW = of_source[source_HW]
+        np.copyto(day_HW[part.slices], values_HW, where=own_HW)
+    return days, day_HW
+
+
+def _largest_share(
+    label_N: npt.NDArray[np.int64], value_N: npt.NDArray[np.int32], count: int, num_values: int
+) -> npt.NDArray[np.int64]:
+    """The value that most pixels of each label have, shape (count,)."""
+    pair, pixels = np.unique(label_N * num_values + value_N, return_counts=True)
+    largest = np.zeros(count, np.int64)
+    ordered = np.argsort(pixels, kind="stable")
+    largest[pair[ordered] // num_values] = pair[ordered] % num_values
+    return largest
 
 
 def image_date(mask: MaskFile) -> str:

@@ -14,7 +14,8 @@ from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.evaluation import class_table
 from napari_glacier.core.inventory.borders import Lakes, measure_lakes, tile_interfaces
 from napari_glacier.core.inventory.calibration import Calibration, Expectation, Sample, calibrate
-from napari_glacier.core.inventory.class_maps import ClassMap, MapSource, MaskFile
+from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile
+from napari_glacier.core.inventory.map_source import MapSource
 from napari_glacier.core.inventory.projection import pixel_areas_m2
 
 Image = npt.NDArray[np.float32]

@@ -36,6 +36,8 @@ class TileSettings:
         Of a TIFF with other bands than the five: which of them (from 1, as GDAL counts) are B2, B3, B4, B6, B10.
     scheme : str or None
         None: two classes where the outlines have ice alone, else four.
+    mosaic : str or None
+        How overlapping scenes are joined; see `open_dataset`.
     """
 
     tile_px: int = 512
@@ -45,6 +47,7 @@ class TileSettings:
     outline_crs: str | None = None
     bands: tuple[int, ...] | None = None
     scheme: str | None = None
+    mosaic: str | None = None
 
     def __post_init__(self) -> None:
         if self.tile_px < 32 or not 0 <= self.overlap_px < self.tile_px:
@@ -91,7 +94,7 @@ def prepare_tiles(
     SaveError
         If `out` holds something else.
     """
-    dataset = _open(scene, settings.bands)
+    dataset = _open(scene, settings.bands, settings.mosaic)
     tiles = dataset.tiles
     classes = _classes(outlines, settings)
     scheme = get_scheme(settings.scheme or ("glacier2" if classes <= {0, 1} else "glacier4"))
@@ -110,7 +113,7 @@ def prepare_tiles(
     total, done, num_tiles = sum(map(len, cuts.values())), 0, 0
     outline_signatures = [signature(path) for path in outlines]
     for name, tile in names.items():
-        key = [[signature(source.path) for source in tile.bands.values()], outline_signatures]
+        key = [[signature(path) for path in tile.files], tile.rule, outline_signatures]
         count = state.find(name, key)
         if count is None:
             cutter = _Cutter(dataset, tile, _outlines(tile, outlines, settings), settings)
@@ -166,14 +169,13 @@ class _Cutter:
     def _read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         sources = [self._tile.bands[band] for band in self._bands]
         image_CHW = np.zeros((len(sources), window.height, window.width), np.float32)
-        valid_HW = np.zeros(image_CHW.shape[1:], bool)
-        rows, cols = window.slices
-        planes = self._dataset.read_values(self._tile, self._bands, (rows.start, rows.stop), (cols.start, cols.stop))
+        rows, cols = ((part.start, part.stop) for part in window.slices)
+        # What the scene calls nodata (a gap in one of its bands, the fill of its quality band) is so in its tiles.
+        valid_HW = self._dataset.read(self._tile, (), rows, cols)[1]
+        planes = self._dataset.read_values(self._tile, self._bands, rows, cols)
         for k, (band, source, plane_HW) in enumerate(zip(self._bands, sources, planes, strict=True)):
             gone_HW = ~np.isfinite(plane_HW) | is_nodata(plane_HW, source.nodata)
             image_CHW[k] = np.where(gone_HW, np.nan if self._nodata(band) is None else 0, plane_HW)
-            if band in CANONICAL_BANDS:
-                valid_HW |= ~gone_HW & (plane_HW != 0)
         return np.where(valid_HW, image_CHW, 0), valid_HW
 
     def _nodata(self, band: str) -> float | None:
@@ -182,12 +184,12 @@ class _Cutter:
         return 0 if source.nodata is not None else None
 
 
-def _open(scene: Path, bands: tuple[int, ...] | None) -> Dataset:
+def _open(scene: Path, bands: tuple[int, ...] | None, mosaic: str | None) -> Dataset:
     """The tiles of a scene or folder; with `bands`, one TIFF of which these are the five."""
     scene = Path(scene).expanduser().absolute()
     if bands is None:
         # Naming a scheme spares reading masks, which do not count here.
-        dataset = open_dataset(scene, "glacier4")
+        dataset = open_dataset(scene, "glacier4", mosaic=mosaic)
     else:
         info = read_info(scene)
         if not all(1 <= band <= info.count for band in bands):

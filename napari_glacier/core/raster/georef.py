@@ -128,6 +128,16 @@ class GeoRef:
         row, col = self.pixel_of(other.transform[2], other.transform[5])
         return abs(row) < 0.01 and abs(col) < 0.01
 
+    def position_of(self, other: "GeoRef") -> tuple[int, int] | None:
+        """Row and column of another raster's first pixel on this one's grid; None where it lies on another grid."""
+        if other.crs_key != self.crs_key or not self.same_pixels(other):
+            return None
+        row, col = self.pixel_of(other.transform[2], other.transform[5])
+        # A hundredth of a pixel is rounding; more is another grid.
+        if abs(row - round(row)) > 0.01 or abs(col - round(col)) > 0.01:
+            return None
+        return round(row), round(col)
+
     def same_pixels(self, other: "GeoRef") -> bool:
         """Whether the pixels have the same size and orientation, to rounding."""
         ours, theirs = self.transform, other.transform

@@ -56,8 +56,10 @@ def names_a_scene(path: Path) -> bool:
     return path.is_dir() and bool(_scene_places(path))
 
 
-def find_scenes(path: Path) -> list[FoundScene]:
+def find_scenes(path: Path, damaged: dict[Path, str] | None = None) -> list[FoundScene]:
     """The scenes of a folder, of the folders and archives in it, or of an archive; empty where there are none.
+
+    Given `damaged`, scenes that cannot be read are noted there, as long as others remain.
 
     Raises
     ------
@@ -73,7 +75,20 @@ def find_scenes(path: Path) -> list[FoundScene]:
         if found is None:
             raise DataError(f"{path} holds no bands of Landsat 4 to 9 or Sentinel-2. Open such a scene, or its folder.")
         return [found]
-    return [found for place in _scene_places(path) if (found := _read(place)) is not None]
+    scenes, problems = [], []
+    for place in _scene_places(path):
+        try:
+            found = _read(place)
+        except DataError as error:
+            if damaged is None:
+                raise
+            damaged[place] = str(error)
+            problems.append(error)
+        else:
+            scenes += [found] if found is not None else []
+    if problems and not scenes:
+        raise problems[0]
+    return scenes
 
 
 def _scene_places(folder: Path) -> list[Path]:

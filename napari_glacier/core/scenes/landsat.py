@@ -26,6 +26,7 @@ _SCENE = re.compile(r"^L(?P<instrument>[COETM])0?(?P<number>[4-9])", re.IGNORECA
 _COLLECTION = re.compile(
     r"^L[COETM]0\d_(?P<level>L\w{3})_\d{6}_(?P<day>\d{8})_\d{8}_(?P<collection>\d\d)", re.IGNORECASE
 )
+_PLACE = re.compile(r"^L[COETM](?:0?\d_L\w{3}_|\d)(?P<place>\d{6})")
 _OLD = re.compile(r"^L[COETM]\d\d{6}(?P<year>\d{4})(?P<day>\d{3})\w{5}$", re.IGNORECASE)
 _BAND = re.compile(
     r"^(?P<scene>.+?)_(?:(?P<kind>SR|ST|TOA|BT)_)?(?:B|BAND)(?P<number>\d{1,2})(?P<gain>_VCID_[12])?\.tiff?$",
@@ -200,6 +201,7 @@ def _describe(
         notes=()
         if metadata is not None
         else ("The scene has no metadata file (_MTL.txt); put it beside the bands, so that units are known.",),
+        place=match["place"] if (match := _PLACE.match(scene.upper())) else "",
     )
 
 

@@ -22,6 +22,8 @@ DATE_TAG = "DATE_ACQUIRED"
 
 # What `Quality.classes` gives.
 QUALITY_CLASSES = ("clear", "cloud", "cirrus", "cloud shadow", "saturated")
+# Those that hide the ground; a saturated pixel is bright, and seen.
+HIDING_CLASSES = (1, 2, 3)
 
 # QA_PIXEL of Collection 2: fill, dilated cloud, cirrus, cloud, cloud shadow.
 _FILL, _CLOUD, _CIRRUS, _SHADOW = 1 << 0, 1 << 1 | 1 << 3, 1 << 2, 1 << 4
@@ -125,6 +127,9 @@ class Product:
         a gap in one of them (the stripes of Landsat 7 after May 2003, the ragged border of a scene) is a gap.
     notes : tuple of str
         What a person should know.
+    place : str
+        Path and row of Landsat, tile of Sentinel-2; empty where the name does not tell. Scenes of one place differ in
+        their dates.
     """
 
     name: str
@@ -137,6 +142,7 @@ class Product:
     quality: Quality | None = None
     complete: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    place: str = ""
 
     @property
     def temperature_name(self) -> str:

@@ -25,6 +25,7 @@ _BAND = re.compile(
 _CLASSES = re.compile(r"^(?:.*[_.-])?SCL(?:_(?P<metres>20|60)m)?\.(?:jp2|tiff?)$", re.IGNORECASE)
 METADATA_NAME = re.compile(r"^MTD_MSIL(?P<level>1C|2A)\.xml$", re.IGNORECASE)
 _PRODUCT = re.compile(r"S2[ABCD]_MSIL(?P<level>1C|2A)_(?P<day>\d{8})T\d{6}_\w+", re.IGNORECASE)
+_PLACE = re.compile(r"(?:^|[_.-])T?(?P<place>\d\d[C-X][A-Z]{2})(?:[_.-]|$)", re.IGNORECASE)
 _DAY = re.compile(r"(?:^|[_.-])(?P<day>20\d{6})(?:T\d{6})?(?:[_.-]|$)")
 
 
@@ -120,6 +121,7 @@ def _describe(
         "Put MTD_MSIL1C.xml or MTD_MSIL2A.xml beside the bands.",
         quality=Quality("SCL", BandSource(classes[min(classes)])) if classes else None,
         complete=tuple(bands),
+        place=found["place"].upper() if (found := _PLACE.search(place.name) or _PLACE.search(scene)) else "",
     )
 
 

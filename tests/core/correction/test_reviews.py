@@ -9,7 +9,7 @@ from napari_glacier.core.correction.saving import save_tiles
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.map_source import open_maps
 from napari_glacier.core.tiling import Window
 
 

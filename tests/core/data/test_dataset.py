@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.data import dataset as dataset_module
 from napari_glacier.core.data.dataset import described_scheme, is_dataset, open_dataset, write_scheme
 from napari_glacier.core.data.mosaic import PixelCache, plan_scenes
 from napari_glacier.core.errors import BandError, DataError, PairingError, RasterError, SchemeError
@@ -400,3 +402,37 @@ def test_a_file_of_a_scene_and_a_mask_point_to_what_opens(make_dataset, make_lan
     write_mask(tmp_path / "predicted" / "B2_0.tif", np.zeros((8, 8), np.uint8), get_scheme("glacier4"), None, made)
     with pytest.raises(BandError, match="a mask that this program wrote"):
         open_dataset(tmp_path / "predicted")
+
+
+@pytest.mark.parametrize("side_px", [90, 300], ids=["mean of all pixels", "mean of some pixels"])
+def test_gaps_in_one_band_are_filled_alike_however_the_scene_is_cut(tmp_path, monkeypatch, side_px):
+    monkeypatch.setattr(dataset_module, "_MEAN_PX", 100)
+    rng = np.random.default_rng(2)
+    ramp_HW = np.add.outer(np.arange(side_px), np.arange(side_px)).astype(np.float32) + 1
+    for k, band in enumerate(("B2", "B3", "B4", "B6", "B10")):
+        plane_HW = ramp_HW * (k + 1)
+        # A gap across the scene in the thermal band, specks in the red one: NaN, and a value for nodata.
+        if band == "B10":
+            plane_HW[20:60, 10:80] = np.nan
+        if band == "B4":
+            plane_HW[rng.random(plane_HW.shape) < 0.02] = -9999
+        write_raster(tmp_path / "tiles" / band / f"{band}_1.tif", plane_HW, nodata=-9999 if band == "B4" else None)
+    dataset = open_dataset(tmp_path / "tiles")
+    (tile,) = dataset.tiles
+    whole_CHW, whole_HW = dataset.read(tile)
+    assert whole_HW.all()
+    assert np.isfinite(whole_CHW).all()
+    known_HW = tifffile.imread(tile.bands["B10"].path)
+    filled = np.unique(whole_CHW[4][np.isnan(known_HW)])
+    assert filled.size == 1
+    assert filled[0] == pytest.approx(np.nanmean(known_HW), rel=1e-6 if side_px <= 100 else 0.02)
+    for _ in range(30):
+        (top, bottom), (left, right) = (np.sort(rng.choice(side_px + 1, 2, replace=False)).tolist() for _ in range(2))
+        # A data set opened anew knows nothing of what was read before.
+        part_CHW, _ = open_dataset(tmp_path / "tiles").read(tile, ("B10", "B4"), (top, bottom), (left, right))
+        np.testing.assert_array_equal(part_CHW, whole_CHW[[4, 2], top:bottom, left:right])
+    (scene,) = plan_scenes(dataset)
+    for step in (17, 64):
+        for row in range(0, side_px, step):
+            window = Window(row, 3, step, side_px).clipped(side_px, side_px)
+            np.testing.assert_array_equal(scene.read(window)[0], whole_CHW[:, *window.slices])

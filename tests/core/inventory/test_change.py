@@ -13,7 +13,7 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.inventory.change import compare_dates
-from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.map_source import open_maps
 from napari_glacier.core.inventory.report import make_report
 from napari_glacier.core.raster import GeoRef, read_info, write_mask, write_raster
 

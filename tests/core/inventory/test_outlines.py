@@ -16,7 +16,7 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.correction.journal import Journal, Patch
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError, DataError, SaveError, SchemeError
-from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.map_source import open_maps
 from napari_glacier.core.inventory.outline_files import SHAPEFILE_NAMES, read_polygons, write_outlines
 from napari_glacier.core.inventory.outlines import COLUMNS, OutlineOptions, outline_maps
 from napari_glacier.core.raster import read_mask_codes, write_mask, write_raster

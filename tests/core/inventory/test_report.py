@@ -14,7 +14,7 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.inventory.borders import interface_length
-from napari_glacier.core.inventory.class_maps import open_maps
+from napari_glacier.core.inventory.map_source import open_maps
 from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.inventory.report import make_report
 from napari_glacier.core.raster import write_mask, write_raster

@@ -229,6 +229,23 @@ def test_a_folder_of_scenes_opens_scene_by_scene(make_landsat):
     assert len(plan_scenes(dataset)) == 2
 
 
+@pytest.mark.parametrize("tar", [False, True], ids=["folder", "tar"])
+def test_a_damaged_scene_among_others_is_left_out_with_the_reason(make_landsat, tar):
+    sound = make_landsat()
+    other = make_landsat("LE07_L1TP_149035_20020731_20200908_02_T1", tar=tar)
+    path = other if tar else next(other.glob("*_B3.TIF"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError):
+        open_dataset(sound.parent)
+    dataset = open_dataset(sound.parent, without_damaged=True)
+    assert [tile.id for tile in dataset.tiles] == [sound.name]
+    assert list(dataset.damaged) == [other.name]
+    # With nothing else to open, the reason is the answer.
+    shutil.rmtree(sound)
+    with pytest.raises(DataError, match=r"cut short|damaged"):
+        open_dataset(other.parent, without_damaged=True)
+
+
 def test_a_predicted_mask_is_not_taken_for_a_scene(make_landsat):
     archive = make_landsat(tar=True)
     # Masks take the first band's name; this one was written beside the archive.

@@ -1,6 +1,7 @@
 """Whatever bytes a scene is made of: an answer or a sentence, never another exception."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def _changed(data: bytes, changes) -> bytes:
 
 def _answers(path: Path) -> None:
     try:
-        dataset = open_dataset(path)
+        dataset = open_dataset(path, without_damaged=True)
         for tile in dataset.tiles:
             image_CHW, valid_HW = dataset.read(tile)
             assert image_CHW.shape[1:] == valid_HW.shape == (tile.height, tile.width)
@@ -54,6 +55,17 @@ def _answers(path: Path) -> None:
         return
 
 
+@contextmanager
+def _spoilt(path: Path, changes):
+    """A file with changed bytes, whole again afterwards."""
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(_changed(whole, changes))
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
 @pytest.fixture(scope="module")
 def module_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
@@ -65,13 +77,8 @@ def test_changed_bytes_of_a_landsat_file(make_landsat, module_folder, changes, w
     folder = module_folder / "LC08_L1TP_149035_20200731_20200908_02_T1"
     if not folder.exists():
         shutil.copytree(make_landsat(folder.name), folder)
-    path = next(folder.glob(f"*{which}"))
-    whole = path.read_bytes()
-    try:
-        path.write_bytes(_changed(whole, changes))
+    with _spoilt(next(folder.glob(f"*{which}")), changes):
         _answers(folder)
-    finally:
-        path.write_bytes(whole)
 
 
 @_FEW
@@ -80,12 +87,8 @@ def test_changed_bytes_of_an_archive(make_landsat, module_folder, changes):
     archive = module_folder / "LE07_L1TP_149035_20020731_20200908_02_T1.tar"
     if not archive.exists():
         shutil.copy(make_landsat(archive.stem, tar=True), archive)
-    whole = archive.read_bytes()
-    try:
-        archive.write_bytes(_changed(whole, changes))
+    with _spoilt(archive, changes):
         _answers(archive)
-    finally:
-        archive.write_bytes(whole)
 
 
 @_FEW
@@ -95,9 +98,17 @@ def test_changed_bytes_of_a_sentinel_2_product(make_sentinel2, module_folder, ch
     if not folder.exists():
         shutil.copytree(make_sentinel2(), folder)
     (path,) = folder.rglob(which)
-    whole = path.read_bytes()
-    try:
-        path.write_bytes(_changed(whole, changes))
+    with _spoilt(path, changes):
         _answers(folder)
-    finally:
-        path.write_bytes(whole)
+
+
+@_FEW
+@given(changes=_CHANGES, which=st.sampled_from(["_SR_B4.TIF", "_QA_PIXEL.TIF", "_MTL.txt"]))
+def test_changed_bytes_of_a_scene_in_a_mosaic(make_landsat, module_folder, changes, which):
+    root = module_folder / "neighbours"
+    if not root.exists():
+        made = make_landsat("LC08_L2SP_149035_20200731_20200908_02_T1")
+        make_landsat("LC08_L2SP_149036_20210802_20210908_02_T1", origin=(25, 10))
+        shutil.copytree(made.parent, root)
+    with _spoilt(next(root.glob(f"LC08_L2SP_149036*/*{which}")), changes):
+        _answers(root)
