@@ -162,7 +162,7 @@ def _carry_out(words: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int
 
 @pytest.fixture
 def stage(tmp_path, make_dataset, make_landsat, monkeypatch):
-    """Maker of what a page takes for granted, in the current folder: a scene with outlines, labelled tiles, raw data."""
+    """Maker of what a page takes for granted: a scene with outlines, labelled tiles, raw data."""
     monkeypatch.chdir(tmp_path)
     return lambda page: _stage(page, tmp_path, make_dataset, make_landsat)
 

@@ -74,7 +74,7 @@ def _drop_half_written(out: Path) -> None:
 
 
 def signature(path: Path) -> list[int]:
-    """By which a changed file is noticed: size and time of last change, as JSON keeps them; of a member, its archive."""
+    """By which a changed file (of a member: its archive) is noticed: size and time of its last change."""
     stat = file_of(path).stat()
     return [stat.st_size, stat.st_mtime_ns]
 
