@@ -19,7 +19,8 @@ from napari_glacier.core.data.seen_tiles import deciding_band, tile_fingerprint
 from napari_glacier.core.data.split_file import read_splits
 from napari_glacier.core.data.splits import hold_out
 from napari_glacier.core.data.tiles import Tile
-from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.errors import CheckpointError, ConfigError, DataError
+from napari_glacier.core.models.shelf import first_member, learnt_tiles
 
 # Of Okabe and Ito (2008): told apart by colour-blind people, on dark and on light.
 PART_COLORS = {"learns": "#56b4e9", "judges": "#e69f00", "in the buffer": "#cc79a7", "left out": "#8c8c8c"}
@@ -50,7 +51,7 @@ class ClassCounts:
     """Pixels by class of masks, read again only when their file has changed."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[Path, int, str, int], npt.NDArray[np.int64]] = {}
+        self._kept: dict[tuple[Path, int | None, str, int], npt.NDArray[np.int64]] = {}
 
     def of(self, dataset: Dataset, tile: Tile) -> npt.NDArray[np.int64]:
         """Mask pixels of each class, shape (classes,)."""
@@ -127,6 +128,17 @@ def plan_split(
     part_of |= {tile.id: "in the buffer" if tile.id in near else "learns" for tile in train}
     part_of |= dict.fromkeys(judges, "judges")
     yield PlannedSplit(dataset.tiles, part_of, dataset)
+
+
+def seen_by(init_from: str | None) -> frozenset[str]:
+    """Fingerprints of the tiles that the model to start from has learnt from; none where it does not say."""
+    if init_from is None or init_from == "bundled":
+        # The bundled models were made on synthetic tiles, and list none.
+        return frozenset()
+    try:
+        return learnt_tiles(first_member(Path(init_from).expanduser()))
+    except CheckpointError:
+        return frozenset()  # weights of another program
 
 
 def _whole(dataset: Dataset, folder: Path) -> Dataset:

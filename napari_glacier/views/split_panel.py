@@ -109,11 +109,12 @@ class SplitPanel(QWidget):
 
 
 def _found(steps: Split) -> Any:
-    split = None
-    for split in steps:
+    found = None
+    for step in steps:
+        found = step
         yield
-    assert split is not None
-    return split, footprints(split.tiles)
+    assert found is not None
+    return found, footprints(found.tiles)
 
 
 def _ignore(_: Any) -> None:
