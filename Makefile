@@ -1,6 +1,7 @@
 # make demo    install into .venv, then open the demo (or walk through it where there is no display)
 # make test    install into .venv, then run every test (GUI tests under a virtual display)
 # make check   style, types, import contract, plugin manifest
+# make docs    build the pages of docs/ as a site in build/docs; a link that leads nowhere is an error
 # make clean   remove the environment and everything that was built
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format build screenshots sample clean
+.PHONY: demo test check format build docs screenshots sample clean
 
 demo: $(STAMP)
 	@sh scripts/with_display.sh $(BIN)/napari-glacier demo --out demo_output
@@ -30,6 +31,10 @@ format: $(STAMP)
 
 build: $(STAMP)
 	$(BIN)/python -m build --installer uv
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
 
 screenshots: $(STAMP)
 	sh scripts/with_display.sh --virtual $(BIN)/python scripts/screenshots.py

@@ -207,9 +207,9 @@ def _train(shot: "Camera", epochs: int) -> None:
         _until(lambda: not view.controller.active, seconds=600)
         if view.controller.state != "done":
             raise RuntimeError(f"the training run shown did not finish:\n{view.controller.log_tail()}")
-        view._log_toggle.setChecked(True)
+        view.run_panel.log_toggle.setChecked(True)
         shot.take("train")
-        view._log_toggle.setChecked(False)
+        view.run_panel.log_toggle.setChecked(False)
         _compare(shot, view)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.errors import CheckpointError
+from napari_glacier.core.models.training_memory import peak_memory_gb
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
 from napari_glacier.nn.device import describe_device
@@ -153,7 +154,15 @@ class Trainer:
             row = {"epoch": epoch, "epochs": self.config.train.epochs, "lr": lr, **trained, **validated}
             self.rows.append(row | {"seconds": round(seconds, 3), "eta_s": round(left, 1), "best": best})
             self._save(tables)
+            if epoch in (1, self.config.train.epochs):
+                self._tell_memory(epoch)
         self._finish("done", self._summary())
+
+    def _tell_memory(self, epoch: int) -> None:
+        """Say how much was needed at most, by which the next run of the recipe is judged before it begins."""
+        device = self.team.device
+        on_gpu = torch.cuda.max_memory_reserved(device) / 1e9 if device.type == "cuda" else 0.0
+        self.report.event("memory", epoch=epoch, host_gb=round(peak_memory_gb(), 3), device_gb=round(on_gpu, 3))
 
     def _train_epoch(self, epoch: int) -> Row | None:
         """Make an epoch's updates; None when told to stop before they were all made."""

@@ -4,18 +4,22 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from psygnal import Signal
 
 from napari_glacier.controllers.models import known_models
-from napari_glacier.controllers.training_plans import Plan, duration, overrides
+from napari_glacier.controllers.run_curves import Curves, OtherRuns, status_line
+from napari_glacier.controllers.session import Session
+from napari_glacier.controllers.split_map import ClassCounts, PlannedSplit, plan_split, seen_by
+from napari_glacier.controllers.training_estimates import duration, estimate
+from napari_glacier.controllers.training_plans import Plan, overrides
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
+from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
@@ -26,64 +30,6 @@ logger = logging.getLogger(__name__)
 LOG_TAIL_LINES = 200
 CONSOLE_LOG = "console.log"
 _LOG_TAIL_BYTES = 32_768
-
-
-@dataclass
-class Curves:
-    """Figures of the finished epochs and the step under way."""
-
-    epochs: list[int] = field(default_factory=list)
-    series: dict[str, list[float]] = field(default_factory=dict)
-    total_epochs: int | None = None
-    step: int | None = None
-    steps: int | None = None
-    step_epoch: int | None = None
-    eta_s: float | None = None
-    best_epoch: int | None = None
-    best_mcc: float | None = None
-    checkpoint: str | None = None
-    ended: str | None = None
-    message: str = ""
-    warnings: list[str] = field(default_factory=list)
-
-    _SHOWN = ("train_loss", "val_loss", "train_mcc", "val_mcc", "val_iou", "lr")
-
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Add one event of a run folder."""
-        kind = event.get("event")
-        if kind == "step":
-            self.step, self.steps, self.step_epoch = event.get("step"), event.get("steps"), event.get("epoch")
-        elif kind == "epoch":
-            self._take_epoch(event)
-        elif kind == "warning":
-            self.warnings.append(str(event.get("message", "")))
-        elif kind in {"done", "stopped", "failed"}:
-            self.ended = str(kind)
-            self.message = str(event.get("message", ""))
-            self.checkpoint = event.get("checkpoint") or self.checkpoint
-            self.step = None
-        elif kind == "start":
-            # A resumed run starts again after it ended.
-            self.ended = None
-            self.total_epochs = event.get("config", {}).get("train", {}).get("epochs", self.total_epochs)
-
-    def _take_epoch(self, event: Mapping[str, Any]) -> None:
-        number = int(event["epoch"])
-        while self.epochs and self.epochs[-1] >= number:
-            # A resumed run does its unfinished epochs again.
-            self.epochs.pop()
-            for values in self.series.values():
-                values.pop()
-        self.epochs.append(number)
-        for name in self._SHOWN:
-            value = event.get(name)
-            values = self.series.setdefault(name, [float("nan")] * (len(self.epochs) - 1))
-            values.append(float(value) if value is not None else float("nan"))
-        self.total_epochs = event.get("epochs", self.total_epochs)
-        self.eta_s = event.get("eta_s")
-        self.step = None
-        if event.get("best"):
-            self.best_epoch, self.best_mcc = number, event.get("val_mcc")
 
 
 class TrainingController:
@@ -106,6 +52,8 @@ class TrainingController:
         self.workspace = workspace
         self.run: RunFolder | None = None
         self.curves = Curves()
+        self.others = OtherRuns()
+        self._counts = ClassCounts()
         self._reader: EventReader | None = None
         self._state = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -156,6 +104,36 @@ class TrainingController:
         session = self.workspace.session
         return len(session.unsaved()) if session is not None else 0
 
+    def session_of(self, data: Path) -> Session | None:
+        """The open dataset, where it is the one to train on: its journal knows the review states."""
+        session = self.workspace.session
+        return session if session is not None and data.expanduser().is_relative_to(session.root) else None
+
+    def split_of(self, plan: Plan) -> Iterator[PlannedSplit | None]:
+        """Steps that find out which tiles of a plan will learn and which will judge; may run in a thread.
+
+        Raises
+        ------
+        ConfigError
+            If the plan does not hold.
+        """
+        config = self.configure(plan)
+        session = self.session_of(plan.data)
+        dataset = session.dataset if session is not None and plan.data == session.root else None
+
+        def steps() -> Iterator[PlannedSplit | None]:
+            yield from plan_split(config, dataset, seen_by(config.model.init_from), self._counts)
+
+        return steps()
+
+    def estimate(self, plan: Plan, output: Path | None, tiles: Sequence[Tile], gpus: int) -> str:
+        """How long a plan may take, and the memory it may want, in words."""
+        try:
+            config = load_config(plan.recipe, overrides(plan))
+        except ConfigError:
+            config = None  # starting says what is wrong
+        return estimate(plan, self.runs(output), config, tiles, gpus)
+
     def configure(self, plan: Plan) -> RunConfig:
         """The configuration of a plan, validated before any process is started.
 
@@ -192,7 +170,8 @@ class TrainingController:
     @property
     def resumable(self) -> bool:
         """Whether the followed run ended before its time and can go on."""
-        return self.run is not None and self.state in {"stopped", "failed", "new"} and self.run.resume_path.is_file()
+        ended = {"stopped", "failed", "new", "silent"}
+        return self.run is not None and self.state in ended and self.run.resume_path.is_file()
 
     def resume(self) -> None:
         """Let a run that was stopped or broke off go on after its last finished epoch."""
@@ -216,11 +195,18 @@ class TrainingController:
         logger.info("started %s (process %d)", " ".join(command), self._process.pid)
         self.follow(run)
 
-    def stop(self) -> None:
-        """Ask the trainer to finish its step, write a checkpoint and end."""
-        if self.run is not None:
-            self.run.request_stop()
-            self.progressed.emit()
+    def stop(self) -> str:
+        """Ask the trainer to finish its step, write a checkpoint and end; gives what a person should know of it."""
+        if self.run is None:
+            return ""
+        self.run.request_stop()
+        self.progressed.emit()
+        if self.run.other_host is None:
+            return ""
+        return (
+            f"The run is on {self.run.other_host}. Where this folder is a copy, stop it there: put a file called stop "
+            "into its folder."
+        )
 
     def runs(self, output: Path | None = None) -> list[RunFolder]:
         """Runs in an output folder, newest first."""
@@ -236,7 +222,7 @@ class TrainingController:
         if [run.path for run in runs] == list(known):
             return False
         new = [run for run in runs if run.path not in known]
-        begun = next((run for run in new if run.is_alive()), None)
+        begun = next((run for run in new if run.state_from_afar() == "running"), None)
         if begun is not None and not self.active:
             self.follow(begun)
         return True
@@ -244,7 +230,7 @@ class TrainingController:
     def reattach(self, output: Path | None = None) -> RunFolder | None:
         """Follow the newest run of an output folder: one that is under way before one that has ended."""
         runs = self.runs(output)
-        chosen = next((run for run in runs if run.is_alive()), runs[0] if runs else None)
+        chosen = next((run for run in runs if run.state_from_afar() == "running"), runs[0] if runs else None)
         if chosen is not None:
             self.follow(chosen)
         return chosen
@@ -278,12 +264,26 @@ class TrainingController:
             self.progressed.emit()
         return fresh
 
+    def open_run(self, path: Path) -> RunFolder:
+        """Follow any run folder, one on a mounted disk of another machine for instance.
+
+        Raises
+        ------
+        DataError
+            If it is not a run folder.
+        """
+        run = RunFolder(Path(path).expanduser())
+        if not run.config_path.is_file() and not run.events_path.is_file():
+            raise DataError(f"{run.path} is not a run folder: it has no run.yaml. Choose the folder of one run.")
+        self.follow(run)
+        return run
+
     @property
     def state(self) -> str:
-        """new, starting, running, stopping, done, stopped or failed."""
+        """new, starting, running, stopping, silent, done, stopped or failed."""
         if self.run is None:
             return "new"
-        state: str = self.run.state()
+        state: str = self.run.state_from_afar()
         if self._process is not None and not self.run.is_alive():
             # Our own child has not yet taken the folder over: libraries are loading, or it fell over doing so.
             ended = self._process.poll()
@@ -302,36 +302,7 @@ class TrainingController:
     @property
     def status(self) -> str:
         """One line: epoch, time left, best so far; or how the run ended."""
-        curves, state = self.curves, self.state
-        if self.run is None:
-            return ""
-        best = ""
-        if curves.best_epoch is not None and curves.best_mcc is not None:
-            best = f"best validation MCC {curves.best_mcc:.3f} (epoch {curves.best_epoch})"
-        if state == "starting":
-            return "Starting: loading libraries and data…"
-        if state in {"running", "stopping"}:
-            done = curves.epochs[-1] if curves.epochs else 0
-            total = f" of {curves.total_epochs}" if curves.total_epochs else ""
-            if not done and curves.step is None:
-                return "Reading the tiles and preparing the first epoch…"
-            parts = [f"Epoch {curves.step_epoch or done}{total}"]
-            if curves.step is not None and curves.steps:
-                parts.append(f"step {curves.step}/{curves.steps}")
-            if curves.eta_s:
-                parts.append(f"{duration(curves.eta_s)} left")
-            if best:
-                parts.append(best)
-            if state == "stopping":
-                parts.append("stopping after this step")
-            return ", ".join(parts)
-        if state == "new":
-            return "This run has not begun; its trainer is not running."
-        words = {"done": "Finished", "stopped": "Stopped; it can be resumed", "failed": "Failed"}[state]
-        reason = f": {curves.message}" if state == "failed" and curves.message else ""
-        if state == "failed" and not reason:
-            reason = ": the log below says why"
-        return f"{words}{reason}{'; ' + best if best else ''}."
+        return status_line(self.run, self.curves, self.state) if self.run is not None else ""
 
     @property
     def checkpoint(self) -> Path | None:

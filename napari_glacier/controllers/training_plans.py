@@ -1,4 +1,4 @@
-"""What a run is to be, before it starts: its tiles, its configuration as text, its commands, and how long it may take.
+"""What a run is to be, before it starts: its tiles, its configuration as text, its commands, the devices.
 
 No Qt, no torch.
 """
@@ -6,16 +6,13 @@ No Qt, no torch.
 import re
 import shlex
 import shutil
-import statistics
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.plain_yaml import read_yaml
-from napari_glacier.core.runfiles import RunFolder
 
 TilesThatCount = Literal["all", "edited", "approved"]
 
@@ -106,31 +103,30 @@ srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 4 --max-restarts 3 {rend
             f"# Two hosts with four GPUs each: the same command on both, folders on a shared disk\n"
             f"{several} --rdzv-id glacier-1 {what}",
             f"# SLURM: save as glacier.sh, then sbatch glacier.sh\n{slurm}",
+            f"# Follow its runs from here: copies what is new every 20 seconds, and the runs appear in the list\n"
+            f"{follow_command('HOST:/path/to/runs', plan.output)}",
         )
     )
 
 
-def estimate(plan: Plan, runs: Sequence[RunFolder]) -> str:
-    """How long a plan may take and what its model needs, by the pace of the newest run of its recipe; a sentence.
+def follow_command(remote: str, local: Path) -> str:
+    """Copies what is new of a remote folder of runs again and again; for a POSIX shell with rsync.
 
     Parameters
     ----------
-    plan : Plan
-    runs : sequence of RunFolder
-        Newest first.
+    remote : str
+        As rsync takes it: ``host:/folder``, or a folder.
+    local : Path
+
+    Returns
+    -------
+    str
+        Ends when rsync fails, or by Ctrl-C. What only resuming and predicting from the last epoch need stays there, and
+        so do locks: here nobody trains.
     """
-    for run in runs:
-        seconds = [float(event["seconds"]) for event in _epochs(run, plan.recipe) if event.get("seconds")]
-        if not seconds or plan.epochs is None:
-            continue
-        total = statistics.median(seconds) * plan.epochs
-        sizes = [path.stat().st_size / 1e6 for path in (run.best_path, run.resume_path) if path.is_file()]
-        disk = f", {sum(sizes):.0f} MB on disk" if sizes else ""
-        return (
-            f"Estimate: about {duration(total)} for {plan.epochs} epochs at most{disk}, by the pace of "
-            f"{run.path.name}. Another device, start or number of tiles changes it."
-        )
-    return "How long it takes is told after the first epoch: no run of this recipe is here to estimate from."
+    left_out = " ".join(f"--exclude {name}" for name in ("resume.pt", "last.safetensors", ".lock", "stop"))
+    source, target = shlex.quote(f"{remote.rstrip('/')}/"), shlex.quote(f"{local}/")
+    return f"while rsync -a {left_out} \\\n  {source} {target}; do sleep 20; done"
 
 
 def devices_found() -> list[tuple[str, str]]:
@@ -149,22 +145,6 @@ def devices_found() -> list[tuple[str, str]]:
         *found,
         *((f"cuda:{k}", f"{name.strip()} ({float(size) / 1024:.0f} GB)") for k, (name, size) in enumerate(gpus)),
     ]
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 20 min``."""
-    seconds = max(0, round(seconds))
-    if seconds < 90:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _epochs(run: RunFolder, recipe: str) -> list[dict[str, Any]]:
-    """Finished epochs of a run, where it is of that recipe."""
-    events = run.events()
-    recipes = [event.get("config", {}).get("recipe") for event in events if event["event"] == "start"]
-    return [event for event in events if event["event"] == "epoch"] if recipe in recipes else []
 
 
 def _quoted(text: str) -> str:

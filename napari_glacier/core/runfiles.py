@@ -5,7 +5,10 @@ them, and asks for a stop by putting a file there. Neither side holds a connecti
 """
 
 import json
+import math
 import os
+import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +25,8 @@ RunState = Literal["new", "running", "done", "stopped", "failed"]
 
 _ENDS: dict[str, RunState] = {"done": "done", "stopped": "stopped", "failed": "failed"}
 _TAIL_BYTES = 1 << 16
+# A run of another host that has written nothing for so long may be dead; nothing else tells.
+_SILENT_S = 900.0
 
 
 class RunFolder:
@@ -113,10 +118,17 @@ class RunFolder:
     def write_process(self) -> None:
         """Record this process as the run's trainer."""
         process = psutil.Process()
-        write_text_atomically(self._process_path, json.dumps({"pid": process.pid, "created": process.create_time()}))
+        record = {"pid": process.pid, "created": process.create_time(), "host": platform.node()}
+        write_text_atomically(self._process_path, json.dumps(record))
+
+    @property
+    def other_host(self) -> str | None:
+        """The host that trains, where it is not this one: a folder on a shared disk, or a copy."""
+        host = self._process().get("host")
+        return str(host) if host and host != platform.node() else None
 
     def is_alive(self) -> bool:
-        """Whether the trainer that was recorded still runs (a reused process number does not count)."""
+        """Whether the trainer that was recorded still runs on this host (a reused process number does not count)."""
         record = self._process()
         try:
             process = psutil.Process(record["pid"])
@@ -124,6 +136,12 @@ class RunFolder:
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except (KeyError, psutil.Error):
             return False
+
+    def silence_s(self) -> float:
+        """Seconds since the trainer last wrote anything."""
+        written = (self.events_path, self.log_path, self._process_path)
+        times = [path.stat().st_mtime for path in written if path.exists()]
+        return max(time.time() - max(times), 0.0) if times else math.inf
 
     def request_stop(self) -> None:
         """Ask the trainer to finish its step, checkpoint and exit."""
@@ -145,6 +163,13 @@ class RunFolder:
         if self.is_alive():
             return "running"
         return "failed" if last else "new"
+
+    def state_from_afar(self) -> RunState | Literal["silent"]:
+        """The same for whoever only follows: whether a trainer on another host lives is told by what it writes."""
+        last = self._last_events()
+        if self.other_host is None or (last and last[-1]["event"] in _ENDS) or self.is_alive():
+            return self.state()
+        return "running" if self.silence_s() < _SILENT_S else "silent"
 
     def _process(self) -> dict[str, Any]:
         try:

@@ -1,4 +1,4 @@
-"""A small map of the tiles in the colours of their review states."""
+"""A small map of the tiles in the colours of their review states, or of anything else that is said of tiles."""
 
 from collections.abc import Mapping
 
@@ -9,21 +9,33 @@ from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_glacier.controllers.footprints import REVIEW_COLORS, Footprints
 
-_MARGIN_PX = 5
+_MARGIN_PX, _HEIGHT_PX = 5, 132
 
 
 class FootprintMap(QWidget):
-    """Boxes of tiles; a click on one tells which."""
+    """Boxes of tiles; a click on one tells which.
+
+    Parameters
+    ----------
+    colors : mapping of str to str
+        Of each state.
+    usual : str
+        The state of a tile of which nothing is said.
+    height_px : int
+    """
 
     clicked = QtSignal(str)
 
-    def __init__(self) -> None:
+    def __init__(
+        self, colors: Mapping[str, str] = REVIEW_COLORS, usual: str = "todo", height_px: int = _HEIGHT_PX
+    ) -> None:
         super().__init__()
+        self._colors, self._usual = colors, usual
         self._prints: Footprints | None = None
         self._states: Mapping[str, str] = {}
         self._shown: frozenset[str] = frozenset()
         self._chosen: str | None = None
-        self.setFixedHeight(132)
+        self.setFixedHeight(height_px)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
 
@@ -33,7 +45,7 @@ class FootprintMap(QWidget):
         self.update()
 
     def show_states(self, states: Mapping[str, str], shown: frozenset[str]) -> None:
-        """Show the review states; tiles that are not in the list are drawn faintly."""
+        """Show the states; tiles that are not in the list are drawn faintly."""
         self._states, self._shown = states, shown
         self.update()
 
@@ -56,7 +68,7 @@ class FootprintMap(QWidget):
             return
         painter = QPainter(self)
         scale, left, top = self._fit()
-        colors = {state: QColor(color) for state, color in REVIEW_COLORS.items()}
+        colors = {state: QColor(color) for state, color in self._colors.items()}
         framed: QRectF | None = None
         for tile_id, (x0, y0, x1, y1) in zip(self._prints.tile_ids, self._prints.boxes_N4.tolist(), strict=True):
             box = QRectF(left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale)
@@ -64,7 +76,7 @@ class FootprintMap(QWidget):
             gap = 0.5 if min(box.width(), box.height()) > 4 else 0.0
             box = QRectF(box.x() + gap, box.y() + gap, max(box.width() - 2 * gap, 1), max(box.height() - 2 * gap, 1))
             painter.setOpacity(1.0 if tile_id in self._shown else 0.25)
-            painter.fillRect(box, colors[self._states.get(tile_id, "todo")])
+            painter.fillRect(box, colors[self._states.get(tile_id, self._usual)])
             if tile_id == self._chosen:
                 framed = box
         if framed is not None:
@@ -83,7 +95,9 @@ class FootprintMap(QWidget):
         """The tooltip names the tile under the mouse."""
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
             tile_id = self._at(QPointF(event.pos()))
-            QToolTip.showText(event.globalPos(), f"{tile_id}: {self._states.get(tile_id, 'todo')}" if tile_id else "")
+            QToolTip.showText(
+                event.globalPos(), f"{tile_id}: {self._states.get(tile_id, self._usual)}" if tile_id else ""
+            )
             return True
         return bool(super().event(event))
 

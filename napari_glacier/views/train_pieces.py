@@ -30,6 +30,11 @@ class DeviceBox(QComboBox):
         gpus = [f"{name}: {what}" for name, what in found if name.startswith("cuda:")]
         self.setToolTip(f"Found: {', '.join(gpus) or 'no NVIDIA GPU'}. auto takes what is there.")
 
+    @property
+    def num_gpus(self) -> int:
+        """How many NVIDIA GPUs were found so far."""
+        return sum(self.itemText(number).startswith("cuda:") for number in range(self.count()))
+
     def stop(self) -> None:
         """Look no further."""
         self._task.cancel()

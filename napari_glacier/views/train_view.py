@@ -3,47 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QFontDatabase
-from qtpy.QtWidgets import (
-    QComboBox,
-    QDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QMessageBox,
-    QPlainTextEdit,
-    QPushButton,
-    QSizePolicy,
-    QSpinBox,
-    QToolButton,
-    QVBoxLayout,
-)
+from qtpy.QtWidgets import QDialog, QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout
 
 from napari_glacier.controllers.comparison import ComparisonController
 from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
-from napari_glacier.controllers.training_plans import (
-    TilesThatCount,
-    commands,
-    estimate,
-    tiles_that_count,
-)
+from napari_glacier.controllers.training_plans import commands
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.base import GlacierView, group, kept, settings
 from napari_glacier.views.commands_dialog import CommandsDialog
 from napari_glacier.views.compare_panel import ComparePanel
-from napari_glacier.views.curves import CurvesPlot
+from napari_glacier.views.run_panel import RunPanel
 from napari_glacier.views.shelf_dialog import ShelfDialog
-from napari_glacier.views.train_pieces import DeviceBox, folder_field
+from napari_glacier.views.train_form import TrainForm
 
 _POLL_MS = 500
 _LOOK_MS = 3000
-_TILES: tuple[tuple[TilesThatCount, str], ...] = (
-    ("all", "All with a mask"),
-    ("edited", "Edited or approved"),
-    ("approved", "Approved"),
-)
 
 
 class TrainView(GlacierView):
@@ -60,10 +36,18 @@ class TrainView(GlacierView):
         self._shown_state = ""
         self._shelf: ShelfDialog | None = None
 
-        self.body.addWidget(group("New run", self._make_form()))
-        self.body.addLayout(self._make_estimate())
+        self.form = TrainForm(self.controller)
+        self.form.output_changed.connect(self._on_output)
+        self.form.commands_asked.connect(self.show_commands)
+        self.form.split.clicked.connect(self._fly_to)
+        self.body.addWidget(self.form)
         self.body.addLayout(self._make_buttons())
-        self._run_box = group("Run", self._make_progress())
+        self.run_panel = RunPanel(self.controller, self.workspace.viewer)
+        self.run_panel.predict_asked.connect(self._predict)
+        self.run_panel.open_asked.connect(self.open_run)
+        panel = QVBoxLayout()
+        panel.addWidget(self.run_panel)
+        self._run_box = group("Run", panel)
         self.body.addWidget(self._run_box, 1)
         self.compare_panel = ComparePanel(ComparisonController(self.workspace), lambda: self.device)
         self.compare_panel.failed.connect(self.fail)
@@ -89,55 +73,13 @@ class TrainView(GlacierView):
         self.on_close(self.compare_panel.controller.close)
         self.on_close(self.compare_panel.stop)
         self.on_close(self._close_models)
-        self.every(_POLL_MS, self._poll)
+        self.every(_POLL_MS, self.run_panel.poll)
         self.every(_LOOK_MS, self._look_for_runs)
-        self.on_close(self._device.stop)
-        self._fill_starts()
+        self.on_close(self.form.device.stop)
+        self.on_close(self.form.split.stop)
         self._restore()
         self._on_session(self.workspace.session)
         self._show_progress()
-
-    def _make_form(self) -> QFormLayout:
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self._recipe = QComboBox()
-        self._recipe.addItems(self.controller.recipes())
-        self._recipe.currentTextChanged.connect(self._on_recipe)
-        form.addRow("Recipe", self._recipe)
-        self._recipe_note = hint("")
-        form.addRow(self._recipe_note)
-        self._data, data_row = folder_field(self, "Folder of tiles with masks")
-        form.addRow("Data", data_row)
-        self._output, output_row = folder_field(self, "Where the run folder goes")
-        form.addRow("Output", output_row)
-        self._tiles = QComboBox()
-        for key, title in _TILES:
-            self._tiles.addItem(title, key)
-        self._tiles.setToolTip("Which labelled tiles of the open dataset count, by their review states")
-        self._tiles.currentIndexChanged.connect(self._show_estimate)
-        form.addRow("Tiles", self._tiles)
-        self._output.editingFinished.connect(self._on_output)
-        self._epochs = QSpinBox()
-        self._epochs.setRange(1, 100_000)
-        self._epochs.valueChanged.connect(self._show_estimate)
-        form.addRow("Epochs", self._epochs)
-        self._start_from = QComboBox()
-        self._start_from.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self._start_from.setToolTip("Fresh weights, or those of a model that is there already")
-        form.addRow("Start from", self._start_from)
-        self._device = DeviceBox()
-        form.addRow("Device", self._device)
-        return form
-
-    def _make_estimate(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        self._estimate = hint("")
-        commands = QPushButton("Commands…")
-        commands.setToolTip("The same run for a terminal, several GPUs, or a cluster, to be copied")
-        commands.clicked.connect(self.show_commands)
-        row.addWidget(self._estimate, 1)
-        row.addWidget(commands, 0, Qt.AlignmentFlag.AlignTop)
-        return row
 
     def _make_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -146,7 +88,7 @@ class TrainView(GlacierView):
         self._start_button.clicked.connect(self._ask_and_start)
         self._stop_button = QPushButton("Stop")
         self._stop_button.setToolTip("Finish the step, write a checkpoint, end")
-        self._stop_button.clicked.connect(self.controller.stop)
+        self._stop_button.clicked.connect(lambda: self.tell(self.controller.stop()))
         self._resume_button = QPushButton("Resume")
         self._resume_button.setToolTip("Go on with the run below after its last finished epoch")
         self._resume_button.clicked.connect(lambda: self.attempt(self.controller.resume))
@@ -155,87 +97,35 @@ class TrainView(GlacierView):
         row.addWidget(self._stop_button, 1)
         return row
 
-    def _make_progress(self) -> QVBoxLayout:
-        layout = QVBoxLayout()
-        self._runs = QComboBox()
-        self._runs.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self._runs.setToolTip("Runs in the output folder")
-        self._runs.activated.connect(self._choose_run)
-        layout.addWidget(self._runs)
-        self._status = hint("")
-        # Room to spare belongs to the curves.
-        self._status.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        layout.addWidget(self._status)
-        self._plot = CurvesPlot(self.workspace.viewer)
-        layout.addWidget(self._plot, 2)
-        self._log_toggle = QToolButton()
-        self._log_toggle.setText("Log")
-        self._log_toggle.setCheckable(True)
-        self._log_toggle.setAutoRaise(True)
-        self._log_toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._log_toggle.setArrowType(Qt.ArrowType.RightArrow)
-        self._log_toggle.toggled.connect(self._show_log)
-        self._predict_button = QPushButton("Predict with this model")
-        self._predict_button.clicked.connect(self._predict)
-        row = QHBoxLayout()
-        row.addWidget(self._log_toggle)
-        row.addStretch(1)
-        row.addWidget(self._predict_button)
-        layout.addLayout(row)
-        self._log = QPlainTextEdit()
-        self._log.setReadOnly(True)
-        self._log.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
-        self._log.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
-        self._log.setMinimumHeight(110)
-        self._log.setVisible(False)
-        layout.addWidget(self._log, 1)
-        return layout
-
     # -- what a person does
 
     def plan(self) -> Plan:
         """What the form says."""
-        source = self._start_from.currentData()
-        return Plan(
-            recipe=self._recipe.currentText(),
-            data=Path(self._data.text()).expanduser(),
-            output=Path(self._output.text()).expanduser(),
-            epochs=self._epochs.value(),
-            init_from=str(source) if source is not None else None,
-            device=self.device,
-            tiles=tiles_that_count(self._session_of_data, self._tiles.currentData()),
-        )
-
-    @property
-    def _session_of_data(self) -> Any:
-        """The open dataset, where it is the one to train on: its journal knows the review states."""
-        session = self.workspace.session
-        data = Path(self._data.text()).expanduser()
-        return session if session is not None and data.is_relative_to(session.root) else None
+        return self.form.plan()
 
     def fill(self, *, recipe: str | None = None, epochs: int | None = None, device: str | None = None) -> None:
         """Set choices of the form."""
         if recipe is not None:
-            self._recipe.setCurrentText(recipe)
+            self.form.recipe.setCurrentText(recipe)
         if epochs is not None:
-            self._epochs.setValue(epochs)
+            self.form.epochs.setValue(epochs)
         if device is not None:
-            self._device.setCurrentText(device)
+            self.form.device.setCurrentText(device)
 
     def start(self) -> RunFolder | None:
         """Start the run that the form describes."""
         self.tell("")
         run: RunFolder | None = self.attempt(lambda: self.controller.start(self.plan()))
         if run is not None:
-            settings().setValue("train/recipe", self._recipe.currentText())
-            settings().setValue("train/device", self._device.currentText())
+            settings().setValue("train/recipe", self.form.recipe.currentText())
+            settings().setValue("train/device", self.form.device.currentText())
             self._fill_runs()
         return run
 
     def _ask_and_start(self) -> None:
         waiting = self.controller.unsaved
         session = self.workspace.session
-        if waiting and session is not None and Path(self._data.text()) == session.root:
+        if waiting and session is not None and Path(self.form.data.text()) == session.root:
             tiles = "1 tile has" if waiting == 1 else f"{waiting} tiles have"
             answer = QMessageBox.question(
                 self,
@@ -291,35 +181,34 @@ class TrainView(GlacierView):
     @property
     def device(self) -> str:
         """Where models run, as the form says."""
-        return self._device.currentText().strip() or "auto"
+        return self.form.device.currentText().strip() or "auto"
 
-    def _choose_run(self, number: int) -> None:
-        self.controller.follow(self._runs.itemData(number))
+    def open_run(self, path: Path) -> None:
+        """Follow a run in any folder."""
+        self.tell("")
+        self.attempt(lambda: self.controller.open_run(path))
+
+    def _fly_to(self, tile_id: str) -> None:
+        """A click on the map of the split flies to the tile, where it is of the open dataset."""
+        session = self.workspace.session
+        if session is not None and tile_id in session.tile_ids:
+            number, place = session.find(tile_id)
+            if session.stacked or number == session.scene_number:
+                self.workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width, plane=number)
 
     # -- showing
 
-    def _poll(self) -> None:
-        if self.controller.poll() or (self.controller.active and self._log.isVisible()):
-            self._show_log(self._log_toggle.isChecked())
-
     def _look_for_runs(self) -> None:
         """A run that was begun in a terminal appears, too."""
-        output = Path(self._output.text()).expanduser() if self._output.text() else None
-        shown = [self._runs.itemData(k).path for k in range(self._runs.count())]
-        if self.controller.look_for_runs(output, shown):
+        output = self.form.output_folder
+        known = [run.path for run in self.run_panel.listed if run.path.parent == output]
+        if self.controller.look_for_runs(output, known):
             self._fill_runs()
-            self._show_estimate()
-
-    def _show_estimate(self) -> None:
-        output = Path(self._output.text()).expanduser() if self._output.text() else None
-        plan = Plan(self._recipe.currentText(), Path(), Path(), epochs=self._epochs.value())
-        self._estimate.setText(estimate(plan, self.controller.runs(output)))
+            self.form.show_estimate()
 
     def _on_session(self, session: Any) -> None:
-        if session is not None:
-            self._data.setText(str(self.controller.default_data))
-            self._output.setText(str(self.controller.default_output))
-        self._fill_starts()
+        self.form.fill_folders()
+        self.form.fill_starts()
         self.compare_panel.stop()
         self.compare_panel.fill_models()
         self.compare_panel.refresh()
@@ -327,26 +216,13 @@ class TrainView(GlacierView):
         self._on_output()
 
     def _on_output(self) -> None:
-        output = Path(self._output.text()).expanduser() if self._output.text() else None
         if not self.controller.active:
-            self.controller.reattach(output)
+            self.controller.reattach(self.form.output_folder)
         self._fill_runs()
-        self._show_estimate()
-
-    def _on_recipe(self, name: str) -> None:
-        if not name:
-            self._recipe_note.setText("No recipes are installed; reinstall napari-glacier.")
-            return
-        self._recipe_note.setText(self.controller.recipe_note(name))
-        self._recipe_note.setVisible(bool(self._recipe_note.text()))
-        epochs = self.attempt(lambda: self.controller.recipe_epochs(name))
-        if epochs is not None:
-            self._epochs.setValue(epochs)
-        self._show_estimate()
-        self._start_from.setCurrentIndex(max(0, self._start_from.findData(self.controller.recipe_start(name))))
+        self.form.show_estimate()
 
     def _on_models(self) -> None:
-        self._fill_starts()
+        self.form.fill_starts()
         self.compare_panel.fill_models()
         self.compare_panel.refresh()
 
@@ -355,59 +231,26 @@ class TrainView(GlacierView):
         self._show_progress()
 
     def _fill_runs(self) -> None:
-        output = Path(self._output.text()).expanduser() if self._output.text() else None
-        runs = self.controller.runs(output)
-        followed = self.controller.run
-        self._runs.clear()
-        for run in runs:
-            self._runs.addItem(run.path.name, run)
-            if followed is not None and run.path == followed.path:
-                self._runs.setCurrentIndex(self._runs.count() - 1)
-        self._run_box.setVisible(bool(runs) or followed is not None)
-
-    def _fill_starts(self) -> None:
-        chosen = self._start_from.currentText()
-        self._start_from.clear()
-        self._start_from.addItem("fresh weights", None)
-        for title, source in self.controller.starts():
-            self._start_from.addItem(title, source)
-        self._start_from.setCurrentIndex(max(0, self._start_from.findText(chosen)))
+        self._run_box.setVisible(self.run_panel.fill_runs(self.form.output_folder))
 
     def _show_progress(self) -> None:
         controller = self.controller
-        self._status.setText(controller.status)
-        self._plot.setVisible(controller.active or bool(controller.curves.epochs))
-        self._plot.show_curves(controller.curves)
+        self.run_panel.show_progress()
         self._stop_button.setEnabled(controller.state in {"starting", "running"})
         self._start_button.setEnabled(not controller.active)
         self._resume_button.setVisible(controller.resumable)
-        self._predict_button.setEnabled(controller.checkpoint is not None)
         if controller.state != self._shown_state:
             # A run that ended has a model to compare, and a new one will have.
             self._shown_state = controller.state
-            self._show_estimate()
+            self.form.show_estimate()
             self.compare_panel.fill_models()
             if controller.checkpoint is not None:
                 self.compare_panel.choose(challenger=controller.checkpoint)
-        if controller.state == "failed" and not self._log_toggle.isChecked():
-            # The log is where the reason stands.
-            self._log_toggle.setChecked(True)
-
-    def _show_log(self, shown: bool) -> None:
-        self._log_toggle.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
-        self._log.setVisible(shown)
-        if not shown:
-            return
-        text = self.controller.log_tail()
-        if text != self._log.toPlainText():
-            self._log.setPlainText(text)
-            bar = self._log.verticalScrollBar()
-            bar.setValue(bar.maximum())
 
     def _on_theme(self, event: Any = None) -> None:
-        self._plot.show_curves(self.controller.curves)
+        self.run_panel.draw()
 
     def _restore(self) -> None:
-        self._recipe.setCurrentText(kept("train/recipe", self._recipe.currentText()))
-        self._device.setCurrentText(kept("train/device", "auto"))
-        self._on_recipe(self._recipe.currentText())
+        self.form.recipe.setCurrentText(kept("train/recipe", self.form.recipe.currentText()))
+        self.form.device.setCurrentText(kept("train/device", "auto"))
+        self.form.show_recipe(self.form.recipe.currentText())

@@ -6,7 +6,8 @@ import shlex
 import pytest
 
 from napari_glacier.controllers.training import TrainingController
-from napari_glacier.controllers.training_plans import Plan, commands, devices_found, estimate, tiles_that_count
+from napari_glacier.controllers.training_estimates import estimate
+from napari_glacier.controllers.training_plans import Plan, commands, devices_found, tiles_that_count
 from napari_glacier.core.config_files import load_config
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.runfiles import RunFolder

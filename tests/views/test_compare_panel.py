@@ -119,7 +119,7 @@ def test_the_form_knows_review_states_and_gives_commands(viewer, qtbot, root):
     _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")
     session = workspace_of(viewer).session
     view.fill(recipe="smoke", epochs=3)
-    view._tiles.setCurrentIndex(2)
+    view.form.tiles.setCurrentIndex(2)
     assert view.show_commands() is None
     assert "are approved, and 2 are needed" in view.notice
     for tile_id in session.tile_ids[:3]:
@@ -134,4 +134,4 @@ def test_the_form_knows_review_states_and_gives_commands(viewer, qtbot, root):
     started.config_path.write_text("{}")
     started.write_process()
     qtbot.waitUntil(lambda: view.controller.run.path == started.path, timeout=10_000)
-    assert view._runs.currentText() == started.path.name
+    assert view.run_panel.runs.currentText() == started.path.name

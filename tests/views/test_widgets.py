@@ -201,11 +201,11 @@ def test_train_widget_fills_in_the_open_dataset_and_validates(viewer, qtbot, mak
     root = make_dataset()
     viewer.open(str(root), plugin="napari-glacier")
 
-    qtbot.waitUntil(lambda: view._data.text() == str(root))
-    assert view._output.text() == str(root / "runs")
+    qtbot.waitUntil(lambda: view.form.data.text() == str(root))
+    assert view.form.output.text() == str(root / "runs")
     view.fill(recipe="smoke", epochs=3)
     assert view.plan().epochs == 3
-    view._data.setText(str(tmp_path / "nowhere"))
+    view.form.data.setText(str(tmp_path / "nowhere"))
     assert view.start() is None
     assert "does not exist" in view.notice
 

@@ -15,6 +15,7 @@ from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.runfiles import RunFolder
 
 _METADATA_KEY = "napari_glacier"
+_ENSEMBLE_FILE = "ensemble.yaml"
 _MAX_HEADER = 100_000_000
 IMPORTED = "imported"
 
@@ -85,12 +86,8 @@ def read_card_facts(path: Path) -> Card:
     CheckpointError
         If it is no checkpoint of this program.
     """
+    values = _header(path)
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER:
-                raise ValueError("no header")
-            values: Mapping[str, Any] = json.loads(json.loads(file.read(length))["__metadata__"][_METADATA_KEY])
         arguments, scheme = values.get("arguments") or {}, values.get("scheme") or {}
         mcc = (values.get("metrics") or {}).get("val_mcc")
         return Card(
@@ -107,10 +104,51 @@ def read_card_facts(path: Path) -> Card:
             num_seen=len(values.get("seen_tiles") or ()),
             size_mb=path.stat().st_size / 1e6,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise CheckpointError(
-            f"{path} is no checkpoint of napari-glacier. Import it, or choose another file."
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_checkpoint(path) from error
+
+
+def first_member(model: Path) -> Path:
+    """The checkpoint that training starts from, of a checkpoint, a run folder or an ensemble.
+
+    Raises
+    ------
+    CheckpointError
+        If an ensemble file cannot be read.
+    """
+    if model.is_file() and model.name != _ENSEMBLE_FILE:
+        return model
+    return _checkpoints(model if model.is_dir() else model.parent)[0][0]
+
+
+def learnt_tiles(checkpoint: Path) -> frozenset[str]:
+    """Fingerprints of the tiles that a model has learnt from; empty where that is not known.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no checkpoint of this program.
+    """
+    return frozenset(map(str, _header(checkpoint).get("seen_tiles") or ()))
+
+
+def _header(path: Path) -> Mapping[str, Any]:
+    """What stands in a checkpoint's header, without its weights."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError("no header")
+            values = json.loads(json.loads(file.read(length))["__metadata__"][_METADATA_KEY])
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise _no_checkpoint(path) from error
+    if not isinstance(values, dict):
+        raise _no_checkpoint(path)
+    return values
+
+
+def _no_checkpoint(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is no checkpoint of napari-glacier. Import it, or choose another file.")
 
 
 def find_models(root: Path | None, bundled: Path | None) -> list[ShelfModel]:
@@ -156,7 +194,7 @@ def _model(title: str, kind: Kind, source: Path | None, folder: Path) -> ShelfMo
 
 
 def _checkpoints(folder: Path) -> list[tuple[Path, float]]:
-    file = folder / "ensemble.yaml"
+    file = folder / _ENSEMBLE_FILE
     if not file.is_file():
         return [(folder / "best.safetensors", 1.0)]
     try:

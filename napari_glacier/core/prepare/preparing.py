@@ -9,6 +9,7 @@ from typing import Any
 
 from napari_glacier.core.errors import DataError, SaveError
 from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.raster.archives import file_of
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window
 
@@ -73,8 +74,8 @@ def _drop_half_written(out: Path) -> None:
 
 
 def signature(path: Path) -> list[int]:
-    """By which a changed file is noticed: size and time of its last change, as JSON keeps them."""
-    stat = path.stat()
+    """By which a changed file (of a member: its archive) is noticed: size and time of its last change."""
+    stat = file_of(path).stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 

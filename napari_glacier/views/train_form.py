@@ -1,0 +1,163 @@
+"""The form of a new run: what is asked, what becomes of the tiles, and what the run will want."""
+
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QSpinBox, QVBoxLayout, QWidget
+
+from napari_glacier.controllers.split_map import PlannedSplit
+from napari_glacier.controllers.training import TrainingController
+from napari_glacier.controllers.training_plans import Plan, TilesThatCount, tiles_that_count
+from napari_glacier.views.base import group, hint
+from napari_glacier.views.split_panel import SplitPanel
+from napari_glacier.views.train_pieces import DeviceBox, folder_field
+
+_TILES: tuple[tuple[TilesThatCount, str], ...] = (
+    ("all", "All with a mask"),
+    ("edited", "Edited or approved"),
+    ("approved", "Approved"),
+)
+
+
+class TrainForm(QWidget):
+    """Recipe, data, output, tiles, epochs, start and device of a run.
+
+    Parameters
+    ----------
+    controller : TrainingController
+    """
+
+    output_changed = QtSignal()
+    commands_asked = QtSignal()
+
+    def __init__(self, controller: TrainingController) -> None:
+        super().__init__()
+        self._controller = controller
+        self._split: PlannedSplit | None = None
+        self.recipe, self.tiles, self.start_from = QComboBox(), QComboBox(), QComboBox()
+        self.epochs, self.device = QSpinBox(), DeviceBox()
+        self._recipe_note, self._estimate = hint(""), hint("")
+        self.split = SplitPanel(lambda: controller.split_of(self.plan()) if self.data.text() else None)
+        self.split.found.connect(self._on_split)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(group("New run", self._make_fields()))
+        layout.addLayout(self._make_estimate())
+        self.fill_starts()
+
+    def _make_fields(self) -> QFormLayout:
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.recipe.addItems(self._controller.recipes())
+        self.recipe.currentTextChanged.connect(self.show_recipe)
+        form.addRow("Recipe", self.recipe)
+        form.addRow(self._recipe_note)
+        self.data, data_row = folder_field(self, "Folder of tiles with masks")
+        self.data.editingFinished.connect(self._look_again)
+        form.addRow("Data", data_row)
+        self.output, output_row = folder_field(self, "Where the run folder goes")
+        self.output.editingFinished.connect(self.output_changed)
+        form.addRow("Output", output_row)
+        for key, title in _TILES:
+            self.tiles.addItem(title, key)
+        self.tiles.setToolTip("Which labelled tiles of the open dataset count, by their review states")
+        self.tiles.currentIndexChanged.connect(self._look_again)
+        form.addRow("Tiles", self.tiles)
+        form.addRow(self.split)
+        self.epochs.setRange(1, 100_000)
+        self.epochs.valueChanged.connect(self.show_estimate)
+        form.addRow("Epochs", self.epochs)
+        self.start_from.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.start_from.setToolTip("Fresh weights, or those of a model that is there already")
+        self.start_from.currentIndexChanged.connect(self._look_again)
+        form.addRow("Start from", self.start_from)
+        self.device.currentTextChanged.connect(self.show_estimate)
+        form.addRow("Device", self.device)
+        return form
+
+    def _make_estimate(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        commands = QPushButton("Commands…")
+        commands.setToolTip(
+            "The same run for a terminal, several GPUs, or a cluster, and how to follow it; to be copied"
+        )
+        commands.clicked.connect(self.commands_asked)
+        row.addWidget(self._estimate, 1)
+        row.addWidget(commands, 0, Qt.AlignmentFlag.AlignTop)
+        return row
+
+    def plan(self) -> Plan:
+        """What the form says.
+
+        Raises
+        ------
+        DataError
+            If too few tiles are of the review states asked for.
+        """
+        source = self.start_from.currentData()
+        return Plan(
+            recipe=self.recipe.currentText(),
+            data=Path(self.data.text()).expanduser(),
+            output=self.output_folder or Path(),
+            epochs=self.epochs.value(),
+            init_from=str(source) if source is not None else None,
+            device=self.device.currentText().strip() or "auto",
+            tiles=tiles_that_count(self._controller.session_of(Path(self.data.text())), self.tiles.currentData()),
+        )
+
+    @property
+    def output_folder(self) -> Path | None:
+        """Where runs go; None where nothing is filled in."""
+        return Path(self.output.text()).expanduser() if self.output.text() else None
+
+    def fill_folders(self) -> None:
+        """Take the open dataset's folders, and look at its tiles."""
+        if self._controller.default_data is not None:
+            self.data.setText(str(self._controller.default_data))
+            self.output.setText(str(self._controller.default_output))
+        self._look_again()
+
+    def fill_starts(self) -> None:
+        """List the models that a run can start from."""
+        chosen = self.start_from.currentText()
+        self.start_from.blockSignals(True)
+        self.start_from.clear()
+        self.start_from.addItem("fresh weights", None)
+        for title, source in self._controller.starts():
+            self.start_from.addItem(title, source)
+        self.start_from.setCurrentIndex(max(0, self.start_from.findText(chosen)))
+        self.start_from.blockSignals(False)
+
+    def show_recipe(self, name: str) -> None:
+        """Say what a recipe is for, and take its epochs and its start."""
+        if not name:
+            self._recipe_note.setText("No recipes are installed; reinstall napari-glacier.")
+            return
+        self._recipe_note.setText(self._controller.recipe_note(name))
+        self._recipe_note.setVisible(bool(self._recipe_note.text()))
+        self.epochs.setValue(self._controller.recipe_epochs(name))
+        self.start_from.setCurrentIndex(max(0, self.start_from.findData(self._controller.recipe_start(name))))
+        self._look_again()
+
+    def show_estimate(self, *_: Any) -> None:
+        """Say how long the run may take and how much memory it may want."""
+        plan = Plan(
+            self.recipe.currentText(),
+            Path(self.data.text()).expanduser(),
+            Path(),
+            epochs=self.epochs.value(),
+            init_from=self.start_from.currentData(),
+            device=self.device.currentText().strip() or "auto",
+        )
+        tiles = self._split.of("learns") if self._split is not None else ()
+        self._estimate.setText(self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus))
+
+    def _look_again(self, *_: Any) -> None:
+        self.split.later()
+        self.show_estimate()
+
+    def _on_split(self, split: PlannedSplit | None) -> None:
+        self._split = split
+        self.show_estimate()
