@@ -10,6 +10,7 @@ from napari_glacier.controllers.attention import AttentionController
 from napari_glacier.controllers.history import HistoryController
 from napari_glacier.controllers.pointer import Pointer
 from napari_glacier.controllers.review import ReviewController
+from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, forget_history
@@ -53,6 +54,8 @@ class CorrectionController:
         What was drawn, and taking it out again.
     adapting : AdaptController
         Models that learn from the corrections at once.
+    seeing : SeeingController
+        Two pictures of one place, compared by eye.
     pointer : Pointer
         Mouse and keys of the tools.
 
@@ -74,6 +77,7 @@ class CorrectionController:
         self.review = ReviewController(workspace)
         self.history = HistoryController(workspace)
         self.adapting = AdaptController(workspace)
+        self.seeing = SeeingController(workspace)
         self.pointer = Pointer(
             self.tools,
             {
@@ -84,7 +88,10 @@ class CorrectionController:
                 "accept region": self.attention.accept,
                 "fixed": self.attention.fixed,
                 "skip": self.attention.skip,
+                "swipe": lambda: self.seeing.toggle(SWIPE),
+                "side by side": lambda: self.seeing.toggle(SIDE_BY_SIDE),
             },
+            held={"flicker": self.seeing.flip},
         )
         # Strokes that took others back by the journal; undoing them is the redo.
         self._undone: list[int] = []
@@ -283,6 +290,7 @@ class CorrectionController:
     def close(self) -> None:
         """Disconnect from the workspace and its layer."""
         self.pointer.close()
+        self.seeing.close()
         self.review.close()
         self.adapting.close()
         self.attention.close()

@@ -89,5 +89,8 @@ COMMANDS = {
     "next tile": (".", "Go to the next tile to review"),
     "previous tile": (",", "Go to the previous tile to review"),
     "approve tile": ("Shift-Y", "Approve this tile"),
+    "swipe": ("K", "Divider between two pictures"),
+    "side by side": ("O", "Two pictures side by side"),
+    "flicker": ("T", "The other picture; held: as long"),
 }
 DEFAULT_KEYS = {**{tool.name: tool.key for tool in TOOLS}, **{name: key for name, (key, _) in COMMANDS.items()}}
