@@ -1,14 +1,18 @@
 """Correcting labels: classes, tools, locks, undo, saving, review states. No Qt."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from psygnal import Signal
 
 from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.attention import AttentionController
+from napari_glacier.controllers.disagreement import DisagreementController
 from napari_glacier.controllers.history import HistoryController
 from napari_glacier.controllers.pointer import Pointer
+from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
@@ -48,6 +52,8 @@ class CorrectionController:
         Tools beside napari's own.
     attention : AttentionController
         What to look at next.
+    disagreement : DisagreementController
+        What somebody else sees otherwise.
     review : ReviewController
         States of the tiles, and the walk from one to the next.
     history : HistoryController
@@ -74,6 +80,7 @@ class CorrectionController:
         self._session: Any = None
         self.tools = ToolController(workspace)
         self.attention = AttentionController(workspace, self.tools)
+        self.disagreement = DisagreementController(workspace, self.tools)
         self.review = ReviewController(workspace)
         self.history = HistoryController(workspace)
         self.adapting = AdaptController(workspace)
@@ -84,10 +91,10 @@ class CorrectionController:
                 "next tile": self.review.next,
                 "previous tile": self.review.previous,
                 "approve tile": self.review.approve,
-                "next": self.attention.next,
-                "accept region": self.attention.accept,
-                "fixed": self.attention.fixed,
-                "skip": self.attention.skip,
+                "next": partial(self.go, "next"),
+                "accept region": partial(self.go, "accept region"),
+                "fixed": partial(self.go, "fixed"),
+                "skip": partial(self.go, "skip"),
                 "swipe": lambda: self.seeing.toggle(SWIPE),
                 "side by side": lambda: self.seeing.toggle(SIDE_BY_SIDE),
             },
@@ -99,6 +106,22 @@ class CorrectionController:
         workspace.layers_changed.connect(self._follow_layer)
         workspace.painted.connect(self._undone.clear)
         self._on_session(workspace.session)
+
+    @property
+    def walk(self) -> RegionWalk:
+        """Through which regions the keys lead: differing ones while one compares, else uncertain ones."""
+        return self.attention if self.disagreement.source is None else self.disagreement
+
+    def go(self, what: str) -> None:
+        """Do with the region on screen, as `walk` has it: next, accept region, fixed, skip."""
+        walk = self.walk
+        acts: dict[str, Callable[[], object]] = {
+            "next": walk.next,
+            "accept region": walk.accept,
+            "fixed": walk.fixed,
+            "skip": walk.skip,
+        }
+        acts[what]()
 
     @property
     def writable(self) -> bool:
@@ -294,6 +317,7 @@ class CorrectionController:
         self.review.close()
         self.adapting.close()
         self.attention.close()
+        self.disagreement.close()
         self.tools.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)

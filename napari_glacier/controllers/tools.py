@@ -236,6 +236,11 @@ class ToolController:
         self._desk.need_writable()
         return self._regions.accept(area, whatever=True)
 
+    def write_area(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8]) -> int:
+        """Give an area other classes as one stroke, and say so; gives the number of pixels that changed."""
+        self._desk.need_writable()
+        return self._desk.write(tool, area, index_HW)
+
     def snap_last_stroke(self) -> int:
         """Snap the outline of what was drawn last to the strongest edge within reach.
 

@@ -106,6 +106,7 @@ class CorrectView(GlacierView):
         self.listen(self.controller.tools.probed, self._tool_panel.show_pixel)
         self.listen(self.controller.seeing.changed, self._seeing_panel.refresh)
         self.listen(self.controller.attention.changed, self._next_panel.refresh)
+        self.listen(self.controller.disagreement.changed, self._next_panel.refresh)
         self.listen(self.controller.review.changed, self._show_tile)
         self.listen(self.controller.adapting.changed, self._adapt_panel.refresh)
         self.listen(self.workspace.models_changed, self._adapt_panel.refresh)

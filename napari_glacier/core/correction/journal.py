@@ -15,6 +15,7 @@ from napari_glacier.core.correction.journal_file import SCHEMA_VERSION, JournalF
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
 from napari_glacier.core.correction.reviews import EDITED, IN_PROGRESS, REVIEW_STATES, TODO, ReviewEvent, ReviewLog
 from napari_glacier.core.correction.seen import SeenAreas
+from napari_glacier.core.correction.settled import SettledAreas
 from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack
 from napari_glacier.core.errors import JournalError
 
@@ -56,6 +57,8 @@ class Journal:
         Written with each stroke.
     seen : SeenAreas
         Areas that were looked at and found right.
+    settled : SettledAreas
+        What of a second opinion was turned down.
     reviews : ReviewLog
         What was said of the tiles.
     """
@@ -65,6 +68,7 @@ class Journal:
         self.author = author
         self.path = file.path
         self.seen = SeenAreas(file)
+        self.settled = SettledAreas(file)
         self.reviews = ReviewLog(file)
         self.read_only = file.read_only
         self.holder = file.holder
@@ -246,6 +250,10 @@ class Journal:
             found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)
         return list(found.values())
 
+    def authors(self) -> list[str]:
+        """Who drew strokes, in the order of their first ones."""
+        return [name for (name,) in self._file.read("SELECT author FROM stroke GROUP BY author ORDER BY MIN(id)")]
+
     def review(self, tile_id: str) -> str:
         """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""
         return str(self._tile_field("review", tile_id) or REVIEW_STATES[0])
@@ -375,6 +383,9 @@ class Journal:
         looked_at = other.seen.all()
         if looked_at:
             self.seen.add(looked_at, self.author)
+        settled = other.settled.all()
+        if settled:
+            self.settled.add(settled, self.author)
         said = other.reviews.all()
         if said:
             self.reviews.add(said, set_state=False)
