@@ -249,10 +249,11 @@ class DisagreementController(RegionWalk):
         viewer = self.workspace.viewer
         active = viewer.layers.selection.active
         colors: dict[int | None, Any] = {UNSAID: "transparent", None: "transparent"}
+        colors |= dict(enumerate(session.scheme.colors))
         layer = viewer.add_labels(
             found.other,
             name=LAYER,
-            colormap=DirectLabelColormap(color_dict={**colors, **dict(enumerate(session.scheme.colors))}),
+            colormap=DirectLabelColormap(color_dict=colors),
             opacity=_OPACITY,
             metadata={KEY: {"session": session, "role": ROLE}},
             **world_placement(None if session.stacked else session.georef(), found.other.ndim),

@@ -22,7 +22,7 @@ def test_a_folder_is_chosen_shown_walked_through_and_left(viewer, qtbot, make_da
     for place in session.scenes[0].placements:
         write_mask(tmp_path / "ben" / f"{place.tile.id}.tif", theirs[place.slices], session.scheme, place.tile.georef)
 
-    assert [panel._source.itemText(k) for k in range(panel._source.count())][0] == "Uncertain regions"
+    assert next(panel._source.itemText(k) for k in range(panel._source.count())) == "Uncertain regions"
     asked = []
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: asked.append(1) or str(tmp_path / "ben"))
     panel._source.activated.emit(panel._source.count() - 1)

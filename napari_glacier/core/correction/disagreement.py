@@ -177,8 +177,8 @@ def _patches(folder: Path, dataset: Dataset) -> Opinions:
                 np.copyto(part_HW, after_HW, where=after_HW != UNCHANGED)
             except (KeyError, ValueError, IndexError) as error:
                 raise DataError(
-                    f"{row.get('file')} of {folder} does not fit tile {tile.id} ({tile.height} x {tile.width}). Export the "
-                    "corrections of these tiles again."
+                    f"{row.get('file')} of {folder} does not fit tile {tile.id} ({tile.height} x {tile.width}). Export "
+                    "the corrections of these tiles again."
                 ) from error
         return said_HW
 

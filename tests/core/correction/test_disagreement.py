@@ -15,7 +15,7 @@ from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.raster import write_mask
 
 
-def _stroke(number, author, before_HW, after_HW, tool="paint", group=None):
+def _stroke(number, author, before_HW, after_HW, *, tool="paint", group=None):
     patch = Patch("t", 2, 3, before_HW.copy(), after_HW.copy())
     return Stroke(number, group or f"g{number}", tool, author, "2026-01-01T10:00:00+00:00", None, (patch,))
 
@@ -53,16 +53,20 @@ def test_of_what_was_drawn_by_several_the_last_that_is_not_so_differs():
 def test_what_was_taken_back_or_accepted_as_a_whole_is_no_word():
     zero, one, two = (np.full((2, 2), k, np.uint8) for k in range(3))
     drawn = _stroke(1, "anna", zero, one, group="a")
-    word = words([drawn, _stroke(2, "anna", one, zero, "undo", "a")], "t", (4, 5))["anna"]
+    word = words([drawn, _stroke(2, "anna", one, zero, tool="undo", group="a")], "t", (4, 5))["anna"]
     assert (word == UNSAID).all()
-    word = words([drawn, _stroke(2, "anna", one, two, "accept")], "t", (4, 5))["anna"]
+    word = words([drawn, _stroke(2, "anna", one, two, tool="accept")], "t", (4, 5))["anna"]
     assert (word == UNSAID).all()
     # Somebody else took it back: both have spoken.
-    both = words([drawn, _stroke(2, "ben", one, zero, "undo", "a")], "t", (4, 5))
+    both = words([drawn, _stroke(2, "ben", one, zero, tool="undo", group="a")], "t", (4, 5))
     assert (both["anna"][2:, 3:] == 1).all()
     assert (both["ben"][2:, 3:] == 0).all()
     # Drawn again after being taken back.
-    again = [drawn, _stroke(2, "anna", one, zero, "undo", "a"), _stroke(3, "anna", zero, one, "redo", "a")]
+    again = [
+        drawn,
+        _stroke(2, "anna", one, zero, tool="undo", group="a"),
+        _stroke(3, "anna", zero, one, tool="redo", group="a"),
+    ]
     assert (words(again, "t", (4, 5))["anna"][2:, 3:] == 1).all()
 
 
