@@ -102,6 +102,7 @@ class CorrectionController:
         )
         # Strokes that took others back by the journal; undoing them is the redo.
         self._undone: list[int] = []
+        self._drew_with = ""
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
         workspace.painted.connect(self._undone.clear)
@@ -172,6 +173,8 @@ class CorrectionController:
         layer = self._need_layer()
         self.workspace.viewer.layers.selection.active = layer
         self.tools.select("")
+        if tool != str(layer.mode):
+            self.tools.told.emit("")
         layer.mode = tool
 
     def set_brush(self, diameter_px: int) -> None:
@@ -404,6 +407,10 @@ class CorrectionController:
         tool = str(event.mode)
         if tool in TOOLS and self._layer is not None:
             self._layer.data.tool = tool
+            # Emptying napari's undo history puts the tool down for a moment: no other one was taken.
+            if tool not in (self._drew_with, "pan_zoom"):
+                self._drew_with = tool
+                self.tools.told.emit("")
         self.changed.emit()
 
     def _on_changed(self, event: Any) -> None:

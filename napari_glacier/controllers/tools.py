@@ -95,7 +95,10 @@ class ToolController:
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
         before, self.tool = self.tool, tool
-        if not self.drop() and tool != before:
+        dropped = self.drop()
+        if tool != before and not dropped:
+            # What the tool before said is of no use to the next one.
+            self.told.emit("")
             self.changed.emit()
 
     def set_strength(self, strength: int) -> None:
