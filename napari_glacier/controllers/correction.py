@@ -1,15 +1,20 @@
 """Correcting labels: classes, tools, locks, undo, saving, review states. No Qt."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from psygnal import Signal
 
 from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.attention import AttentionController
+from napari_glacier.controllers.disagreement import DisagreementController
 from napari_glacier.controllers.history import HistoryController
 from napari_glacier.controllers.pointer import Pointer
+from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.review import ReviewController
+from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, forget_history
@@ -47,12 +52,16 @@ class CorrectionController:
         Tools beside napari's own.
     attention : AttentionController
         What to look at next.
+    disagreement : DisagreementController
+        What somebody else sees otherwise.
     review : ReviewController
         States of the tiles, and the walk from one to the next.
     history : HistoryController
         What was drawn, and taking it out again.
     adapting : AdaptController
         Models that learn from the corrections at once.
+    seeing : SeeingController
+        Two pictures of one place, compared by eye.
     pointer : Pointer
         Mouse and keys of the tools.
 
@@ -71,27 +80,49 @@ class CorrectionController:
         self._session: Any = None
         self.tools = ToolController(workspace)
         self.attention = AttentionController(workspace, self.tools)
+        self.disagreement = DisagreementController(workspace, self.tools)
         self.review = ReviewController(workspace)
         self.history = HistoryController(workspace)
         self.adapting = AdaptController(workspace)
+        self.seeing = SeeingController(workspace)
         self.pointer = Pointer(
             self.tools,
             {
                 "next tile": self.review.next,
                 "previous tile": self.review.previous,
                 "approve tile": self.review.approve,
-                "next": self.attention.next,
-                "accept region": self.attention.accept,
-                "fixed": self.attention.fixed,
-                "skip": self.attention.skip,
+                "next": partial(self.go, "next"),
+                "accept region": partial(self.go, "accept region"),
+                "fixed": partial(self.go, "fixed"),
+                "skip": partial(self.go, "skip"),
+                "swipe": lambda: self.seeing.toggle(SWIPE),
+                "side by side": lambda: self.seeing.toggle(SIDE_BY_SIDE),
             },
+            held={"flicker": self.seeing.flip},
         )
         # Strokes that took others back by the journal; undoing them is the redo.
         self._undone: list[int] = []
+        self._drew_with = ""
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
         workspace.painted.connect(self._undone.clear)
         self._on_session(workspace.session)
+
+    @property
+    def walk(self) -> RegionWalk:
+        """Through which regions the keys lead: differing ones while one compares, else uncertain ones."""
+        return self.attention if self.disagreement.source is None else self.disagreement
+
+    def go(self, what: str) -> None:
+        """Do with the region on screen, as `walk` has it: next, accept region, fixed, skip."""
+        walk = self.walk
+        acts: dict[str, Callable[[], object]] = {
+            "next": walk.next,
+            "accept region": walk.accept,
+            "fixed": walk.fixed,
+            "skip": walk.skip,
+        }
+        acts[what]()
 
     @property
     def writable(self) -> bool:
@@ -142,6 +173,8 @@ class CorrectionController:
         layer = self._need_layer()
         self.workspace.viewer.layers.selection.active = layer
         self.tools.select("")
+        if tool != str(layer.mode):
+            self.tools.told.emit("")
         layer.mode = tool
 
     def set_brush(self, diameter_px: int) -> None:
@@ -283,9 +316,11 @@ class CorrectionController:
     def close(self) -> None:
         """Disconnect from the workspace and its layer."""
         self.pointer.close()
+        self.seeing.close()
         self.review.close()
         self.adapting.close()
         self.attention.close()
+        self.disagreement.close()
         self.tools.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
@@ -372,6 +407,10 @@ class CorrectionController:
         tool = str(event.mode)
         if tool in TOOLS and self._layer is not None:
             self._layer.data.tool = tool
+            # Emptying napari's undo history puts the tool down for a moment: no other one was taken.
+            if tool not in (self._drew_with, "pan_zoom"):
+                self._drew_with = tool
+                self.tools.told.emit("")
         self.changed.emit()
 
     def _on_changed(self, event: Any) -> None:

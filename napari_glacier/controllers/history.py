@@ -1,6 +1,5 @@
 """What was drawn in a dataset, by whom and when; taking it out again; writing it down. No Qt."""
 
-import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from napari_glacier.controllers.session import Session, approved_sentence, counted
 from napari_glacier.controllers.workspace import Workspace, forget_history
-from napari_glacier.core.correction.history import REVERT, Sitting, reversal, sittings
+from napari_glacier.core.correction.history import REVERT, Sitting, reversal, revert_group, sittings
 from napari_glacier.core.correction.patch_files import By, export_corrections
 from napari_glacier.core.correction.strokes import StrokeInfo
 from napari_glacier.core.errors import DataError, JournalError
@@ -84,7 +83,7 @@ def revert(session: Session, stroke_ids: Collection[int], tile_ids: Collection[s
         taken = reversal(session.journal.on_tile(tile_id), tile_id, chosen, present_HW)
         by_mask.setdefault(number, {})[tile_id] = (taken.values_HW, taken.where_HW)
         num_covered += taken.num_covered
-    group = uuid.uuid4().hex
+    group = revert_group(chosen)
     made = [session.mask_of(number).assign_tiles(tiles, REVERT, group) for number, tiles in by_mask.items()]
     new = [stroke_id for stroke_id in made if stroke_id is not None]
     num_changed = sum(session.journal.num_pixels(new).values())

@@ -1,5 +1,6 @@
 """Mouse and keys of the canvas, brought to the tools. No Qt: napari's events are plain objects."""
 
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from napari_glacier.core.errors import GlacierError
 
 # A hand moves the mouse a little while it clicks.
 _CLICK_PX = 4.0
+# A key down for longer than this is held, not tapped.
+_HELD_S = 0.35
 # Bound only while a tool is chosen: napari's polygon needs them, too.
 _WHILE_CHOSEN = ("take", "drop")
 
@@ -23,9 +26,16 @@ class Pointer:
     tools : ToolController
     commands : mapping of str to callable
         What the keys of `toolbox.COMMANDS` do, for those commands that are not the pointer's own.
+    held : mapping of str to callable
+        The same for keys that may be held down: the callable gives what is done when a key held is let go.
     """
 
-    def __init__(self, tools: ToolController, commands: Mapping[str, Callable[[], object]] | None = None) -> None:
+    def __init__(
+        self,
+        tools: ToolController,
+        commands: Mapping[str, Callable[[], object]] | None = None,
+        held: Mapping[str, Callable[[], Callable[[], object]]] | None = None,
+    ) -> None:
         self.tools = tools
         self.workspace = tools.workspace
         self.keys = dict(toolbox.DEFAULT_KEYS)
@@ -35,6 +45,7 @@ class Pointer:
             "drop": self._drop,
             "snap last": tools.snap_last_stroke,
         }
+        self._held = dict(held or {})
         self._layer: Any = None
         tools.changed.connect(self._on_tool)
         self.workspace.layers_changed.connect(self._follow_layer)
@@ -103,12 +114,28 @@ class Pointer:
             bound = on and (name not in _WHILE_CHOSEN or bool(self.tools.tool))
             self._layer.bind_key(key, self._key_action(name) if bound else None, overwrite=True)
 
-    def _key_action(self, name: str) -> Callable[[Any], None]:
+    def _key_action(self, name: str) -> Callable[[Any], object]:
+        if name in self._held:
+            return self._held_action(self._held[name])
+
         def act(layer: Any) -> None:
             if name in toolbox.TOOL_OF:
                 self._attempt(lambda: self.tools.select(name))
             elif name in self._commands:
                 self._attempt(self._commands[name])
+
+        return act
+
+    def _held_action(self, begin: Callable[[], Callable[[], object]]) -> Callable[[Any], Generator[None, None, None]]:
+        def act(layer: Any) -> Generator[None, None, None]:
+            ends: list[Callable[[], object]] = []
+            pressed = time.monotonic()
+            self._attempt(lambda: ends.append(begin()))
+            yield
+            # A key that was only tapped leaves it as it is.
+            if time.monotonic() - pressed > _HELD_S:
+                for end in ends:
+                    self._attempt(end)
 
         return act
 

@@ -82,12 +82,15 @@ COMMANDS = {
     "take": ("Enter", "Take what is proposed"),
     "drop": ("Escape", "Drop what is proposed; again: leave the tool"),
     "snap last": ("Shift-N", "Snap the last stroke to the edges"),
-    "next": ("W", "Fly to the next uncertain region"),
-    "accept region": ("Y", "Accept the prediction in this region"),
+    "next": ("W", "Fly to the next region"),
+    "accept region": ("Y", "Accept the prediction, or the second opinion, here"),
     "fixed": ("U", "This region is right as it is now"),
     "skip": ("J", "Look at this region later"),
     "next tile": (".", "Go to the next tile to review"),
     "previous tile": (",", "Go to the previous tile to review"),
     "approve tile": ("Shift-Y", "Approve this tile"),
+    "swipe": ("K", "Divider between two pictures"),
+    "side by side": ("O", "Two pictures side by side"),
+    "flicker": ("T", "The other picture; held: as long"),
 }
 DEFAULT_KEYS = {**{tool.name: tool.key for tool in TOOLS}, **{name: key for name, (key, _) in COMMANDS.items()}}

@@ -95,7 +95,10 @@ class ToolController:
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
         before, self.tool = self.tool, tool
-        if not self.drop() and tool != before:
+        dropped = self.drop()
+        if tool != before and not dropped:
+            # What the tool before said is of no use to the next one.
+            self.told.emit("")
             self.changed.emit()
 
     def set_strength(self, strength: int) -> None:
@@ -235,6 +238,11 @@ class ToolController:
         """Accept the prediction of an area, whatever the class and the confidence."""
         self._desk.need_writable()
         return self._regions.accept(area, whatever=True)
+
+    def write_area(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8]) -> int:
+        """Give an area other classes as one stroke, and say so; gives the number of pixels that changed."""
+        self._desk.need_writable()
+        return self._desk.write(tool, area, index_HW)
 
     def snap_last_stroke(self) -> int:
         """Snap the outline of what was drawn last to the strongest edge within reach.

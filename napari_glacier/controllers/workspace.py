@@ -242,7 +242,9 @@ class Workspace:
         extent = [max(abs(corner[axis] - centre[axis]) * 2, 1e-9) for axis in (-2, -1)]
         camera = self.viewer.scene.camera
         camera.center = (camera.center[0], centre[-2], centre[-1])
-        canvas = self.viewer.canvas.size
+        grid = self.viewer.canvas.grid
+        panes = grid.actual_shape(self.viewer.layers) if grid.enabled else (1, 1)
+        canvas = [size / number for size, number in zip(self.viewer.canvas.size, panes, strict=True)]
         camera.zoom = 0.9 * min(size / length for size, length in zip(canvas, extent, strict=True))
 
     def tile_under_view(self) -> Any:

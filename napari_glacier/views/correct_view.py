@@ -27,6 +27,7 @@ from napari_glacier.views.keys_dialog import KeysDialog, use_kept_keys
 from napari_glacier.views.next_panel import NextPanel
 from napari_glacier.views.pieces import checked_style, clear_layout, swatch_icon, theme_icon
 from napari_glacier.views.review_panel import ReviewPanel
+from napari_glacier.views.seeing_panel import SeeingPanel
 from napari_glacier.views.tool_panel import ToolPanel
 
 _TOOLS = (
@@ -81,6 +82,9 @@ class CorrectView(GlacierView):
         desk.addWidget(group("Smart tools", _alone(self._tool_panel)))
         self._next_panel = NextPanel(self.controller, self.attempt)
         desk.addWidget(group("What next", _alone(self._next_panel)))
+        self._seeing_panel = SeeingPanel(self.controller, self.attempt)
+        self._seeing_box = group("Compare", _alone(self._seeing_panel))
+        desk.addWidget(self._seeing_box)
         self._review_panel = ReviewPanel(self.controller, self.attempt, self.tell)
         desk.addWidget(group("Review", _alone(self._review_panel)))
         self._adapt_panel = AdaptPanel(self.controller.adapting, self.attempt, self.tell)
@@ -100,7 +104,9 @@ class CorrectView(GlacierView):
         self.listen(self.controller.tools.changed, self._show_tools)
         self.listen(self.controller.tools.told, self.tell)
         self.listen(self.controller.tools.probed, self._tool_panel.show_pixel)
+        self.listen(self.controller.seeing.changed, self._seeing_panel.refresh)
         self.listen(self.controller.attention.changed, self._next_panel.refresh)
+        self.listen(self.controller.disagreement.changed, self._next_panel.refresh)
         self.listen(self.controller.review.changed, self._show_tile)
         self.listen(self.controller.adapting.changed, self._adapt_panel.refresh)
         self.listen(self.workspace.models_changed, self._adapt_panel.refresh)
@@ -111,6 +117,8 @@ class CorrectView(GlacierView):
         # Which tile lies in the middle of the view changes with every pan; four looks a second are enough.
         self.every(250, self._show_tile)
         self.every(400, self._look_for_regions)
+        self.every(50, self.controller.seeing.refresh)
+        self.every(500, self.controller.seeing.step)
         self.every(300, lambda: self.attempt(self.controller.adapting.poll))
 
     def _make_tools(self) -> QVBoxLayout:
@@ -188,6 +196,7 @@ class CorrectView(GlacierView):
         KeysDialog(self.controller.pointer, self).exec()
         self._tool_panel.refresh()
         self._next_panel.refresh()
+        self._seeing_panel.refresh()
 
     def show_history(self) -> HistoryDialog:
         """Show what was drawn, in a window beside the canvas."""
@@ -273,6 +282,8 @@ class CorrectView(GlacierView):
             lock.setIcon(theme_icon(self.workspace.viewer, "lock" if item.locked else "lock_open"))
         for box in self._desk.findChildren(QGroupBox):
             box.setEnabled(self.controller.writable)
+        # Looking is not changing.
+        self._seeing_box.setEnabled(True)
         for button in (self._undo_button, self._redo_button):
             button.setEnabled(self.controller.writable)
         self._show_tools()
@@ -345,6 +356,7 @@ class CorrectView(GlacierView):
             lock.setIcon(theme_icon(viewer, "lock" if item.locked else "lock_open"))
             lock.setStyleSheet(style)
         self._tool_panel.set_style(viewer)
+        self._seeing_panel.set_style(viewer)
 
 
 def _alone(widget: QWidget) -> QVBoxLayout:

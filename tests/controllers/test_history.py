@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.history import revert
 
 
 @pytest.fixture
@@ -109,3 +110,21 @@ def test_the_view_flies_to_a_stroke(workspace, controller):
     row, col = workspace.labels_layer.world_to_data(workspace.viewer.scene.camera.center[-2:])
     assert 70 <= row <= 80
     assert 90 <= col <= 120
+
+
+def test_a_stroke_that_was_taken_out_with_others_stays_out_though_the_class_was_there_before(workspace, controller):
+    """Pixels that were one class, another, and the first again: their values do not tell how far they went back."""
+    mask, area = workspace.session.mask, (slice(70, 80), slice(50, 60))
+    mask[area] = 0
+    mask.commit("paint")
+    start = np.asarray(mask)
+    numbers = [paint(workspace, *area, label) for label in (1, 0, 1)]
+    revert(workspace.session, numbers)
+    assert np.array_equal(np.asarray(mask), start)
+    for number in numbers:
+        said = controller.history.revert_stroke(number)
+        assert np.array_equal(np.asarray(mask), start)
+        assert said.startswith("Nothing changed")
+    # The revert itself can still be undone.
+    controller.undo()
+    assert (mask[area] == 1).all()

@@ -218,6 +218,27 @@ def test_a_click_changes_a_whole_patch_on_screen_too(hand, key, tool):
     assert workspace_of(hand.viewer).session.journal.history(1)[0].tool == tool
 
 
+def test_what_a_tool_said_goes_when_another_is_taken(hand):
+    hand.key(Qt.Key.Key_C)
+    hand.view.controller.select_class(2)
+    hand.click(100, 100)
+    assert hand.view.notice.startswith("Component:")
+    hand.key(Qt.Key.Key_R)
+    assert not hand.view.notice
+    # The same for napari's own tools, by key and by button.
+    for leave in (lambda: hand.key(Qt.Key.Key_P), hand.view._tool_buttons["fill"].click):
+        hand.key(Qt.Key.Key_R)
+        hand.click(100, 100)
+        assert hand.view.notice.startswith("Remove:")
+        leave()
+        assert not hand.view.notice
+    # Undo is no other tool: what it says stays.
+    hand.key(Qt.Key.Key_P)
+    hand.view.tell("kept")
+    hand.view.controller.undo()
+    assert hand.view.notice == "kept"
+
+
 def test_errors_are_told_in_the_widget(hand):
     hand.key(Qt.Key.Key_A)
     hand.click(100, 100)

@@ -4,9 +4,12 @@ A stroke is taken out where it is on top. Undo, redo and revert are no strokes o
 forth along those that were drawn. What somebody drew over a stroke later stays as it was drawn.
 """
 
+import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ _MOVES = frozenset(("undo", "redo", REVERT))
 REST = timedelta(minutes=30)
 
 _Ints = npt.NDArray[np.int64]
+_GROUP_OF_REVERT = f"{REVERT} "
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,27 @@ def sittings(strokes: Iterable[StrokeInfo]) -> list[Sitting]:
                 continue
         found.append([stroke])
     return [Sitting(group[0].author, tuple(group)) for group in found]
+
+
+def revert_group(stroke_ids: Collection[int]) -> str:
+    """A new group for strokes that take others out; it says which, so that later reverts need not guess.
+
+    A pixel may have had one class several times, and its values alone do not tell how far it went back.
+    """
+    runs = []
+    for _, run in groupby(enumerate(sorted(set(stroke_ids))), key=lambda pair: pair[1] - pair[0]):
+        numbers = [number for _, number in run]
+        runs.append(f"{numbers[0]}-{numbers[-1]}")
+    return f"{_GROUP_OF_REVERT}{uuid.uuid4().hex} {','.join(runs)}"
+
+
+@lru_cache(maxsize=64)
+def _taken_out(group: str) -> frozenset[int] | None:
+    """The strokes that the strokes of a group take out; None where the group does not say, as in older journals."""
+    if not group.startswith(_GROUP_OF_REVERT):
+        return None
+    pairs = [run.split("-") for run in group.split()[2].split(",")]
+    return frozenset(number for first, last in pairs for number in range(int(first), int(last) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +177,12 @@ class _Piles:
         self._last[at] = after
         group = self._group_numbers.setdefault(stroke.group, len(self._group_numbers) + 1)
         new = np.ones(len(at), bool)
+        out = _taken_out(stroke.group)
+        if out is not None and stroke.tool in _MOVES:
+            moved = self._bring_back(group) if stroke.tool == "undo" else self._take_out(out, group)
+            new = ~moved[at]
+            if stroke.id not in chosen:
+                self._mixed |= moved & self._begun
         if stroke.tool in _MOVES:
             by_group = (self._lower, self._raise)
             by_value = (self._raise, self._lower) if stroke.tool == "redo" else (self._lower, self._raise)
@@ -187,6 +218,31 @@ class _Piles:
             self._begun[at] = True
         else:
             self._mixed[at] |= self._begun[at]
+
+    def _take_out(self, chosen: Collection[int], group: int) -> npt.NDArray[np.bool_]:
+        """Take the chosen strokes off the top wherever that gives the value a pixel has now; gives where it does.
+
+        Pixels that came to the same class by it were not written, and still lost the strokes.
+        """
+        target, then = self._height.copy(), self._last.copy()
+        for level in range(len(self._owner) - 1, -1, -1):
+            off = (target == level + 1) & np.isin(self._owner[level], list(chosen))
+            then[off], target[off] = self._before[level][off], level
+        fits: npt.NDArray[np.bool_] = (target < self._height) & (then == self._last)
+        for level in range(len(self._owner)):
+            self._taken_by[level][fits & (target <= level) & (self._height > level)] = group
+        self._height[fits] = target[fits]
+        return fits
+
+    def _bring_back(self, group: int) -> npt.NDArray[np.bool_]:
+        """Put strokes that were taken out on again wherever that gives the value a pixel has now; gives where."""
+        target, then = self._height.copy(), self._last.copy()
+        for level in range(len(self._owner)):
+            on = (target == level) & (self._known > level) & (self._taken_by[level] == group)
+            then[on], target[on] = self._after[level][on], level + 1
+        fits: npt.NDArray[np.bool_] = (target > self._height) & (then == self._last)
+        self._height[fits] = target[fits]
+        return fits
 
     def _push(self, at: _Ints, before: MaskArray, after: MaskArray, stroke_id: int, group: int) -> None:
         height = self._height[at]

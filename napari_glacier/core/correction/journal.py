@@ -6,15 +6,24 @@ who holds it. Nothing is ever deleted: patches are unsaved, saved, or discarded.
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from napari_glacier.core.correction.journal_file import SCHEMA_VERSION, JournalFile
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
-from napari_glacier.core.correction.reviews import EDITED, IN_PROGRESS, REVIEW_STATES, TODO, ReviewEvent, ReviewLog
+from napari_glacier.core.correction.reviews import (
+    APPROVED,
+    EDITED,
+    IN_PROGRESS,
+    REVIEW_STATES,
+    TODO,
+    ReviewEvent,
+    ReviewLog,
+)
 from napari_glacier.core.correction.seen import SeenAreas
+from napari_glacier.core.correction.settled import SettledAreas
 from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack
 from napari_glacier.core.errors import JournalError
 
@@ -56,6 +65,8 @@ class Journal:
         Written with each stroke.
     seen : SeenAreas
         Areas that were looked at and found right.
+    settled : SettledAreas
+        What of a second opinion was turned down.
     reviews : ReviewLog
         What was said of the tiles.
     """
@@ -65,6 +76,7 @@ class Journal:
         self.author = author
         self.path = file.path
         self.seen = SeenAreas(file)
+        self.settled = SettledAreas(file)
         self.reviews = ReviewLog(file)
         self.read_only = file.read_only
         self.holder = file.holder
@@ -151,9 +163,21 @@ class Journal:
         stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, _now(), model, tuple(patches))
         return self._insert(stroke, bases or {}, begins_review=tool not in NO_WORK)
 
-    def _insert(self, stroke: Stroke, bases: Mapping[str, str], *, begins_review: bool = False) -> int:
+    def _insert(
+        self,
+        stroke: Stroke,
+        bases: Mapping[str, str],
+        *,
+        begins_review: bool = False,
+        set_aside: Collection[str] = (),
+    ) -> int:
+        """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones."""
         rows = [
-            (p.tile_id, p.row, p.col, *p.before_HW.shape, pack(p.before_HW), pack(p.after_HW)) for p in stroke.patches
+            (
+                *(p.tile_id, p.row, p.col, *p.before_HW.shape, pack(p.before_HW), pack(p.after_HW)),
+                _DISCARDED if p.tile_id in set_aside else _UNSAVED,
+            )
+            for p in stroke.patches
         ]
         with self._file.writing() as connection:
             cursor = connection.execute(
@@ -163,8 +187,8 @@ class Journal:
             stroke_id = cursor.lastrowid
             assert stroke_id is not None
             connection.executemany(
-                "INSERT INTO patch (stroke_id, tile_id, row, col, height, width, before, after) "
-                f"VALUES ({stroke_id}, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO patch (stroke_id, tile_id, row, col, height, width, before, after, state) "
+                f"VALUES ({stroke_id}, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
             connection.executemany(_SET_BASE, bases.items())
@@ -245,6 +269,10 @@ class Journal:
             discarded = state == _DISCARDED and (before is None or before.discarded)
             found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)
         return list(found.values())
+
+    def authors(self) -> list[str]:
+        """Who drew strokes, in the order of their first ones."""
+        return [name for (name,) in self._file.read("SELECT author FROM stroke GROUP BY author ORDER BY MIN(id)")]
 
     def review(self, tile_id: str) -> str:
         """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""
@@ -357,12 +385,11 @@ class Journal:
             raise
 
     def _take_over(self, other: "Journal") -> None:
-        """Take over another journal's unsaved strokes, and review states that were set later than the ones here."""
-        strokes = other.unsaved()
-        for stroke in strokes:
-            tiles = {patch.tile_id for patch in stroke.patches}
-            bases = {tile: base for tile in tiles if (base := other.base_fingerprint(tile)) is not None}
-            self._insert(stroke, bases)
+        """Take over another journal's unsaved strokes, and review states that were set later than the ones here.
+
+        Tiles that are approved here stay as they are: strokes on them are kept as discarded ones, and a note on the
+        tile tells of them.
+        """
         here, there = self._reviews(), other._reviews()
         # States of journals before version 2 have no time; one of them only takes the place of ``todo``.
         reviews = [
@@ -370,20 +397,46 @@ class Journal:
             for tile_id, (time, state) in there.items()
             if tile_id not in here or time > here[tile_id][0]
         ]
+        overruled = {tile_id for tile_id, _, _ in reviews}
+        locked = {tile_id for tile_id, (_, state) in here.items() if state == APPROVED and tile_id not in overruled}
+        known = set(self._file.read("SELECT grp, tool, author, time FROM stroke"))
+        # The other journal began as a copy of this one.
+        strokes = [s for s in other.unsaved() if (s.group, s.tool, s.author, s.time) not in known]
+        aside: dict[str, int] = {}
+        for stroke in strokes:
+            tiles = {patch.tile_id for patch in stroke.patches}
+            for tile_id in tiles & locked:
+                aside[tile_id] = aside.get(tile_id, 0) + 1
+            bases = {tile: base for tile in tiles - locked if (base := other.base_fingerprint(tile)) is not None}
+            self._insert(stroke, bases, set_aside=locked)
         with self._file.writing() as connection:
             connection.executemany(_SET_REVIEW, reviews)
+        notes = [
+            ReviewEvent(
+                tile_id,
+                APPROVED,
+                f"Set aside: {number} stroke(s) made while the folder was read-only; the tile was approved meanwhile.",
+                self.author,
+                _now(),
+            )
+            for tile_id, number in aside.items()
+        ]
         looked_at = other.seen.all()
         if looked_at:
             self.seen.add(looked_at, self.author)
-        said = other.reviews.all()
-        if said:
-            self.reviews.add(said, set_state=False)
+        settled = other.settled.all()
+        if settled:
+            self.settled.add(settled, self.author)
+        said = [event for event in other.reviews.all() if event not in set(self.reviews.all())]
+        if said or notes:
+            self.reviews.add([*said, *notes], set_state=False)
         if strokes or reviews:
             _logger.info(
-                "%d unsaved strokes and %d review states were taken over from %s",
+                "%d unsaved strokes and %d review states were taken over from %s; set aside on approved tiles: %d",
                 len(strokes),
                 len(reviews),
                 other.path,
+                sum(aside.values()),
             )
 
     def _reviews(self) -> dict[str, tuple[str, str]]:

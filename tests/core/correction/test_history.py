@@ -8,7 +8,7 @@ import rasterio
 
 from napari_glacier.cli import main
 from napari_glacier.core.correction.edits import EditableMask
-from napari_glacier.core.correction.history import reversal, sittings
+from napari_glacier.core.correction.history import REVERT, reversal, revert_group, sittings
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.patch_files import UNCHANGED, export_corrections
 from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo
@@ -88,6 +88,52 @@ def test_undo_redo_and_revert_go_along_the_pile(history, chosen, expected, cover
     found = reversal(strokes, "t", chosen, now)
     assert found.values_HW.item() == expected
     assert found.num_covered == covered
+
+
+def test_reverts_of_several_strokes_are_remembered_though_pixels_had_a_class_before():
+    """Strokes, reverts of some at once, and undone reverts at random, against a list of strokes for each pixel."""
+    rng = np.random.default_rng(3)
+    for _ in range(150):
+        now = rng.integers(0, 2, (4, 5)).astype(np.uint8)
+        strokes, piles, reverts = [], [[] for _ in range(now.size)], []
+        for number in range(1, 14):
+            after, tool, group = now.copy(), "paint", None
+            drawn = [one.id for one in strokes if one.tool == "paint"]
+            act = rng.random()
+            if drawn and act < 0.35:
+                chosen = {int(k) for k in rng.choice(drawn, rng.integers(1, len(drawn) + 1), replace=False)}
+                tool, group, taken = REVERT, revert_group(chosen), []
+                for k, pile in enumerate(piles):
+                    off = []
+                    while pile and pile[-1][0] in chosen:
+                        off.append(pile.pop())
+                        after.flat[k] = off[-1][1]
+                    taken.append(off[::-1])
+                reverts.append((group, taken))
+            elif reverts and act < 0.5 and strokes[-1].group == reverts[-1][0] and strokes[-1].tool == REVERT:
+                tool, (group, taken) = "undo", reverts.pop()
+                for pile, off in zip(piles, taken, strict=True):
+                    pile.extend(off)
+                after = np.array([pile[-1][2] if pile else now.flat[k] for k, pile in enumerate(piles)], np.uint8)
+                after = after.reshape(now.shape)
+            else:
+                after = np.where(rng.random(now.shape) < 0.6, rng.integers(0, 2, now.shape), now).astype(np.uint8)
+                for k in np.flatnonzero(after != now):
+                    piles[k].append((number, now.flat[k], after.flat[k]))
+            if (after == now).all():
+                # Nothing is recorded then: the journal cannot know of it.
+                break
+            strokes.append(stroke(number, now, after, tool, group))
+            now = after
+        drawn = [one.id for one in strokes if one.tool == "paint"]
+        if not drawn:
+            continue
+        chosen = {int(k) for k in rng.choice(drawn, rng.integers(1, len(drawn) + 1), replace=False)}
+        expected = now.copy()
+        for k, pile in enumerate(piles):
+            while pile and pile[-1][0] in chosen:
+                expected.flat[k] = pile.pop()[1]
+        np.testing.assert_array_equal(reversal(strokes, "t", chosen, now).values_HW, expected)
 
 
 def test_a_pixel_that_another_program_changed_stays():

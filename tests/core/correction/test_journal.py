@@ -268,6 +268,34 @@ def test_review_states_kept_in_the_user_folder_come_home_where_they_are_newer(tm
     assert not user_journal_path(tmp_path).exists()
 
 
+def test_strokes_that_come_home_leave_approved_tiles_as_they_are(tmp_path, monkeypatch):
+    with Journal.open(tmp_path, author="anna") as journal:
+        journal.record([patch("known")], tool="paint", bases={"known": "fp"})
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_glacier.core.correction.journal.is_writable_folder", lambda folder: False)
+        with Journal.open(tmp_path, author="eva") as journal:
+            journal.record([patch("locked"), patch("open")], tool="fill", bases={"locked": "fp1", "open": "fp2"})
+            journal.record([patch("reopened")], tool="paint")
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_bring_home", lambda self, elsewhere: None)  # another person's machine
+        with Journal.open(tmp_path, author="anna") as journal:
+            for tile_id in ("locked", "reopened"):
+                journal.set_review(tile_id, "approved")
+    write_away(tmp_path, monkeypatch, {"reopened": "in progress"})
+
+    with Journal.open(tmp_path, author="anna") as journal:
+        # What was known here is not taken over again.
+        assert journal.unsaved_tiles() == {"known": 1, "open": 1, "reopened": 1}
+        assert journal.review("locked") == "approved"
+        assert journal.base_fingerprint("locked") is None
+        assert journal.base_fingerprint("open") == "fp2"
+        assert journal.on_tile("locked") == []
+        # Nothing is gone: the stroke is there, and the tile's review tells of it.
+        (info,) = [one for one in journal.history() if "locked" in one.tile_ids]
+        assert (info.author, info.tile_ids) == ("eva", ("locked", "open"))
+        assert "Set aside: 1 stroke(s) made while the folder was read-only" in journal.reviews.of("locked")[-1].note
+
+
 def test_review_states_without_a_time_only_take_the_place_of_todo(tmp_path, monkeypatch):
     with Journal.open(tmp_path) as journal:
         journal.set_review("at home", "edited")

@@ -1,0 +1,108 @@
+"""The part of the Correct widget that compares two pictures of one place: divider, side by side, flicker."""
+
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QSlider, QToolButton, QVBoxLayout, QWidget
+
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
+from napari_glacier.views.pieces import checked_style
+from napari_glacier.views.tool_panel import shown_key
+
+_BUTTONS = (
+    (SWIPE, "Swipe", "A divider between the two; draw it with the mouse, or by the slider"),
+    (SIDE_BY_SIDE, "Side by side", "Both beside each other; they move together"),
+    (FLICKER, "Flicker", "One after the other by itself; tap its key for the next one, hold it to look for as long"),
+)
+_FINE = 1000
+
+
+class SeeingPanel(QWidget):
+    """Which two pictures, and how.
+
+    Parameters
+    ----------
+    controller : CorrectionController
+    attempt : callable
+        Runs what a person asked for and tells of what goes wrong.
+    """
+
+    def __init__(self, controller: CorrectionController, attempt: Callable[[Callable[[], Any]], Any]) -> None:
+        super().__init__()
+        self._seeing = controller.seeing
+        self._pointer = controller.pointer
+        self._attempt = attempt
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        row = QHBoxLayout()
+        row.setSpacing(2)
+        self._left, self._right = QComboBox(), QComboBox()
+        self._exchange = QToolButton()
+        self._exchange.setText("⇄")
+        self._exchange.setToolTip("Exchange left and right")
+        self._exchange.clicked.connect(self._seeing.exchange)
+        for box, tip in ((self._left, "Left"), (self._right, "Right")):
+            box.setMinimumContentsLength(6)
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setToolTip(tip)
+            box.activated.connect(self._choose)
+        row.addWidget(self._left, 1)
+        row.addWidget(self._exchange)
+        row.addWidget(self._right, 1)
+        layout.addLayout(row)
+        row = QHBoxLayout()
+        row.setSpacing(2)
+        self._buttons: dict[str, QToolButton] = {}
+        for mode, _, tip in _BUTTONS:
+            button = QToolButton()
+            button.setCheckable(True)
+            button.setToolTip(tip)
+            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            button.clicked.connect(lambda _=False, mode=mode: self._turn(mode))
+            self._buttons[mode] = button
+            row.addWidget(button, 1)
+        layout.addLayout(row)
+        self._divider = QSlider(Qt.Orientation.Horizontal)
+        self._divider.setRange(0, _FINE)
+        self._divider.setToolTip("Where the divider is; it can be drawn on the canvas, too")
+        self._divider.valueChanged.connect(lambda value: self._seeing.move_divider(value / _FINE))
+        layout.addWidget(self._divider)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show what can be compared, and how it is."""
+        names = [layer.name for layer in self._seeing.pictures]
+        pair = self._seeing.pair
+        for number, box in enumerate((self._left, self._right)):
+            if [box.itemText(k) for k in range(box.count())] != names:
+                box.clear()
+                box.addItems(names)
+            if pair is not None:
+                box.setCurrentText(pair[number].name)
+            box.setEnabled(pair is not None)
+        self._exchange.setEnabled(pair is not None)
+        for mode, title, _ in _BUTTONS:
+            button = self._buttons[mode]
+            button.setText(f"{title} {shown_key(self._pointer.keys[mode])}")
+            button.setChecked(mode == self._seeing.mode)
+            button.setEnabled(pair is not None)
+        self._divider.setVisible(self._seeing.mode == SWIPE)
+        self._divider.blockSignals(True)
+        self._divider.setValue(round(_FINE * self._seeing.divider))
+        self._divider.blockSignals(False)
+
+    def set_style(self, viewer: Any) -> None:
+        """Take the theme's colours."""
+        for button in (*self._buttons.values(), self._exchange):
+            button.setStyleSheet(checked_style(viewer))
+
+    def _choose(self, number: int) -> None:
+        left, right = self._left.currentText(), self._right.currentText()
+        self._attempt(lambda: self._seeing.choose(left, right))
+
+    def _turn(self, mode: str) -> None:
+        self._attempt(lambda: self._seeing.toggle(mode))
+        self.refresh()

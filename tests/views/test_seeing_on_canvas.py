@@ -1,0 +1,178 @@
+"""Comparing two pictures, judged by what the canvas shows."""
+
+import time
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
+from napari_glacier.controllers.workspace import workspace_of
+
+PREDICTED, LABELLED = 3, 1
+
+
+@pytest.fixture
+def desk(viewer, qtbot, make_dataset):
+    """A region whose labels are all of one class and whose prediction is all of another."""
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    viewer.window.resize(1100, 700)
+    viewer.show()
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
+    workspace = workspace_of(viewer)
+    session = workspace.session
+    workspace.assign(np.full(session.mask.shape, LABELLED, np.uint8), np.ones(session.mask.shape, bool), "paint")
+    layer = viewer.add_labels(
+        np.full(session.mask.shape, PREDICTED, np.uint8),
+        name="Prediction",
+        colormap=class_colormap(session.scheme),
+        features=class_features(session.scheme),
+        metadata={KEY: {"session": session, "role": "prediction", "model": "tiny", "known": session.valid}},
+        **world_placement(session.georef()),
+    )
+    layer.opacity = workspace.labels_layer.opacity = 1.0
+    viewer.layers.move(viewer.layers.index(layer), viewer.layers.index(workspace.labels_layer))
+    viewer.layers.selection.active = workspace.labels_layer
+    qtbot.wait(100)
+    viewer.reset_view()
+    qtbot.wait(100)
+    view.view_of = viewer
+    return view
+
+
+def _seen(view, qtbot, row, col):
+    """The class whose colour the canvas shows at a share of its height and width; None for no class."""
+    qtbot.wait(120)
+    picture = np.asarray(view.view_of.screenshot(canvas_only=True, flash=False))[..., :3].astype(int)
+    at = picture[round(row * (picture.shape[0] - 1)), round(col * (picture.shape[1] - 1))]
+    for index, color in enumerate(view.workspace.session.scheme.colors):
+        wanted = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+        if index and np.abs(at - wanted).max() <= 3:
+            return index
+    return None
+
+
+def _state(viewer):
+    grid, text = viewer.canvas.grid, viewer.canvas.overlays.text
+    return (
+        [(layer.name, layer.visible) for layer in viewer.layers],
+        (grid.enabled, grid.stride, grid.shape),
+        (text.text, text.visible),
+        viewer.layers.selection.active,
+    )
+
+
+def _key(view, key):
+    QTest.keyClick(view.view_of.window._qt_viewer.canvas.native, key)
+
+
+def test_the_divider_parts_prediction_and_labels_and_is_drawn_with_the_mouse(desk, qtbot):
+    viewer, before = desk.view_of, _state(desk.view_of)
+    labels = np.asarray(desk.workspace.labels_layer.data)
+    _key(desk, Qt.Key.Key_K)
+    assert desk.controller.seeing.mode == "swipe"
+    assert _seen(desk, qtbot, 0.5, 0.4) == PREDICTED
+    assert _seen(desk, qtbot, 0.5, 0.6) == LABELLED
+
+    # A brush is in the hand, and still the divider is taken.
+    desk.controller.set_tool("paint")
+    canvas = viewer.window._qt_viewer.canvas.native
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    there = QPoint(round(canvas.width() * 0.7), middle.y())
+    qtbot.mousePress(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, middle)
+    for point in (QPoint((middle.x() + there.x()) // 2, middle.y()), there):
+        QTest.mouseMove(canvas, point)
+        QApplication.processEvents()
+    qtbot.mouseRelease(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, there)
+    assert desk.controller.seeing.divider == pytest.approx(0.7, abs=0.01)
+    assert _seen(desk, qtbot, 0.5, 0.6) == PREDICTED
+    np.testing.assert_array_equal(np.asarray(desk.workspace.labels_layer.data), labels)
+
+    # Elsewhere the brush draws; on the divider's other side what is drawn shows.
+    desk.controller.select_class(2)
+    desk.controller.set_brush(20)
+    spot = QPoint(round(canvas.width() * 0.78), middle.y())
+    qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, spot)
+    assert _seen(desk, qtbot, 0.5, 0.78) == 2
+
+    desk.controller.set_tool("pan_zoom")
+    _key(desk, Qt.Key.Key_K)
+    assert _state(viewer) == before
+
+
+def test_the_divider_keeps_its_place_on_the_screen_when_the_view_moves(desk, qtbot):
+    desk.controller.seeing.toggle("swipe")
+    camera = desk.view_of.scene.camera
+    camera.zoom *= 2.5
+    camera.center = (0, camera.center[1] + 300, camera.center[2] - 200)
+    assert _seen(desk, qtbot, 0.5, 0.47) == PREDICTED
+    assert _seen(desk, qtbot, 0.5, 0.53) == LABELLED
+    desk.controller.seeing.exchange()
+    assert _seen(desk, qtbot, 0.5, 0.47) == LABELLED
+    assert _seen(desk, qtbot, 0.5, 0.53) == PREDICTED
+    desk.controller.seeing.end()
+
+
+def test_side_by_side_moves_together_and_everything_comes_back(desk, qtbot):
+    viewer, before = desk.view_of, _state(desk.view_of)
+    _key(desk, Qt.Key.Key_O)
+    assert _seen(desk, qtbot, 0.5, 0.25) == PREDICTED
+    assert _seen(desk, qtbot, 0.5, 0.75) == LABELLED
+    desk.controller.seeing.toggle("swipe")
+    assert not viewer.canvas.grid.enabled
+    desk.controller.seeing.toggle("swipe")
+    assert _state(viewer) == before
+
+
+def test_a_key_tapped_goes_on_and_a_key_held_comes_back(desk, qtbot):
+    viewer, before = desk.view_of, _state(desk.view_of)
+    canvas = viewer.window._qt_viewer.canvas.native
+    for wanted in (PREDICTED, LABELLED, None):
+        _key(desk, Qt.Key.Key_T)
+        assert _seen(desk, qtbot, 0.5, 0.5) == wanted
+    _key(desk, Qt.Key.Key_T)
+    assert _state(viewer) == before
+
+    QTest.keyPress(canvas, Qt.Key.Key_T)
+    assert _seen(desk, qtbot, 0.5, 0.5) == PREDICTED
+    time.sleep(0.4)
+    QTest.keyRelease(canvas, Qt.Key.Key_T)
+    assert _state(viewer) == before
+
+
+def test_it_flickers_by_itself(desk, qtbot):
+    panel, seen = desk._seeing_panel, set()
+    panel._buttons["flicker"].click()
+    qtbot.waitUntil(lambda: bool(seen.add(_seen(desk, qtbot, 0.5, 0.5)) or seen >= {PREDICTED, LABELLED}), timeout=5000)
+    panel._buttons["flicker"].click()
+    assert desk.controller.seeing.mode == ""
+
+
+def test_two_composites_are_compared_where_they_are_chosen(desk, qtbot):
+    seeing = desk.controller.seeing
+    seeing.choose("SWIR-green-blue", "True colour")
+    seeing.toggle("swipe")
+    visible = {layer.name for layer in desk.view_of.layers if layer.visible}
+    assert {"True colour", "Swipe"} <= visible
+    assert not visible & {"Labels", "Prediction", "SWIR-green-blue"}
+    picture = desk.view_of.layers["Swipe"].data
+    rendered = np.asarray(desk.view_of.layers["SWIR-green-blue"].data)
+    assert picture[..., :3].shape == rendered[..., :3].shape
+    opaque = rendered[..., 3] > 0
+    np.testing.assert_array_equal(picture[..., :3][opaque], rendered[..., :3][opaque])
+    # The same twice is no comparison: the other one is exchanged.
+    seeing.choose("True colour", "True colour")
+    assert [layer.name for layer in seeing.pair] == ["True colour", "SWIR-green-blue"]
+    seeing.end()
+
+
+def test_a_layer_that_is_taken_away_ends_it(desk, qtbot):
+    viewer = desk.view_of
+    desk.controller.seeing.toggle("swipe")
+    viewer.layers.remove("Prediction")
+    assert desk.controller.seeing.mode == ""
+    assert {"Swipe", "Divider"}.isdisjoint(layer.name for layer in viewer.layers)
+    # What remains are two composites.
+    assert all(layer.name != "Prediction" for layer in desk.controller.seeing.pair)
