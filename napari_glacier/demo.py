@@ -6,6 +6,7 @@ there, corrected, saved and learned from. Their true masks serve to say how good
 
 import html
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.controllers.exchange import UNMAPPED_TILES, sample_copy
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.evaluation import evaluate_folders
@@ -23,7 +25,6 @@ from napari_glacier.core.raster import read_raster
 
 logger = logging.getLogger(__name__)
 
-UNMAPPED_TILES = ("01_01", "00_02")
 WINDOW_SIZE = (1366, 768)
 _PATIENCE_S = 300.0
 
@@ -68,17 +69,15 @@ def prepare(out: Path) -> tuple[Path, Path]:
     Returns
     -------
     data, truth : Path
-        The dataset's folder, and a folder with the masks that were taken out.
+        The dataset's folder, and a folder with the masks that were left out.
     """
-    from napari_glacier.controllers.exchange import sample_copy
-
     out = Path(out).absolute()
-    data = sample_copy(out, fresh=True)
+    data = sample_copy(out, fresh=True, without_masks=UNMAPPED_TILES)
     truth = out / "truth_of_unmapped_tiles"
     truth.mkdir(exist_ok=True)
-    for tile in UNMAPPED_TILES:
-        (data / "train_masks" / f"mask_{tile}.tif").replace(truth / f"mask_{tile}.tif")
-        (data / "train_masks" / f"mask_{tile}.tif.aux.xml").unlink(missing_ok=True)
+    with resources.as_file(resources.files("napari_glacier._sample") / "region") as region:
+        for tile in UNMAPPED_TILES:
+            shutil.copyfile(region / "train_masks" / f"mask_{tile}.tif", truth / f"mask_{tile}.tif")
     return data, truth
 
 

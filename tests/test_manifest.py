@@ -38,7 +38,8 @@ def test_every_command_leads_to_a_callable(manifest):
 
 def test_widgets_reader_writer_and_sample_are_offered(manifest):
     offered = manifest.contributions
-    assert [widget.display_name for widget in offered.widgets] == ["Data", "Predict", "Correct", "Train", "Report"]
+    names = ["Start here", "Data", "Predict", "Correct", "Train", "Report"]
+    assert [widget.display_name for widget in offered.widgets] == names
     assert offered.readers[0].accepts_directories
     assert offered.writers[0].layer_types == ["labels"]
     assert [sample.key for sample in offered.sample_data] == ["region"]

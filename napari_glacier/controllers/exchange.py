@@ -1,6 +1,7 @@
 """What napari's Save and Open Sample do: a Labels layer as GeoTIFF, the bundled region as a folder of one's own."""
 
 import shutil
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from napari_glacier.core.errors import DataError, SchemeError
 from napari_glacier.core.raster import write_mask
 
 SAMPLE_NAME = "glacier-sample"
+# Tiles of the region that are shown as if nobody had mapped them yet.
+UNMAPPED_TILES = ("01_01", "00_02")
 
 
 def write_layer(path: Path, data: Any, metadata: dict[str, Any]) -> list[Path]:
@@ -53,7 +56,7 @@ def _fitting_scheme(index: np.ndarray) -> ClassScheme:
     )
 
 
-def sample_copy(folder: Path, fresh: bool = False) -> Path:
+def sample_copy(folder: Path, fresh: bool = False, without_masks: Sequence[str] = ()) -> Path:
     """A copy of the bundled synthetic region that may be painted on; the package is never touched.
 
     Parameters
@@ -62,6 +65,8 @@ def sample_copy(folder: Path, fresh: bool = False) -> Path:
         Where the copy goes, under the name `SAMPLE_NAME`.
     fresh : bool
         Keep the copy that is there already (with its corrections) aside and make a new one.
+    without_masks : sequence of str
+        Tiles whose masks a new copy does not get.
 
     Returns
     -------
@@ -93,6 +98,9 @@ def sample_copy(folder: Path, fresh: bool = False) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     with resources.as_file(source) as here:
         shutil.copytree(here, partial, copy_function=shutil.copyfile)
+    for tile_id in without_masks:
+        for path in partial.glob(f"*_masks/mask_{tile_id}.tif*"):
+            path.unlink()
     partial.rename(target)
     return target
 

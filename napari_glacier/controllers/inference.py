@@ -167,6 +167,7 @@ class InferenceController:
                 f"over it. Its masks are in {session.root / 'predictions'}."
             )
         self.settle()
+        self.workspace.predicted.emit()
 
     def settle(self) -> None:
         """Draw what a job left, whole or not, and mark what is not; on the GUI thread, when the job has ended."""

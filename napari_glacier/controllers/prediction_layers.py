@@ -14,6 +14,12 @@ def prediction_layers(workspace: Workspace) -> tuple[Any, Any]:
     return workspace.prediction_layer, workspace.uncertainty_layer
 
 
+def is_whole(workspace: Workspace) -> bool:
+    """Whether a prediction is shown that covers all that was asked for."""
+    layer = workspace.prediction_layer
+    return layer is not None and bool(layer.metadata[KEY].get("whole"))
+
+
 def draw_prediction(
     workspace: Workspace, prediction: PredictionMap, model: str, *, whole: bool, thumbnails: bool
 ) -> None:
@@ -37,6 +43,7 @@ def draw_prediction(
     else:
         _put_layers(workspace, prediction, model)
     for layer, name in zip(prediction_layers(workspace), _NAMES, strict=True):
+        layer.metadata[KEY]["whole"] = whole
         title = name if whole else f"{name} (incomplete)"
         if layer.name != title:
             layer.name = title

@@ -64,12 +64,14 @@ class Workspace:
     Signals
     -------
     session_changed(Session or None), layers_changed(), painted()
+    predicted() : a prediction is whole
     models_changed() : a model was promoted, rolled back or put on the dataset's shelf
     """
 
     session_changed = Signal(object)
     layers_changed = Signal()
     painted = Signal()
+    predicted = Signal()
     models_changed = Signal()
 
     def __init__(self, viewer: Any) -> None:

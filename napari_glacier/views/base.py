@@ -54,6 +54,9 @@ class GlacierView(QWidget):
         napari passes itself under this name.
     """
 
+    # Whether it lies as a tab beside the plugin's other widgets.
+    is_tabbed = True
+
     def __init__(self, napari_viewer: Any) -> None:
         # Qt sends the first events from within its own constructor.
         self._open = False
@@ -134,6 +137,14 @@ class GlacierView(QWidget):
         if error:
             self._notice.setText(f"⚠ {text}")
 
+    def show_widget(self, name: str) -> Any:
+        """Open another widget of the plugin, or bring it to the front; gives it."""
+        dock, widget = self.workspace.viewer.window.add_plugin_dock_widget("napari-glacier", name)
+        # A dock that was hidden is given back hidden.
+        dock.show()
+        dock.raise_()
+        return widget
+
     @property
     def notice(self) -> str:
         """The sentence at the foot of the widget."""
@@ -177,11 +188,12 @@ class GlacierView(QWidget):
     def _share_place(self, dock: QDockWidget) -> None:
         """Lie as a tab beside the plugin's other docks: one above another they would each be too low for a laptop."""
         window = dock.parent()
-        if not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
+        if not self.is_tabbed or not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
             return
         area = window.dockWidgetArea(dock)
         for other in window.findChildren(QDockWidget):
-            is_ours = isinstance(other.widget(), GlacierView)
+            widget = other.widget()
+            is_ours = isinstance(widget, GlacierView) and widget.is_tabbed
             if other is not dock and is_ours and not other.isHidden() and window.dockWidgetArea(other) == area:
                 window.tabifyDockWidget(other, dock)
                 # At once it would do nothing: Qt makes the tab with its next layout, with the old dock in front.

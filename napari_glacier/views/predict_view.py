@@ -190,8 +190,17 @@ class PredictView(GlacierView):
         """Whether a job is under way."""
         return self._task is not None
 
-    def choose(self, *, scope: Scope | None = None, tta: Any = None, device: str | None = None) -> None:
+    def choose(
+        self,
+        *,
+        scope: Scope | None = None,
+        tta: Any = None,
+        device: str | None = None,
+        region: Region | None = None,
+    ) -> None:
         """Set the choices of the form."""
+        if region is not None:
+            self._region.setCurrentIndex([name for name, _ in _REGIONS].index(region))
         if scope is not None:
             self._scope.setCurrentIndex([name for name, _ in _SCOPES].index(scope))
         if tta is not None:
@@ -336,6 +345,12 @@ class PredictView(GlacierView):
         scroll = self.findChild(QScrollArea)
         if isinstance(scroll, QScrollArea):
             scroll.ensureWidgetVisible(self.votes_panel, 0, 12)
+
+    def show_take_over(self) -> None:
+        """Scroll to where a prediction is taken over into the labels."""
+        scroll = self.findChild(QScrollArea)
+        if isinstance(scroll, QScrollArea):
+            scroll.ensureWidgetVisible(self._accept_button, 0, 12)
 
     def _fill_models(self) -> None:
         chosen = self.model

@@ -145,15 +145,7 @@ class TrainView(GlacierView):
         checkpoint = self.controller.checkpoint
         if checkpoint is None:
             return
-        from napari_glacier.views.predict_view import PredictView
-
-        window = self.workspace.viewer.window
-        dock, widget = window.add_plugin_dock_widget("napari-glacier", "Predict")
-        assert isinstance(widget, PredictView)
-        # A dock that was hidden is given back hidden.
-        dock.show()
-        dock.raise_()
-        widget.use_model(checkpoint)
+        self.show_widget("Predict").use_model(checkpoint)
 
     def show_commands(self) -> QDialog | None:
         """Show the commands that do what the form says elsewhere."""

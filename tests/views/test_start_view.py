@@ -1,0 +1,72 @@
+"""Start here, in a real napari window."""
+
+import numpy as np
+import pytest
+
+from napari_glacier.controllers.exchange import UNMAPPED_TILES
+from napari_glacier.controllers.workspace import workspace_of
+
+pytestmark = pytest.mark.gui
+
+
+def _dock(viewer, name):
+    return viewer.window.add_plugin_dock_widget("napari-glacier", name)[1]
+
+
+def _ticked(view):
+    return [key for key, mark in view._marks.items() if mark.text() == "✓"]
+
+
+def test_the_buttons_lead_through_the_steps(viewer, qtbot, make_checkpoint):
+    view = _dock(viewer, "Start here")
+    assert view._button.text() == "Open the region"
+    assert not view._again_button.isVisibleTo(view)
+
+    view._button.click()
+    workspace = workspace_of(viewer)
+    qtbot.waitUntil(lambda: _ticked(view) == ["open"])
+    assert view._again_button.isVisibleTo(view)
+
+    predict = view.go()
+    predict.use_model(make_checkpoint())
+    predict.choose(device="cpu")
+    predict.run()
+    qtbot.waitUntil(lambda: _ticked(view) == ["open", "predict"], timeout=120_000)
+    assert view.go() is predict
+    predict._accept_button.click()
+    qtbot.waitUntil(lambda: _ticked(view) == ["open", "predict", "accept"])
+
+    correct = view.go()
+    assert workspace.tile_under_view().tile.id == UNMAPPED_TILES[0]
+    layer = workspace.labels_layer
+    _, place = workspace.session.find(UNMAPPED_TILES[0])
+    at = (place.row + 30, place.col + 30)
+    layer.brush_size = 5
+    with layer.block_history():
+        layer.paint(at, int((np.asarray(layer.data)[at] + 1) % 4))
+    layer.events.paint(value=[])
+    qtbot.waitUntil(lambda: "Painted" in view._text.text())
+    correct.save()
+    qtbot.waitUntil(lambda: "fix" in _ticked(view))
+
+    train = view.go()
+    assert train.plan().recipe == "quick"
+    assert train.plan().data == workspace.session.root
+    # It stands above the widgets, which are tabs beside each other.
+    docks = viewer.window._qt_window.tabifiedDockWidgets(view.parent())
+    assert not docks
+    assert view.height() < 260
+
+
+def test_closing_it_lets_go_and_it_can_be_taken_up_again(viewer, qtbot):
+    view = _dock(viewer, "Start here")
+    view._button.click()
+    qtbot.waitUntil(lambda: _ticked(view) == ["open"])
+    viewer.window.remove_dock_widget(view.parent())
+    qtbot.waitUntil(lambda: not view._open)
+    viewer.layers.clear()
+
+    again = _dock(viewer, "Start here")
+    assert again._button.text() == "Open it and go on"
+    again._button.click()
+    qtbot.waitUntil(lambda: _ticked(again) == ["open"])
