@@ -12,7 +12,7 @@ from typing import Any
 from psygnal import Signal
 
 from napari_glacier.controllers.models import known_models
-from napari_glacier.controllers.training_plans import Plan, duration, overrides
+from napari_glacier.controllers.training_plans import Plan, Proposal, duration, overrides, propose
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
@@ -135,6 +135,11 @@ class TrainingController:
     def recipe_start(name: str) -> str | None:
         """Which model a recipe starts from: a path, ``bundled``, or None for fresh weights."""
         return load_config(name, ["data.train=."]).model.init_from
+
+    @property
+    def proposal(self) -> Proposal | None:
+        """The recipe that the open dataset asks for by its size, where it asks for one."""
+        return propose(self.workspace.session.dataset) if self.workspace.session is not None else None
 
     @property
     def default_data(self) -> Path | None:

@@ -58,6 +58,8 @@ class TrainView(GlacierView):
         super().__init__(napari_viewer)
         self.controller = TrainingController(self.workspace)
         self._shown_state = ""
+        # What a person chose is not changed when another dataset is opened.
+        self._recipe_chosen = bool(kept("train/recipe", ""))
         self._shelf: ShelfDialog | None = None
 
         self.body.addWidget(group("New run", self._make_form()))
@@ -103,6 +105,7 @@ class TrainView(GlacierView):
         self._recipe = QComboBox()
         self._recipe.addItems(self.controller.recipes())
         self._recipe.currentTextChanged.connect(self._on_recipe)
+        self._recipe.activated.connect(self._on_recipe_chosen)
         form.addRow("Recipe", self._recipe)
         self._recipe_note = hint("")
         form.addRow(self._recipe_note)
@@ -216,6 +219,7 @@ class TrainView(GlacierView):
     def fill(self, *, recipe: str | None = None, epochs: int | None = None, device: str | None = None) -> None:
         """Set choices of the form."""
         if recipe is not None:
+            self._recipe_chosen = True
             self._recipe.setCurrentText(recipe)
         if epochs is not None:
             self._epochs.setValue(epochs)
@@ -319,6 +323,11 @@ class TrainView(GlacierView):
         if session is not None:
             self._data.setText(str(self.controller.default_data))
             self._output.setText(str(self.controller.default_output))
+        proposal = self.controller.proposal
+        if not self._recipe_chosen and self._recipe.count():
+            self._recipe.setCurrentText(proposal.recipe if proposal is not None else self.controller.recipes()[0])
+        if self._recipe.currentText():
+            self._show_note(self._recipe.currentText())
         self._fill_starts()
         self.compare_panel.stop()
         self.compare_panel.fill_models()
@@ -337,13 +346,22 @@ class TrainView(GlacierView):
         if not name:
             self._recipe_note.setText("No recipes are installed; reinstall napari-glacier.")
             return
-        self._recipe_note.setText(self.controller.recipe_note(name))
-        self._recipe_note.setVisible(bool(self._recipe_note.text()))
+        self._show_note(name)
         epochs = self.attempt(lambda: self.controller.recipe_epochs(name))
         if epochs is not None:
             self._epochs.setValue(epochs)
         self._show_estimate()
         self._start_from.setCurrentIndex(max(0, self._start_from.findData(self.controller.recipe_start(name))))
+
+    def _show_note(self, name: str) -> None:
+        """What the recipe is for, and why another one or this one is proposed."""
+        proposal = self.controller.proposal
+        lines = [self.controller.recipe_note(name), proposal.reason if proposal is not None else ""]
+        self._recipe_note.setText("\n".join(line for line in lines if line))
+        self._recipe_note.setVisible(any(lines))
+
+    def _on_recipe_chosen(self) -> None:
+        self._recipe_chosen = True
 
     def _on_models(self) -> None:
         self._fill_starts()
