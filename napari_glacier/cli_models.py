@@ -26,6 +26,11 @@ def add_commands(commands: Any) -> None:
     )
     compare.add_argument("challenger", metavar="CHALLENGER", help="likewise")
     _add_comparing(compare)
+    compare.add_argument(
+        "--out-of-fold",
+        action="store_true",
+        help="both are cross-validations of the same folds: compare the maps that they wrote, predict nothing",
+    )
     compare.add_argument("--maps", type=Path, metavar="DIR", help="write maps of the changed pixels to a new folder")
     compare.set_defaults(run=_compare)
 
@@ -102,7 +107,10 @@ def _compare(options: argparse.Namespace) -> int:
 
     if options.maps is not None:
         refuse_used_folder(options.maps)
-    match = _matched(options, _named(options.champion, options), _named(options.challenger, options))
+    if options.out_of_fold:
+        match = _matched_folds(options)
+    else:
+        match = _matched(options, _named(options.champion, options), _named(options.challenger, options))
     _print_match(match)
     if options.maps is not None:
         from napari_glacier.core.data.dataset import open_dataset
@@ -274,12 +282,10 @@ def _pairs(texts: Sequence[str], *, values: bool = False) -> dict[str, Any]:
 def _matched(options: argparse.Namespace, champion: str, challenger: str) -> "Match":
     """Compare with a progress bar, and write the figures where a file was named."""
     from napari_glacier.core.data.dataset import open_dataset
-    from napari_glacier.core.errors import ConfigError
     from napari_glacier.nn.comparing import compare_models
     from napari_glacier.nn.ensemble import resolve_models
 
-    if options.draws < 1 or options.seed < 0:
-        raise ConfigError("--draws is 1 or more, and --seed 0 or more.")
+    _check_draws(options)
     run = compare_models(
         open_dataset(options.data, options.scheme),
         resolve_models(champion),
@@ -291,10 +297,42 @@ def _matched(options: argparse.Namespace, champion: str, challenger: str) -> "Ma
         seed=options.seed,
     )
     match: Match = _with_bar(run)
+    _write_match(match, options)
+    return match
+
+
+def _matched_folds(options: argparse.Namespace) -> "Match":
+    """Compare the maps that two cross-validations wrote, and write the figures where a file was named."""
+    from napari_glacier.core.data.dataset import open_dataset
+    from napari_glacier.core.errors import ConfigError
+    from napari_glacier.nn.comparing_folds import compare_folds
+
+    if options.tiles or options.tta != "off":
+        raise ConfigError("--out-of-fold compares maps as they were written: leave out --tiles and --tta.")
+    _check_draws(options)
+    run = compare_folds(
+        open_dataset(options.data, options.scheme),
+        Path(options.champion),
+        Path(options.challenger),
+        draws=options.draws,
+        seed=options.seed,
+    )
+    match: Match = _with_bar(run)
+    _write_match(match, options)
+    return match
+
+
+def _check_draws(options: argparse.Namespace) -> None:
+    from napari_glacier.core.errors import ConfigError
+
+    if options.draws < 1 or options.seed < 0:
+        raise ConfigError("--draws is 1 or more, and --seed 0 or more.")
+
+
+def _write_match(match: "Match", options: argparse.Namespace) -> None:
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(options.json, json.dumps(match.as_dict(), indent=2, allow_nan=False) + "\n")
-    return match
 
 
 def _with_bar(run: "Generator[Progress, None, Result]") -> "Result":

@@ -8,7 +8,7 @@ model, and metrics: of folds those out of fold, each tile predicted by the model
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, save_config
@@ -22,6 +22,7 @@ from training.children import Run, run_side_by_side
 from training.folds import FOLDS_FILE, LEAKAGE_FILE, Folds, settle_folds, write_leakage
 from training.outoffold import Scoring, score_folds, score_members, write_ensemble
 from training.reporting import Reporter, logger, write_per_class
+from training.scorecard import scorecard, write_scorecard
 from training.source import LabelledTiles, Notes, known_tiles, open_labelled_tiles, open_training_data
 from training.start import load_start, prepare
 
@@ -226,7 +227,8 @@ def _bring_together(
             f"{config.train.max_ensemble_mb:g} MB.",
             "warning",
         )
-    how = Scoring(device, "fp32" if config.train.amp == "off" else "auto", should_stop)
+    precision: Literal["auto", "fp32"] = "fp32" if config.train.amp == "off" else "auto"
+    how = Scoring(device, precision, should_stop, config.scoring.tta, config.scoring.draws)
     if labelled is not None:
         metrics = score_folds(folder.path, labelled, folds, checkpoints, how)
     else:
@@ -235,12 +237,14 @@ def _bring_together(
     if metrics is None:
         return False
     thresholds = metrics.get("thresholds", {}).get("values", {})
-    write_ensemble(folder.path, checkpoints, thresholds)
+    write_ensemble(folder.path, checkpoints, thresholds, config.scoring.tta)
     metrics = {"checkpoints_mb": round(size_mb, 2), **metrics}
     write_text_atomically(folder.metrics_path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     write_per_class(folder.per_class_path, metrics)
     every, valid = metrics["all_pixels"]["mcc"], metrics["valid_pixels"]["mcc"]
     if labelled is not None:
+        write_scorecard(folder.path, metrics)
+        logger.info(scorecard(metrics))
         mean, sd = metrics["mean"]["all_pixels"]["mcc"], metrics["sd"]["all_pixels"]["mcc"]
         spread = f"; mean of the folds {mean:.4f} ± {sd:.4f}"
         pooled = f"MCC {every:.4f} over all pixels, {valid:.4f} over valid ones"

@@ -11,7 +11,7 @@ from napari_glacier.core.config import OptimConfig
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.zoo.stages import encoder_of
 
-Direction = Literal["max", "min"]
+Direction = Literal["max", "min", "none"]
 
 # Relative change that counts as progress for the learning rate, as in torch's ReduceLROnPlateau.
 _PLATEAU_THRESHOLD = 1e-4
@@ -136,7 +136,8 @@ class Progress:
 
     Parameters
     ----------
-    direction : {"max", "min"}
+    direction : {"max", "min", "none"}
+        none: nothing is chosen, so the newest epoch is always the best, and patience has no end.
     patience : int
         Epochs without progress before `exhausted`.
     min_delta : float
@@ -144,6 +145,7 @@ class Progress:
     """
 
     def __init__(self, direction: Direction, patience: int, min_delta: float) -> None:
+        self._chooses = direction != "none"
         self._sign = 1.0 if direction == "max" else -1.0
         self._patience = patience
         self._min_delta = min_delta
@@ -155,10 +157,13 @@ class Progress:
     @property
     def exhausted(self) -> bool:
         """Whether patience has run out."""
-        return self._waited >= self._patience
+        return self._chooses and self._waited >= self._patience
 
     def end_epoch(self, epoch: int, metric: float) -> bool:
         """Take the epoch's metric; return whether the epoch is the best so far."""
+        if not self._chooses:
+            self.best_epoch = epoch
+            return True
         value = self._sign * metric
         if value > self._reference + self._min_delta:
             self._reference, self._waited = value, 0

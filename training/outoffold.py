@@ -1,7 +1,8 @@
 """What several models are worth together: predictions out of fold, pooled scores, thresholds, and the ensemble file.
 
-A tile is predicted by the one model that has not learnt from it, whole and without test-time augmentation, as in
-validation. The scores to publish are those of one confusion matrix over all tiles; a mean over folds stands beside.
+A tile is predicted by the one model that has not learnt from it, whole, and as in validation without test-time
+augmentation unless views are asked for. The scores to publish are those of one confusion matrix over all tiles; a mean
+over folds stands beside.
 
 Shapes: N pixels, H rows, W columns, K classes.
 """
@@ -24,13 +25,16 @@ from napari_glacier.core.data.mosaic import Mosaic, PixelCache, Placement
 from napari_glacier.core.data.tiles import Tile, raster_name
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.metrics import ConfusionMatrix
+from napari_glacier.core.models.bootstrap import DRAWS
 from napari_glacier.core.raster import write_mask
 from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.nn.augment_tta import TtaMode
 from napari_glacier.nn.checkpoint import load_checkpoint
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE, Ensemble
 from napari_glacier.nn.prediction import Prediction
 from napari_glacier.nn.predictor import Predictor
 from training.data import TileSet
+from training.scorecard import calibration_of, intervals
 from training.source import LabelledTiles
 from training.thresholds import PixelSample, find_thresholds
 
@@ -51,11 +55,17 @@ class Scoring:
         See `Predictor`.
     should_stop : callable
         Asked before every tile.
+    tta : "off", 2, 6 or 8
+        Views of test-time augmentation.
+    draws : int
+        Of the bootstrap over tiles.
     """
 
     device: str
     precision: Literal["auto", "fp32"]
     should_stop: Callable[[], bool]
+    tta: TtaMode = "off"
+    draws: int = DRAWS
 
 
 class _Counts:
@@ -74,6 +84,10 @@ class _Counts:
 
     def summary(self, scheme: ClassScheme) -> dict[str, Any]:
         return {key: matrix.summary(scheme.class_names) for key, matrix in self.matrices.items()}
+
+    def stacked(self) -> npt.NDArray[np.int64]:
+        """All and valid pixels, shape (2, K, K)."""
+        return np.stack([self.matrices[key].counts for key in _KEYS])
 
 
 def score_folds(
@@ -99,13 +113,14 @@ def score_folds(
     -------
     dict or None
         ``all_pixels`` and ``valid_pixels`` (pooled), ``mean`` and ``sd`` over folds (the sample's deviation),
-        ``folds``, ``tiles``, ``thresholds``; None where a stop was asked for.
+        ``intervals`` (pooled scores, bootstrap over tiles), ``calibration``, ``folds``, ``tiles``, ``thresholds``,
+        ``tta``; None where a stop was asked for.
     """
     scheme, dataset = labelled.scheme, labelled.tiles.dataset
     number_of = {tile.id: number for number, tile in enumerate(labelled.tiles.tiles)}
     sample = PixelSample(scheme.num_classes, sum(tile.height * tile.width for tile in labelled.tiles.tiles))
     pooled = _Counts(scheme.num_classes)
-    fold_records, tile_records = [], []
+    fold_records, tile_records, counts_T = [], [], []
     for fold, (tile_ids, checkpoint) in enumerate(zip(folds, checkpoints, strict=True), start=1):
         ensemble = Ensemble([load_checkpoint(checkpoint)])
         numbers = [number_of[tile_id] for tile_id in tile_ids]
@@ -121,13 +136,17 @@ def score_folds(
             of_tile.add(prediction, truth_HW)
             of_fold.merge(of_tile)
             tile_records.append({"tile": tile.id, "fold": fold, **of_tile.summary(scheme)})
+            counts_T.append(of_tile.stacked())
         pooled.merge(of_fold)
         fold_records.append({"fold": fold, "tiles": list(tile_ids), **of_fold.summary(scheme)})
     write_text_atomically(path / OOF_TABLE, _table(tile_records, scheme))
     return {
         "scheme": scheme.name,
+        "tta": how.tta,
         **pooled.summary(scheme),
         **_mean_and_sd(fold_records),
+        "intervals": intervals(np.stack(counts_T), scheme.class_names, how.draws),
+        "calibration": calibration_of(sample, scheme),
         "thresholds": find_thresholds(sample, scheme).as_dict(),
         "folds": fold_records,
         "tiles": tile_records,
@@ -164,6 +183,7 @@ def score_members(
         members.append({"member": folder.path.name, "epoch": own["epoch"], **{key: own[key] for key in _KEYS}})
     return {
         "scheme": scheme.name,
+        "tta": how.tta,
         **total.summary(scheme),
         **_mean_and_sd(members),
         "members": members,
@@ -171,21 +191,28 @@ def score_members(
     }
 
 
-def write_ensemble(path: Path, checkpoints: Sequence[Path], thresholds: Mapping[str, float]) -> None:
-    """Write the ensemble file that makes a run folder a model: equal weights, paths relative to the folder."""
+def write_ensemble(
+    path: Path, checkpoints: Sequence[Path], thresholds: Mapping[str, float], tta: TtaMode = "off"
+) -> None:
+    """Write the ensemble file that makes a run folder a model: equal weights, paths relative to the folder.
+
+    Views that it was scored with are its own from then on; scored without, it leaves them to whoever predicts.
+    """
     content: dict[str, Any] = {
         "name": path.resolve().name,
         "members": [{"path": checkpoint.relative_to(path).as_posix(), "weight": 1.0} for checkpoint in checkpoints],
     }
     if thresholds:
         content["thresholds"] = dict(thresholds)
+    if tta != "off":
+        content["tta"] = tta
     write_text_atomically(path / ENSEMBLE_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _predictions(
     ensemble: Ensemble, dataset: Dataset, tiles: Sequence[Tile], how: Scoring
 ) -> Iterator[tuple[Tile, Prediction]]:
-    predictor = Predictor(ensemble, tta="off", device=how.device, thresholds={}, precision=how.precision)
+    predictor = Predictor(ensemble, tta=how.tta, device=how.device, thresholds={}, precision=how.precision)
     for tile in tiles:
         scene = Mosaic(dataset, (Placement(tile, 0, 0),), tile.georef, PixelCache(1))
         steps = predictor.run(scene)

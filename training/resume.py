@@ -13,6 +13,8 @@ from napari_glacier.core.runfiles import RunFolder
 
 # What a run may change of itself without becoming another one.
 _MAY_CHANGE = {"train.epochs", "train.patience", "data.workers", "device", "save_path", "loggers"}
+# How it is scored in the end changes nothing of what was learnt.
+_MAY_CHANGE |= {"scoring.tta", "scoring.draws"}
 
 
 def check_overrides(overrides: list[str], folder: Path) -> None:

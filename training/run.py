@@ -8,7 +8,7 @@
     python -m training.run --resume runs/20260101-120000-bundled                   go on after the last epoch
     python -m training.run --config my.yaml --check                                look at everything, then stop
 
-A run that goes on may change only train.epochs, train.patience, data.workers, device, save_path and loggers.
+A run that goes on may change only train.epochs, train.patience, data.workers, device, save_path, loggers and scoring.
 
 The last line on standard output is the run folder. Exit 0: done, or stopped cleanly (SIGTERM, Ctrl-C, or a
 file called `stop` in the run folder); 2: bad input, with one sentence on standard error; 1: anything else.

@@ -41,6 +41,7 @@ from training.validation import NonFiniteLossError, Validator, matrix_of
 _STEPS_BETWEEN_STOP_CHECKS = 5
 # To look at a loss, a GPU has to be waited for.
 _STEPS_BETWEEN_LOSS_CHECKS = 10
+_DIRECTIONS: dict[str, Direction] = {"val_mcc": "max", "val_loss": "min", "none": "none"}
 # A class mix that misses the target by more than this is said.
 _MIX_TOLERANCE = 0.03
 
@@ -76,7 +77,7 @@ class Trainer:
         self.loss = build_loss(config.loss, self.scheme, config.distill.temperature if config.distill else 1.0)
         self.optimizer = build_optimizer(self.network, config.optim, team.device)
         self.precision = Precision(config.train.amp, team.device)
-        direction: Direction = "max" if config.train.monitor == "val_mcc" else "min"
+        direction = _DIRECTIONS[config.train.monitor]
         self.learning_rate = LearningRate(config.optim, direction, config.train.epochs * self.steps)
         self.progress = Progress(direction, config.train.patience, config.train.min_delta)
         self.update = Updater(
@@ -146,7 +147,7 @@ class Trainer:
                 return
             validated, tables = self.validate(self._result())
             lr = self.learning_rate.at_step(epoch * self.steps - 1)
-            monitored = validated[self.config.train.monitor]
+            monitored = validated.get(self.config.train.monitor, 0.0)
             best = self.progress.end_epoch(epoch, monitored)
             self.learning_rate.end_epoch(monitored)
             seconds = time.monotonic() - started
@@ -377,7 +378,8 @@ class Trainer:
     def _summary(self) -> str:
         best = self.rows[self.progress.best_epoch - 1]
         early = ", stopped early" if len(self.rows) < self.config.train.epochs else ""
+        which = "Last" if self.config.train.monitor == "none" else "Best"
         return (
-            f"Done after {len(self.rows)} epochs{early}. Best epoch {best['epoch']}: validation MCC "
+            f"Done after {len(self.rows)} epochs{early}. {which} epoch {best['epoch']}: validation MCC "
             f"{best['val_mcc']:.4f} over all pixels, {best['val_mcc_valid']:.4f} over valid ones."
         )

@@ -15,7 +15,7 @@ from napari_glacier.controllers.run_curves import Curves, OtherRuns, status_line
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.split_map import ClassCounts, PlannedSplit, plan_split, seen_by
 from napari_glacier.controllers.training_estimates import duration, estimate
-from napari_glacier.controllers.training_plans import Plan, overrides
+from napari_glacier.controllers.training_plans import Plan, Proposal, overrides, propose
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
@@ -83,6 +83,11 @@ class TrainingController:
     def recipe_start(name: str) -> str | None:
         """Which model a recipe starts from: a path, ``bundled``, or None for fresh weights."""
         return load_config(name, ["data.train=."]).model.init_from
+
+    @property
+    def proposal(self) -> Proposal | None:
+        """The recipe that the open dataset asks for by its size, where it asks for one."""
+        return propose(self.workspace.session.dataset) if self.workspace.session is not None else None
 
     @property
     def default_data(self) -> Path | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.plain_yaml import read_yaml
 
@@ -18,6 +20,8 @@ TilesThatCount = Literal["all", "edited", "approved"]
 
 # How far the review of a tile must have come for it to count.
 _STATES: dict[str, tuple[str, ...]] = {"edited": ("edited", "approved"), "approved": ("approved",)}
+# 25 tiles of 512 x 512.
+_FEW_PIXELS = 25 * 512 * 512
 _ASK_S = 5.0
 _PLAIN = re.compile(r"[\w./~][\w./~-]*")
 
@@ -33,6 +37,31 @@ class Plan:
     init_from: str | None = None
     device: str = "auto"
     tiles: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A recipe that suits a dataset, and why; a sentence."""
+
+    recipe: str
+    reason: str
+
+
+def propose(dataset: Dataset) -> Proposal | None:
+    """The recipe that the size of a dataset asks for; None where the usual one will do.
+
+    Few labelled pixels are soon known by heart: `tiny_data` holds against that with strong augmentation, dropout and
+    averaged weights. It reads the five satellite bands.
+    """
+    tiles = [tile for tile in dataset.split("train") or dataset.tiles if tile.mask_path is not None]
+    pixels = sum(tile.height * tile.width for tile in tiles)
+    if len(tiles) < 2 or pixels > _FEW_PIXELS or any(set(CANONICAL_BANDS) - set(tile.bands) for tile in tiles):
+        return None
+    return Proposal(
+        "tiny_data",
+        f"{len(tiles)} labelled tiles ({pixels / 1e6:.1f} million pixels) are few, and a network soon knows them by "
+        "heart: tiny_data is proposed, which changes every crop strongly and averages the weights.",
+    )
 
 
 def tiles_that_count(session: Any, which: TilesThatCount) -> tuple[str, ...] | None:

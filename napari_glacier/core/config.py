@@ -283,7 +283,11 @@ class TrainConfig(_Section):
     )
     patience: int = Field(15, ge=1, description="Epochs without progress before training stops.")
     min_delta: float = Field(0.001, ge=0.0, description="What counts as progress.")
-    monitor: Literal["val_mcc", "val_loss"] = Field("val_mcc", description="What best and early stopping go by.")
+    monitor: Literal["val_mcc", "val_loss", "none"] = Field(
+        "val_mcc",
+        description="What best and early stopping go by; none: the last epoch is the model, so that scores on the "
+        "validation tiles do not flatter it.",
+    )
     ema: float = Field(
         0.0,
         ge=0.0,
@@ -294,6 +298,19 @@ class TrainConfig(_Section):
     max_ensemble_mb: float = Field(300.0, gt=0.0, description="Largest ensemble of folds or members before a warning.")
 
     @field_validator("amp", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare `off` as false.
+        return "off" if value is False else value
+
+
+class ScoringConfig(_Section):
+    """How the predictions out of fold are made and scored."""
+
+    tta: Literal["off", 2, 6, 8] = Field("off", description="Views of test-time augmentation: off, 2, 6 or 8.")
+    draws: int = Field(10_000, ge=100, description="Of the bootstrap over tiles that gives the intervals.")
+
+    @field_validator("tta", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
         # YAML 1.1 reads a bare `off` as false.
@@ -326,11 +343,14 @@ class RunConfig(_Section):
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="Augmentation.")
     optim: OptimConfig = Field(default_factory=OptimConfig, description="Optimiser.")
     train: TrainConfig = Field(default_factory=TrainConfig, description="Loop.")
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="Scores out of fold.")
 
     @model_validator(mode="after")
-    def _teachers_and_term(self) -> "RunConfig":
+    def _parts_fit_together(self) -> "RunConfig":
         if (self.distill is not None) != ("kl" in self.loss.terms):
             raise ValueError("distill.teachers and the loss term kl go together: give both or neither")
+        if self.train.monitor == "none" and self.optim.schedule == "plateau":
+            raise ValueError("train.monitor is none, and a plateau is seen on what it names: set optim.schedule=cosine")
         if self.folds is not None and self.members > 1:
             raise ValueError("folds and members both ask for several models: give one of them")
         if self.save_path is not None and (self.folds is not None or self.members > 1):

@@ -1,4 +1,4 @@
-"""Two models predict the same held-out tiles: what `core.comparison` compares."""
+"""Two models predict the same held-out tiles: what `core.models.comparison` compares."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,8 @@ import numpy.typing as npt
 
 from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.errors import SaveError
-from napari_glacier.core.models.comparison import (
-    CHANGES,
-    DRAWS,
-    LEVEL,
-    Comparison,
-    change_map,
-    compare,
-    count_tile,
-)
+from napari_glacier.core.models.bootstrap import DRAWS, LEVEL
+from napari_glacier.core.models.comparison import CHANGES, Comparison, change_map, compare, count_tile
 from napari_glacier.core.raster import write_mask
 from napari_glacier.nn.augment_tta import TtaMode
 from napari_glacier.nn.ensemble import Ensemble

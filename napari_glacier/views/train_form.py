@@ -36,6 +36,8 @@ class TrainForm(QWidget):
         super().__init__()
         self._controller = controller
         self._split: PlannedSplit | None = None
+        # What a person chose is not changed when another dataset is opened.
+        self._recipe_chosen = False
         self.recipe, self.tiles, self.start_from = QComboBox(), QComboBox(), QComboBox()
         self.epochs, self.device = QSpinBox(), DeviceBox()
         self._recipe_note, self._estimate = hint(""), hint("")
@@ -52,6 +54,7 @@ class TrainForm(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.recipe.addItems(self._controller.recipes())
         self.recipe.currentTextChanged.connect(self.show_recipe)
+        self.recipe.activated.connect(self._on_recipe_chosen)
         form.addRow("Recipe", self.recipe)
         form.addRow(self._recipe_note)
         self.data, data_row = folder_field(self, "Folder of tiles with masks")
@@ -112,11 +115,20 @@ class TrainForm(QWidget):
         """Where runs go; None where nothing is filled in."""
         return Path(self.output.text()).expanduser() if self.output.text() else None
 
-    def fill_folders(self) -> None:
-        """Take the open dataset's folders, and look at its tiles."""
+    def choose_recipe(self, name: str) -> None:
+        """Take a recipe as a person does: it stays whatever is opened."""
+        self._recipe_chosen = True
+        self.recipe.setCurrentText(name)
+
+    def take_dataset(self) -> None:
+        """Take the open dataset's folders and the recipe that suits it, and look at its tiles."""
         if self._controller.default_data is not None:
             self.data.setText(str(self._controller.default_data))
             self.output.setText(str(self._controller.default_output))
+        if not self._recipe_chosen and self.recipe.count():
+            proposal = self._controller.proposal
+            self.recipe.setCurrentText(proposal.recipe if proposal is not None else self._controller.recipes()[0])
+        self._show_note(self.recipe.currentText())
         self._look_again()
 
     def fill_starts(self) -> None:
@@ -135,11 +147,22 @@ class TrainForm(QWidget):
         if not name:
             self._recipe_note.setText("No recipes are installed; reinstall napari-glacier.")
             return
-        self._recipe_note.setText(self._controller.recipe_note(name))
-        self._recipe_note.setVisible(bool(self._recipe_note.text()))
+        self._show_note(name)
         self.epochs.setValue(self._controller.recipe_epochs(name))
         self.start_from.setCurrentIndex(max(0, self.start_from.findData(self._controller.recipe_start(name))))
         self._look_again()
+
+    def _show_note(self, name: str) -> None:
+        """What the recipe is for, and why another one or this one is proposed."""
+        if not name:
+            return
+        proposal = self._controller.proposal
+        lines = [self._controller.recipe_note(name), proposal.reason if proposal is not None else ""]
+        self._recipe_note.setText("\n".join(line for line in lines if line))
+        self._recipe_note.setVisible(any(lines))
+
+    def _on_recipe_chosen(self, *_: Any) -> None:
+        self._recipe_chosen = True
 
     def show_estimate(self, *_: Any) -> None:
         """Say how long the run may take and how much memory it may want."""

@@ -106,7 +106,7 @@ class TrainView(GlacierView):
     def fill(self, *, recipe: str | None = None, epochs: int | None = None, device: str | None = None) -> None:
         """Set choices of the form."""
         if recipe is not None:
-            self.form.recipe.setCurrentText(recipe)
+            self.form.choose_recipe(recipe)
         if epochs is not None:
             self.form.epochs.setValue(epochs)
         if device is not None:
@@ -199,7 +199,7 @@ class TrainView(GlacierView):
             self.form.show_estimate()
 
     def _on_session(self, session: Any) -> None:
-        self.form.fill_folders()
+        self.form.take_dataset()
         self.form.fill_starts()
         self.compare_panel.stop()
         self.compare_panel.fill_models()
@@ -243,6 +243,7 @@ class TrainView(GlacierView):
         self.run_panel.draw()
 
     def _restore(self) -> None:
-        self.form.recipe.setCurrentText(kept("train/recipe", self.form.recipe.currentText()))
+        if recipe := kept("train/recipe", ""):
+            self.form.choose_recipe(recipe)
         self.form.device.setCurrentText(kept("train/device", "auto"))
         self.form.show_recipe(self.form.recipe.currentText())

@@ -7,7 +7,7 @@ import pytest
 
 from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.training_estimates import estimate
-from napari_glacier.controllers.training_plans import Plan, commands, devices_found, tiles_that_count
+from napari_glacier.controllers.training_plans import Plan, commands, devices_found, propose, tiles_that_count
 from napari_glacier.core.config_files import load_config
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.runfiles import RunFolder
@@ -32,6 +32,18 @@ def test_tiles_of_the_val_split_do_not_train(workspace, make_dataset):
     for tile_id in session.tile_ids:
         session.set_review(tile_id, "approved")
     assert tiles_that_count(session, "approved") == tuple(tile.id for tile in session.dataset.split("train"))
+
+
+def test_few_labelled_pixels_ask_for_the_recipe_made_for_them(workspace, make_dataset, monkeypatch):
+    assert TrainingController(workspace).proposal is None
+    session = workspace.open(make_dataset(splits=("train", "val"), grid=(1, 2)))
+    proposal = TrainingController(workspace).proposal
+    assert proposal is not None
+    assert proposal.recipe == "tiny_data"
+    assert proposal.reason.startswith("2 labelled tiles (0.0 million pixels) are few")  # those of the train split
+    monkeypatch.setattr("napari_glacier.controllers.training_plans._FEW_PIXELS", 2 * 64 * 64 - 1)
+    assert propose(session.dataset) is None
+    assert propose(workspace.open(make_dataset("bare", masks=False)).dataset) is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")

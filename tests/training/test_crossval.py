@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.config import RunConfig
+from napari_glacier.core.config import RunConfig, ScoringConfig
 from napari_glacier.core.config_files import load_config, save_config
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import ConfigError
@@ -114,6 +114,22 @@ def test_folds_stop_go_on_and_are_scored_out_of_fold(make_dataset, tmp_path):
     assert len(ensemble.members) == 2
     assert ensemble.name == "many"
     assert ensemble.thresholds == json.loads(folder.metrics_path.read_text())["thresholds"]["values"]
+    assert ensemble.tta is None
+    _check_scored_again_with_views(config, folder)
+
+
+def _check_scored_again_with_views(config, folder) -> None:
+    """A finished run is scored anew with test-time augmentation; nothing is trained again."""
+    before = json.loads(folder.metrics_path.read_text())
+    best = folder.path / "fold-1" / "best.safetensors"
+    written = best.stat().st_mtime_ns
+    _carry_on(config.model_copy(update={"scoring": ScoringConfig(tta=2, draws=100)}), folder)
+    after = json.loads(folder.metrics_path.read_text())
+    assert (before["tta"], after["tta"], resolve_models(folder.path).tta) == ("off", 2, 2)
+    assert after["intervals"]["draws"] == 100
+    assert [t["tile"] for t in after["tiles"]] == [t["tile"] for t in before["tiles"]]
+    assert after["all_pixels"]["mcc"] != before["all_pixels"]["mcc"]
+    assert best.stat().st_mtime_ns == written
 
 
 def _check_pooled_scores(root, folder, folds) -> None:
@@ -140,6 +156,9 @@ def _check_pooled_scores(root, folder, folds) -> None:
         assert [f[key]["mcc"] for f in metrics["folds"]] == pytest.approx(of_folds, abs=1e-9)
         assert metrics["mean"][key]["mcc"] == pytest.approx(np.mean(of_folds), abs=1e-9)
         assert metrics["sd"][key]["mcc"] == pytest.approx(np.std(of_folds, ddof=1), abs=1e-9)
+        pooled = metrics["intervals"][key][0]
+        assert pooled["value"] == pytest.approx(mcc, abs=1e-9)
+        assert pooled["low"] <= mcc <= pooled["high"]
     with (folder.path / "oof.csv").open(newline="") as file:
         rows = {row["tile"]: row for row in csv.DictReader(file)}
     assert set(rows) == set(truth)
@@ -154,7 +173,8 @@ def _check_pooled_scores(root, folder, folds) -> None:
 
 @pytest.mark.slow
 def test_members_share_their_validation_tiles_and_become_an_ensemble(make_dataset, tmp_path):
-    config = _config(make_dataset(), members=2, seed=7)
+    last_counts = {"train": {**TINY["train"], "epochs": 2, "monitor": "none"}, "optim": {"schedule": "cosine"}}
+    config = _config(make_dataset(), members=2, seed=7, **last_counts)
     config.train.max_ensemble_mb = 0.5
     folder = _folder(tmp_path, config)
     _carry_on(config, folder)
@@ -166,6 +186,7 @@ def test_members_share_their_validation_tiles_and_become_an_ensemble(make_datase
     metrics = json.loads(folder.metrics_path.read_text())
     assert [t["tile"] for t in metrics["tiles"]] == own[0].data.val_tiles
     assert [m["member"] for m in metrics["members"]] == ["member-1", "member-2"]
+    assert [m["epoch"] for m in metrics["members"]] == [2, 2]
     assert metrics["members"][0]["all_pixels"]["mcc"] != metrics["members"][1]["all_pixels"]["mcc"]
     assert resolve_models(folder.path).weights == [0.5, 0.5]
     assert any("max_ensemble_mb" in e["message"] for e in folder.events() if e["event"] == "warning")

@@ -1,14 +1,12 @@
 """Is one model better than another? Scores of both on the same tiles, and how sure the difference is.
 
-The interval of a difference comes from a paired bootstrap over tiles (Efron & Tibshirani 1993, "An Introduction to the
-Bootstrap", ch. 13: percentile intervals): tiles are drawn with replacement, the same for both models, their confusion
-matrices are summed, and the difference of the scores is taken. Tiles, and not pixels, are drawn, since the pixels of
-a tile resemble one another.
+The interval of a difference comes from a paired bootstrap over tiles (`core.models.bootstrap`): the same tiles are
+drawn for both models, and the difference of the scores is taken.
 
 Legend: T tiles, B draws, S models (champion, challenger), V sets of pixels (all, valid), K classes, H rows, W columns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme
-from napari_glacier.core.metrics import ConfusionMatrix, iou_of, mcc_of
+from napari_glacier.core.metrics import ConfusionMatrix, mcc_of
+from napari_glacier.core.models.bootstrap import (
+    DRAWS,
+    FEW_TILES,
+    LEVEL,
+    PIXEL_SETS,
+    drawn_sums,
+    interval,
+    plain,
+    score_titles,
+    scores_of,
+)
 
-PIXEL_SETS = ("all_pixels", "valid_pixels")
-DRAWS, LEVEL = 10_000, 0.95
-# With fewer tiles than this the interval itself is rough.
-FEW_TILES = 10
 # A score that falls by less is shown as the same number.
 _LEAST_LOSS = 0.0005
-# A class must be there in so many of the draws for an interval to be given.
-_LEAST_DEFINED = 0.95
-_DRAWS_AT_ONCE = 500
 
 # Apart from one another for colour-blind people, and from the colours of the classes that they lie on.
 CHANGES = ClassScheme(
@@ -232,54 +234,20 @@ def compare(
     assert tiles
     counts_TSVKK = np.stack([tile.counts_SVKK for tile in tiles])
     total_SVKK = counts_TSVKK.sum(0)
-    drawn = [_scores(sums) for sums in _draws(counts_TSVKK, draws, seed)] if len(tiles) > 1 else []
+    drawn = [scores_of(sums) for sums in drawn_sums(counts_TSVKK, draws, seed)] if len(tiles) > 1 else []
     rows = {}
     for v, key in enumerate(PIXEL_SETS):
         of_set = []
-        scores_SR = _scores(total_SVKK)[:, v]
+        scores_SR = scores_of(total_SVKK)[:, v]
         differences_BR = (
             np.concatenate([part[:, 1, v] - part[:, 0, v] for part in drawn])
             if drawn
             else np.full((1, scores_SR.shape[-1]), np.nan)
         )
-        for r, (score, class_name) in enumerate(_titles(class_names)):
-            before, after = (_plain(value) for value in scores_SR[:, r])
+        for r, (score, class_name) in enumerate(score_titles(class_names)):
+            before, after = (plain(value) for value in scores_SR[:, r])
             difference = None if before is None or after is None else after - before
-            low, high = _interval(differences_BR[:, r], level)
+            low, high = interval(differences_BR[:, r], level)
             of_set.append(Row(score, class_name, before, after, difference, low, high))
         rows[key] = tuple(of_set)
     return Comparison(tuple(class_names), tuple(tiles), rows, level, draws, seed)
-
-
-def _titles(class_names: Sequence[str]) -> list[tuple[str, str | None]]:
-    return [("mcc", None), *(("iou", name) for name in class_names), *(("f1", name) for name in class_names)]
-
-
-def _scores(counts_xKK: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """MCC, IoU of each class, F1 of each class, in the order of `_titles`: shape (…, 1 + 2 K)."""
-    iou = iou_of(counts_xKK)
-    # 2 TP / (2 TP + FP + FN), in terms of TP / (TP + FP + FN).
-    return np.concatenate([mcc_of(counts_xKK)[..., None], iou, 2 * iou / (1 + iou)], axis=-1)
-
-
-def _draws(counts_TSVKK: npt.NDArray[np.int64], draws: int, seed: int) -> Iterator[npt.NDArray[np.float64]]:
-    """Summed counts of tiles drawn with replacement, in parts of shape (b, S, V, K, K)."""
-    num_tiles = len(counts_TSVKK)
-    rng = np.random.default_rng(seed)
-    flat = counts_TSVKK.reshape(num_tiles, -1).astype(np.float64)
-    for start in range(0, draws, _DRAWS_AT_ONCE):
-        chosen = rng.integers(num_tiles, size=(min(_DRAWS_AT_ONCE, draws - start), num_tiles))
-        times_bT = np.stack([np.bincount(row, minlength=num_tiles) for row in chosen])
-        yield (times_bT @ flat).reshape(-1, *counts_TSVKK.shape[1:])
-
-
-def _interval(values_B: npt.NDArray[np.float64], level: float) -> tuple[float | None, float | None]:
-    known = values_B[~np.isnan(values_B)]
-    if len(known) < _LEAST_DEFINED * len(values_B):
-        return None, None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _plain(value: np.float64) -> float | None:
-    return None if np.isnan(value) else float(value)

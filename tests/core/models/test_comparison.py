@@ -90,7 +90,7 @@ def test_draws_are_paired_so_that_equal_models_have_no_interval_to_speak_of():
 def test_the_same_seed_gives_the_same_intervals_and_draws_do_not_depend_on_their_parts(monkeypatch):
     counted = _counted(_tiles(5))
     whole = compare(counted, NAMES, draws=700, seed=1).as_dict()
-    monkeypatch.setattr("napari_glacier.core.models.comparison._DRAWS_AT_ONCE", 33)
+    monkeypatch.setattr("napari_glacier.core.models.bootstrap._DRAWS_AT_ONCE", 33)
     assert compare(counted, NAMES, draws=700, seed=1).as_dict() == whole
     assert compare(counted, NAMES, draws=700, seed=2).as_dict() != whole
 
