@@ -18,11 +18,11 @@ from napari_glacier.core.errors import ConfigError, DataError, GlacierError
 
 if TYPE_CHECKING:
     from napari_glacier.core.inventory.map_source import MapSource
-    from napari_glacier.core.inventory.report import Report
+    from napari_glacier.core.inventory.report_data import Report
 
 PREDICTIONS, REPORTS = "predictions", "reports"
 # Class codes of rasters that are no masks lie in these.
-_MEASURES = frozenset(("probabilities", "uncertainty", "votes"))
+_MEASURES = frozenset(("probabilities", "uncertainty", "votes", "sources"))
 
 # What the terminal's options are called in the window.
 _IN_THE_WINDOW = (

@@ -5,13 +5,14 @@ from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QColor, QTextOption
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
+    QFrame,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
+    QPlainTextEdit,
     QProgressBar,
     QPushButton,
     QTableView,
@@ -104,11 +105,12 @@ class CheckPanel(QWidget):
         layout.addLayout(self._make_kinds())
         self.model = FindingTable(self)
         layout.addWidget(self._make_table(), 1)
-        self._detail = QLabel()
-        self._detail.setWordWrap(True)
-        self._detail.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._detail.setAlignment(Qt.AlignmentFlag.AlignTop)
-        self._detail.setMinimumHeight(84)
+        # Names of scenes and paths have no place to break: a label would grow as wide as they are.
+        self._detail = QPlainTextEdit()
+        self._detail.setReadOnly(True)
+        self._detail.setFrameShape(QFrame.Shape.NoFrame)
+        self._detail.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self._detail.setFixedHeight(112)
         layout.addWidget(self._detail)
         self._show()
 
@@ -208,7 +210,7 @@ class CheckPanel(QWidget):
         if 0 <= row < len(self.model.rows):
             finding = self.model.rows[row]
             where = f"Tile {finding.tile}: " if finding.tile else ""
-            self._detail.setText(f"{where}{finding.message}" + (f"\n→ {finding.mend}" if finding.mend else ""))
+            self._detail.setPlainText(f"{where}{finding.message}" + (f"\n→ {finding.mend}" if finding.mend else ""))
 
     def _on_step(self, step: Examined) -> None:
         self._num_tiles = step.done
@@ -249,5 +251,5 @@ class CheckPanel(QWidget):
         self._tell_kinds()
         shown = {severity for severity, box in self._kinds.items() if box.isChecked()}
         self.model.show_rows(by_gravity([one for one in self._findings if one.severity in shown]))
-        self._detail.setText("")
+        self._detail.setPlainText("")
         self.changed.emit()

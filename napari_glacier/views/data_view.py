@@ -230,6 +230,9 @@ class DataView(GlacierView):
 
     def _fly_from_finding(self, tile_id: str) -> None:
         self.tell("")
+        if self._session is None or tile_id in self._session.dataset.damaged:
+            # It is not shown; why stands below the findings.
+            return
         self.attempt(lambda: self.fly_to(tile_id))
 
     def _leave(self) -> None:
@@ -292,7 +295,8 @@ class DataView(GlacierView):
         shares = self.tiles.shares()
         self._bar.show_shares([(color, share) for color, _, share in shares])
         rows = [(color, name, share_text(share)) for color, name, share in shares]
-        self._legend.show_rows(rows or [("transparent", "no tile is labelled", "")])
+        self._legend.show_rows(rows)
+        self._bar.setVisible(bool(rows))
 
     def _title_check(self) -> None:
         number = sum(finding.severity != "info" for finding in self.check.findings)

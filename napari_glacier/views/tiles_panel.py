@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QVBoxLayou
 
 from napari_glacier.controllers.footprints import REVIEW_COLORS, Footprints, footprints
 from napari_glacier.controllers.gallery import Gallery, Seen, class_shares
+from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.tile_list import Filter, Key, TileList
 from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.views.background import Background
@@ -176,7 +177,7 @@ class TilesPanel(QWidget):
         rows = self._tiles.shown(self._chosen_filter(), key, descending)
         self.model.show_rows(rows)
         total = len(self._tiles.rows)
-        shown = f"{len(rows):,} of {total:,} tiles." if len(rows) < total else f"{total:,} tiles."
+        shown = f"{len(rows):,} of {total:,} tiles." if len(rows) < total else f"{counted(total, 'tile')}."
         self.count.setText(f"{shown} Click one to fly to it.")
         self.map.show_states(
             {row.tile_id: row.review for row in self._tiles.rows}, frozenset(row.tile_id for row in rows)

@@ -93,6 +93,33 @@ def test_a_view_from_afar_lies_where_the_scene_does(make_dataset, small_means_la
     session.close()
 
 
+def test_a_file_without_overviews_is_decoded_once_for_all_views_from_afar(make_landsat, small_means_large, monkeypatch):
+    monkeypatch.setattr(mosaic, "_WHOLE_PX", 30 * 30)
+    session = Session.open(make_landsat(shape=(90, 110)))
+    (scene,) = session.scenes
+    read = []
+    original = mosaic.Dataset.read
+
+    def noted(self, tile, bands, *part):
+        read.append(part)
+        return original(self, tile, bands, *part)
+
+    monkeypatch.setattr(mosaic.Dataset, "read", noted)
+    whole_CHW, whole_HW = scene.read(scene.whole, ("B2",))
+    read.clear()
+    for factor in (16, 8, 4):
+        height, width = scene.reduced_shape(factor)
+        image_CHW, valid_HW = scene.read_reduced(factor, Window(0, 0, height, width), ("B2",))
+        for row, col in np.ndindex(height, width):
+            block = np.s_[row * factor : (row + 1) * factor, col * factor : (col + 1) * factor]
+            assert valid_HW[row, col] <= whole_HW[block].any()
+            assert not valid_HW[row, col] or image_CHW[0, row, col] in whole_CHW[0][block]
+        part_CHW, _ = scene.read_reduced(factor, Window(1, 2, 3, 4), ("B2",))
+        np.testing.assert_array_equal(part_CHW, image_CHW[:, 1:4, 2:6])
+    assert read == [((0, 90), (0, 110), (23, 28))]
+    session.close()
+
+
 def test_validity_of_a_large_scene_is_read_where_it_is_painted(make_landsat, small_means_large):
     session = Session.open(make_landsat())
     expected_HW = session.scenes[0].valid()

@@ -108,7 +108,7 @@ def test_the_doctor_lists_what_it_finds_and_flies_there(data, qtbot):
     row = next(n for n, one in enumerate(check.model.rows) if one.tile == tile.id)
     check.table.clicked.emit(check.model.index(row, 0))
     assert data.workspace.tile_under_view().tile.id == tile.id
-    assert tile.id in check._detail.text()
+    assert tile.id in check._detail.toPlainText()
     assert data._facts.tabText(1).startswith("Check (")
     check._kinds["error"].setChecked(False)
     assert all(one.severity != "error" for one in check.model.rows)

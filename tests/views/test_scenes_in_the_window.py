@@ -80,3 +80,21 @@ def test_the_reader_takes_scenes_and_leaves_the_rest(make_landsat, make_sentinel
         assert _reader.get_reader(str(path)) is _reader.read_layers, path
     (tmp_path / "readme_MTL.txt").write_text("END\n")
     assert _reader.get_reader(str(tmp_path / "readme_MTL.txt")) is None
+
+
+def test_an_archive_is_chosen_in_the_dialog(viewer, qtbot, make_landsat, monkeypatch):
+    archive = make_landsat(tar=True)
+    asked = []
+
+    def choose(parent, title, start, filters):
+        asked.append(filters)
+        return str(archive), filters
+
+    monkeypatch.setattr("napari_glacier.views.data_view.QFileDialog.getOpenFileName", choose)
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Data")
+    folder, file = view._open_button.menu().actions()
+    assert folder.text().startswith("Folder")
+    file.trigger()
+    assert "*.tar" in asked[0]
+    qtbot.waitUntil(lambda: view.workspace.session is not None and view.tiles.settled, timeout=20_000)
+    assert view.workspace.session.tile_ids == (archive.stem,)

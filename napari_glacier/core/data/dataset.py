@@ -344,10 +344,11 @@ def open_dataset(
         # The masks are read where nothing else tells the scheme; those of a mosaic count then.
         tiles = everything = list(joined.tiles)
     bands = tuple(band for band in ALL_BANDS if any(band in tile.distinct_bands for tile in tiles))
-    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *joined.notes, *_product_notes(tiles))
+    warnings = (*_usual_band_warnings(tiles), *unpaired_terrain(tiles), *_product_notes(tiles))
     if zero_is_nodata is None:
         zero_is_nodata = not any(tile.is_picture for tile in tiles)
     chosen, note = choose_scheme(root, everything, scheme, without_damaged=without_damaged)
+    note = (*joined.notes, *note)
     units = described_units(root)
     return Dataset(root, tuple(tiles), chosen, bands, zero_is_nodata, (*warnings, *note), note, units, damaged)
 
@@ -388,4 +389,4 @@ def _usual_band_warnings(tiles: Sequence[Tile]) -> tuple[str, ...]:
 
 
 def _product_notes(tiles: Sequence[Tile]) -> tuple[str, ...]:
-    return tuple(note for tile in tiles if tile.product is not None for note in tile.product.notes)
+    return tuple(dict.fromkeys(note for tile in tiles if tile.product is not None for note in tile.product.notes))

@@ -85,6 +85,7 @@ def join_tiles(tiles: Sequence[Tile], rule: str | None, mask_folder: Path) -> Jo
                 continue
             mosaic = _mosaic(neighbours, rule or NEWEST_CLEAR, mask_folder, [tile.id for tile in mosaics.values()])
             mosaics[mosaic.parts[0].tile.id] = mosaic
+            notes.append(_statement(mosaic))
             inside.update((part.tile.id, mosaic.parts[0].tile.id) for part in mosaic.parts)
     notes += apart
     if rule is not None and not mosaics:
@@ -224,11 +225,21 @@ def _mosaic(tiles: Sequence[tuple[Tile, int, int]], rule: str, mask_folder: Path
         bands={band: replace(source, nodata=_nodata(parts, band)) for band, source in first.bands.items()},
         mask_path=target if target.is_file() else None,
         new_mask_path=target,
-        product=_product(name, rule, [part.tile for part in parts]),
+        product=_product(name, [part.tile for part in parts]),
         blocked=all(part.tile.blocked for part in parts),
         reduced=all(part.tile.reduced for part in parts),
         parts=parts,
         rule=rule,
+    )
+
+
+def _statement(mosaic: Tile) -> str:
+    """Of which scenes a mosaic is, and by which rule."""
+    told = ", ".join(f"{_date(part.tile) or 'no date'} {part.tile.id}" for part in mosaic.parts[:6])
+    told += ", …" if len(mosaic.parts) > 6 else ""
+    return (
+        f"{mosaic.id} is a mosaic of {len(mosaic.parts)} scenes: {RULES[mosaic.rule]}. In order: {told}. Another rule, "
+        f"or `mosaic: {APART}`, goes into dataset.yaml."
     )
 
 
@@ -241,15 +252,13 @@ def _date(tile: Tile) -> str:
     return tile.product.date if tile.product is not None else ""
 
 
-def _product(name: str, rule: str, tiles: Sequence[Tile]) -> Product | None:
+def _product(name: str, tiles: Sequence[Tile]) -> Product | None:
     """What the scenes have in common; dates that differ are each pixel's own (see `joined`)."""
     products = [tile.product for tile in tiles if tile.product is not None]
     if not products:
         return None
     days = list(dict.fromkeys(product.date for product in products))
     covers = [product.cloud_percent for product in products]
-    told = ", ".join(f"{tile.id} ({_date(tile) or 'no date'})" for tile in tiles[:6])
-    told += ", …" if len(tiles) > 6 else ""
     return replace(
         products[0],
         name=name,
@@ -258,10 +267,6 @@ def _product(name: str, rule: str, tiles: Sequence[Tile]) -> Product | None:
         # Clouds of the scenes say little of those that are left.
         cloud_percent=covers[0] if len(covers) == 1 else None,
         quality=next((product.quality for product in products if product.quality is not None), None),
-        notes=(
-            f"{name} is a mosaic of {len(tiles)} scenes: {RULES[rule]}. In order: {told}. Another rule, or "
-            f"`mosaic: {APART}`, goes into dataset.yaml.",
-            *dict.fromkeys(note for product in products for note in product.notes),
-        ),
+        notes=tuple(dict.fromkeys(note for product in products for note in product.notes)),
         place="",
     )

@@ -186,18 +186,29 @@ class Mosaic:
     def _reduced(self, place: Placement, group: tuple[str, ...], factor: int, rows: Span, cols: Span) -> Pixels:
         tile = place.tile
         whole = _into(place, (0, tile.height), (0, tile.width), factor, Window(0, 0, 0, 0))
-        shape = whole[0].stop - whole[0].start, whole[1].stop - whole[1].start
-        if shape[0] * shape[1] > _WHOLE_PX:
+        if np.prod(_shape_at(place, factor)) > _WHOLE_PX:
             wanted = _into(place, rows, cols, factor, Window(0, 0, 0, 0))
             size = wanted[0].stop - wanted[0].start, wanted[1].stop - wanted[1].start
             return self.dataset.read(tile, group, rows, cols, size)
-        # Small enough to keep, which makes moving about from afar free.
+        # Small enough to keep, which makes moving about from afar free. A large file without reduced copies of itself
+        # is decoded whole for any view: once for the finest that is kept, of which the coarser ones are picked.
+        kept = factor
+        if not tile.reduced and tile.height * tile.width > _WHOLE_PX:
+            while kept % 2 == 0 and np.prod(_shape_at(place, kept // 2)) <= _WHOLE_PX:
+                kept //= 2
         image_CHW, valid_HW = self._cache.get(
-            (tile.id, group[0], factor),
-            lambda: self.dataset.read(tile, group, (0, tile.height), (0, tile.width), shape),
+            (tile.id, group[0], kept),
+            lambda: self.dataset.read(tile, group, (0, tile.height), (0, tile.width), _shape_at(place, kept)),
         )
         part = _into(place, rows, cols, factor, Window(whole[0].start, whole[1].start, 0, 0))
-        return image_CHW[:, *part], valid_HW[part]
+        if kept == factor:
+            return image_CHW[:, *part], valid_HW[part]
+        picked = [
+            _picked(range(whole[k].start, whole[k].stop)[part[k]], factor // kept, corner // kept, valid_HW.shape[k])
+            for k, corner in enumerate((place.row, place.col))
+        ]
+        rows_H1, cols_1W = np.ix_(*picked)
+        return image_CHW[:, rows_H1, cols_1W], valid_HW[rows_H1, cols_1W]
 
     def read_masks(self) -> npt.NDArray[np.uint8]:
         """Class indices of all masks, shape (H, W); background where there is none."""
@@ -258,6 +269,17 @@ def _into(place: Placement, rows: Span, cols: Span, factor: int, window: Window)
     top, bottom = (place.row + rows[0]) // factor, -(-(place.row + rows[1]) // factor)
     left, right = (place.col + cols[0]) // factor, -(-(place.col + cols[1]) // factor)
     return slice(top - window.row, bottom - window.row), slice(left - window.col, right - window.col)
+
+
+def _shape_at(place: Placement, factor: int) -> tuple[int, int]:
+    """Rows and columns of the reduced scene that a tile covers, at least in part."""
+    rows, cols = _into(place, (0, place.tile.height), (0, place.tile.width), factor, Window(0, 0, 0, 0))
+    return rows.stop - rows.start, cols.stop - cols.start
+
+
+def _picked(coarse: range, step: int, first: int, length: int) -> npt.NDArray[np.intp]:
+    """Which pixel of a finer view, whose first is `first` of the scene's, stands in the middle of each coarser one."""
+    return np.asarray(np.clip(np.asarray(coarse) * step + step // 2 - first, 0, length - 1), np.intp)
 
 
 def _groups(tile: Tile, bands: Sequence[str]) -> list[tuple[str, ...]]:

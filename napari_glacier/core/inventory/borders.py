@@ -15,7 +15,7 @@ from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.inventory.projection import pixel_size_m
 
 if TYPE_CHECKING:
-    from napari_glacier.core.inventory.report import Scene
+    from napari_glacier.core.inventory.report_data import Scene
 
 Image = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from typing import Any
 from napari_glacier.core.errors import SaveError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.inventory.calibration import curves_of
-from napari_glacier.core.inventory.report import Area, Report
+from napari_glacier.core.inventory.report_data import Area, Report
 
 PAGE, AREAS, TILES, CALIBRATION = "report.html", "areas.csv", "tiles.csv", "calibration.json"
 

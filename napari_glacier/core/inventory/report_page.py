@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from napari_glacier.core.inventory.calibration import Calibration
-from napari_glacier.core.inventory.report import Area, Report
+from napari_glacier.core.inventory.report_data import Area, Report
 from napari_glacier.core.inventory.report_figures import (
     change_map,
     class_map,

@@ -100,7 +100,9 @@ def test_neighbours_open_as_one_mosaic_of_the_newest_clear_pixels(three):
     # All three have a share, and clouds decided somewhere: the rule is not that of the newest.
     assert set(np.unique(expected_HW)) == {0, 1, 2, NO_SCENE}
     assert (image_CHW != merged((new, middle, old))).any()
-    assert any("newest scene that saw it without cloud" in text and "2020-10-15" in text for text in dataset.warnings)
+    (said,) = dataset.assumed
+    assert "newest scene that saw it without cloud" in said
+    assert said.index(new.name) < said.index(f"2020-10-15 {middle.name}") < said.index(old.name)
     with rasterio.open(old / f"{old.name}_SR_B2.TIF") as file:
         assert tile.georef.transform == tuple(file.transform)[:6]
     # The clouds that are shown are those of the scene that the pixel is of.
