@@ -94,6 +94,8 @@ class ToolController:
                 raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
+        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE):
+            self._preview.prepare()
         before, self.tool = self.tool, tool
         dropped = self.drop()
         if tool != before and not dropped:
@@ -258,6 +260,7 @@ class ToolController:
     def close(self) -> None:
         """Drop what is proposed and disconnect from the workspace."""
         self._forget()
+        self._preview.close()
         self.source.close()
         self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
@@ -325,6 +328,7 @@ class ToolController:
 
     def _on_session(self, session: Any = None) -> None:
         self._forget()
+        self._preview.close()
         self.tool = ""
         self.changed.emit()
 
