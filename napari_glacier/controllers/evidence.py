@@ -1,8 +1,9 @@
 """Evidence for the tools: read, standardised and kept for the view one works in. No Qt."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from napari_glacier.core.tools.superpixels import Superpixels, superpixels
 WORK_PX = 1024
 
 _KEPT = 3
+Made = TypeVar("Made")
 _SAMPLES, _SAMPLE_PX = 16, 256
 
 
@@ -33,7 +35,7 @@ class EvidenceSource:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._statistics: dict[Any, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
-        self._kept: OrderedDict[Any, Evidence] = OrderedDict()
+        self._kept: OrderedDict[Any, Future[Evidence]] = OrderedDict()
         self._cuts: OrderedDict[Any, Future[Superpixels]] = OrderedDict()
         self._executor: ThreadPoolExecutor | None = None
         self._followed: Any = None
@@ -69,23 +71,27 @@ class EvidenceSource:
 
     def evidence(self, window: Window) -> Evidence:
         """The evidence of a window of the scene on screen."""
+        self.prepare(window)
+        return self._kept[self._key(window)].result()
+
+    def prepare(self, window: Window) -> None:
+        """Begin to read a window, in a thread: it is there when a person clicks."""
         self._follow_prediction()
         key = self._key(window)
         if key not in self._kept:
-            self._kept[key] = self._make(window)
+            self._kept[key] = self._submit(self._plan(window))
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        return self._kept[key]
 
     def prepare_superpixels(self, window: Window) -> None:
         """Begin to cut a window into superpixels, in a thread: they are ready when the stroke has been drawn."""
         key = self._key(window)
-        evidence = self.evidence(window)
+        self.prepare(window)
+        evidence = self._kept[key]
         if key not in self._cuts:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, "superpixels")
-            self._cuts[key] = self._executor.submit(superpixels, evidence)
+            # One thread takes what it is given in order: the evidence is there by then.
+            self._cuts[key] = self._submit(lambda: superpixels(evidence.result()))
             while len(self._cuts) > 1:
                 self._cuts.popitem(last=False)
 
@@ -93,6 +99,11 @@ class EvidenceSource:
         """Superpixels of a window of the scene on screen."""
         self.prepare_superpixels(window)
         return self._cuts[self._key(window)].result()
+
+    def _submit(self, make: Callable[[], Made]) -> "Future[Made]":
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "evidence")
+        return self._executor.submit(make)
 
     def forget(self) -> None:
         """Drop what is kept: the prediction changed."""
@@ -108,38 +119,31 @@ class EvidenceSource:
             self._executor.shutdown()
         self.forget()
 
-    def _make(self, window: Window) -> Evidence:
+    def _plan(self, window: Window) -> Callable[[], Evidence]:
+        """What reads a window, in any thread; layers are asked for now, on the GUI thread."""
         session = self.workspace.session
         assert session is not None
-        image_CHW, valid_HW = self.scene().read(window, self.bands)
-        mean_C, std_C = self._scene_statistics()
-        predicted = shown_prediction(self.workspace)
-        probability_KHW = None
-        if predicted is not None:
-            known_HW = predicted.known(window)
-            if known_HW.any():
-                count = len(predicted.class_names) or session.scheme.num_classes
-                # Where nothing was predicted every class is as likely as the others.
-                probability_KHW = np.where(known_HW, predicted.probability(window, count), np.float32(1 / count))
-        return Evidence(window, standardise(image_CHW, valid_HW, mean_C, std_C), valid_HW, probability_KHW)
+        scene, bands, predicted = self.scene(), self.bands, shown_prediction(self.workspace)
+        num_classes, statistics = session.scheme.num_classes, self._statistics
 
-    def _scene_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Mean and standard deviation of each band over evenly spread windows of the scene."""
-        scene = self.scene()
-        key = (scene.name, scene.shape, self.bands)
-        if key not in self._statistics:
-            spread = [
-                Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)
-                for place in scene.placements
-                for row in range(0, place.tile.height, _SAMPLE_PX)
-                for col in range(0, place.tile.width, _SAMPLE_PX)
-            ]
-            read = [scene.read(window, self.bands) for window in spread[:: -(-len(spread) // _SAMPLES)]]
-            values_NC = np.concatenate([image_CHW[:, valid_HW].T for image_CHW, valid_HW in read]).astype(float)
-            if not values_NC.size:
-                values_NC = np.zeros((1, len(self.bands)))
-            self._statistics[key] = values_NC.mean(axis=0), values_NC.std(axis=0)
-        return self._statistics[key]
+        def make() -> Evidence:
+            image_CHW, valid_HW = scene.read(window, bands)
+            key = (scene.name, scene.shape, bands)
+            if key not in statistics:
+                statistics[key] = _scene_statistics(scene, bands)
+            probability_KHW = None
+            if predicted is not None:
+                known_HW = predicted.known(window)
+                if known_HW.any():
+                    count = len(predicted.class_names) or num_classes
+                    # Where nothing was predicted every class is as likely as the others.
+                    probability_KHW = np.where(known_HW, predicted.probability(window, count), np.float32(1 / count))
+            evidence = Evidence(window, standardise(image_CHW, valid_HW, *statistics[key]), valid_HW, probability_KHW)
+            # Smoothing takes as long as reading.
+            _ = evidence.features
+            return evidence
+
+        return make
 
     def _key(self, window: Window) -> Any:
         return self.scene().name, self.workspace.plane, window
@@ -171,3 +175,18 @@ class EvidenceSource:
 def _start(first: int, length: int, at: int) -> int:
     """Where a window of at most `WORK_PX` around `at` begins inside a longer one."""
     return min(max(at - WORK_PX // 2, first), first + max(length - WORK_PX, 0))
+
+
+def _scene_statistics(scene: Mosaic, bands: tuple[str, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of each band over evenly spread windows of the scene."""
+    spread = [
+        Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)
+        for place in scene.placements
+        for row in range(0, place.tile.height, _SAMPLE_PX)
+        for col in range(0, place.tile.width, _SAMPLE_PX)
+    ]
+    read = [scene.read(window, bands) for window in spread[:: -(-len(spread) // _SAMPLES)]]
+    values_NC = np.concatenate([image_CHW[:, valid_HW].T for image_CHW, valid_HW in read]).astype(float)
+    if not values_NC.size:
+        values_NC = np.zeros((1, len(bands)))
+    return values_NC.mean(axis=0), values_NC.std(axis=0)

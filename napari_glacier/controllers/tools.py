@@ -14,7 +14,7 @@ from psygnal import Signal
 
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.desk import Desk, Point
-from napari_glacier.controllers.evidence import EvidenceSource
+from napari_glacier.controllers.evidence import WORK_PX, EvidenceSource
 from napari_glacier.controllers.preview import Preview
 from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
@@ -76,6 +76,7 @@ class ToolController:
         self._seed: tuple[int, int, Window, FloatArray] | None = None
         self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
         self._plane = 0
+        self._seen: Window | None = None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
 
@@ -160,6 +161,21 @@ class ToolController:
             toolbox.SHAPE: self._regions.reshape_inside,
         }
         act[self.tool](area)
+
+    def prepare_view(self) -> None:
+        """Begin to read what the tool in the hand will ask for, where the view rests; called a few times a second.
+
+        Views beyond the tools' reach are read around the click.
+        """
+        if self.tool not in (toolbox.SMART_FILL, toolbox.SCRIBBLE) or self.workspace.labels_layer is None:
+            return
+        seen = self.workspace.visible_window()
+        if seen is None or seen != self._seen or max(seen.height, seen.width) > WORK_PX:
+            self._seen = seen
+        elif self.tool == toolbox.SCRIBBLE:
+            self.source.prepare_superpixels(seen)
+        else:
+            self.source.prepare(seen)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""
