@@ -12,7 +12,8 @@ drives the canvas with mouse and keys. Milliseconds by the clock, from the event
 `…_frame_ms`             the same until the canvas has drawn it, too (here without a graphics card)
 `longest_stall_ms`       the longest time between two beats of a timer of 2 ms while all this is done
 
-Medians, but for the firsts and the stall. A machine that does other things as well stretches them: `load` tells.
+Medians, but for the stall. A machine that does other things as well stretches them: `load` tells. `…_cpu_ms` is what
+the window's thread worked in the same time, whatever else the machine did.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def main() -> None:
         figures = measure(root, options.rounds, options.profile)
     for name, value in figures.items():
         goal = f"   goal {GOALS_MS[name]}" if name in GOALS_MS else ""
-        print(f"{name:<28}{value:>10.1f}{goal}")
+        print(f"{name:<30}{value:>10.1f}{goal}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -95,18 +97,20 @@ class Heart:
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(2)
         self._timer.timeout.connect(self._beat)
-        self._last = time.perf_counter()
-        self.longest_ms = 0.0
+        self._last = time.perf_counter(), time.thread_time()
+        self.longest_ms = (0.0, 0.0)
         self._timer.start()
 
     def _beat(self) -> None:
-        now = time.perf_counter()
-        self.longest_ms = max(self.longest_ms, 1000 * (now - self._last))
+        now = time.perf_counter(), time.thread_time()
+        by_clock, busy = (1000 * (late - early) for late, early in zip(now, self._last, strict=True))
+        self.longest_ms = max(self.longest_ms[0], by_clock), max(self.longest_ms[1], busy)
         self._last = now
 
-    def rest(self) -> float:
-        """The longest stall so far; begins anew."""
-        longest, self.longest_ms, self._last = self.longest_ms, 0.0, time.perf_counter()
+    def rest(self) -> tuple[float, float]:
+        """The longest stall so far by the clock, and the most the window's thread worked in one; begins anew."""
+        longest, self.longest_ms = self.longest_ms, (0.0, 0.0)
+        self._last = time.perf_counter(), time.thread_time()
         return longest
 
 
@@ -138,6 +142,8 @@ class Desk:
         self.workspace = workspace_of(self.viewer)
         self.layer, self.mask = self.workspace.labels_layer, self.workspace.session.mask
         self.tools = self.view.controller.tools
+        # What the window's thread had worked when something was last asked for.
+        self.asked_cpu = 0.0
         self.canvas = self.viewer.window._qt_viewer.canvas.native
         self.pump(1.5)
         self.look_at(SIDE_PX / 2, SIDE_PX / 2)
@@ -147,6 +153,7 @@ class Desk:
         from qtpy.QtWidgets import QApplication
 
         end = time.perf_counter() + seconds
+        QApplication.processEvents()
         while time.perf_counter() < end:
             QApplication.processEvents()
             time.sleep(0.001)
@@ -174,12 +181,12 @@ class Desk:
         points = [self.point(*place) for place in path]
         left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
         QTest.mousePress(self.canvas, left, none, points[0])
-        for first, last in zip(points, points[1:], strict=False):
+        for first, last in pairwise(points):
             for step in range(1, 9):
                 QTest.mouseMove(self.canvas, first + (last - first) * (step / 8))
                 QApplication.processEvents()
                 time.sleep(0.012)
-        start = time.perf_counter()
+        start, self.asked_cpu = time.perf_counter(), time.thread_time()
         QTest.mouseRelease(self.canvas, left, none, points[-1])
         return start
 
@@ -188,7 +195,7 @@ class Desk:
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
-        start = time.perf_counter()
+        start, self.asked_cpu = time.perf_counter(), time.thread_time()
         QTest.mouseClick(
             self.canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self.point(down, across)
         )
@@ -199,111 +206,139 @@ class Desk:
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
-        start = time.perf_counter()
+        start, self.asked_cpu = time.perf_counter(), time.thread_time()
         modifier = Qt.KeyboardModifier.ControlModifier if control else Qt.KeyboardModifier.NoModifier
         QTest.keyClick(self.canvas, getattr(Qt.Key, f"Key_{key}"), modifier)
         return start
 
 
+class Measured:
+    """What is asked of a desk, and how long it took.
+
+    Parameters
+    ----------
+    desk : Desk
+    rounds : int
+    profiler : cProfile.Profile or None
+    """
+
+    def __init__(self, desk: Desk, rounds: int, profiler: cProfile.Profile | None) -> None:
+        self.desk, self.rounds, self._profiler = desk, rounds, profiler
+        self.spent: dict[str, list[float]] = {}
+        self.stalls: dict[str, tuple[float, float]] = {}
+        self.heart = Heart()
+        self._rng = np.random.default_rng(1)
+        self._recorded = 0
+        desk.mask.recorded.append(self._count)
+
+    def strokes(self) -> None:
+        """Brush strokes, then Ctrl+Z for each."""
+        desk = self.desk
+        desk.view.controller.set_tool("paint")
+        desk.view.controller.set_brush(15)
+        desk.pump(0.5)
+        self.heart.rest()
+        for k in range(self.rounds):
+            desk.view.controller.select_class(1 + k % 3)
+            row, col = self._rng.uniform(0.2, 0.8, 2)
+            path = (row, col), (row + 0.1, col + 0.1)
+            self._note("stroke_durable", lambda path=path: desk.drag(*path), self._next_recorded())
+        self._end("strokes")
+        for _ in range(self.rounds):
+            self._note("undo", lambda: desk.key("Z", control=True), self._next_recorded())
+        self._end("undo")
+
+    def fills(self) -> None:
+        """Smart fill at places of the view, every third one taken and taken back."""
+        desk = self.desk
+        desk.key("S")
+        desk.pump(1.5)
+        self.heart.rest()
+        for k in range(self.rounds + 1):
+            row, col = self._rng.uniform(0.15, 0.85, 2)
+            name = "smart_fill" if k else "smart_fill_first"
+            self._note(name, lambda row=row, col=col: desk.click(row, col), lambda: desk.tools.proposal is not None)
+            if k % 3 == 2:
+                self._note("take", lambda: desk.key("Return"), self._next_recorded())
+                self._note("undo", lambda: desk.key("Z", control=True), self._next_recorded())
+            else:
+                desk.key("Escape")
+        self._end("smart_fill")
+
+    def scribbles(self) -> None:
+        """Scribbles over two classes, in three views where nothing was done before."""
+        desk = self.desk
+        desk.key("D")
+        for view in range(3):
+            desk.look_at(SIDE_PX / 2 + 300 * (view - 1), SIDE_PX / 2 + 250 * (view - 1))
+            desk.pump(1.5)
+            self.heart.rest()
+            for k in range(3):
+                row = 0.2 + 0.2 * k
+                desk.view.controller.select_class(1)
+                desk.drag((row, 0.2), (row, 0.8))
+                desk.pump(0.03)
+                desk.view.controller.select_class(2)
+                path = (row + 0.1, 0.2), (row + 0.1, 0.8)
+                name = "scribble" if k else "scribble_first"
+                self._note(name, lambda path=path: desk.drag(*path), lambda: desk.tools.proposal is not None)
+            self._end("scribbles")
+            desk.key("Escape")
+            desk.pump(0.1)
+
+    def figures(self) -> dict[str, float]:
+        """Medians, and the stalls."""
+        found = {name: statistics.median(values) for name, values in sorted(self.spent.items())}
+        for k, name in enumerate(("stall", "stall_cpu")):
+            found |= {f"{name}_{stage}_ms": values[k] for stage, values in self.stalls.items()}
+            found[f"longest_{name}_ms"] = max(values[k] for values in self.stalls.values())
+        return {**found, "load": os.getloadavg()[0]}
+
+    def _note(self, name: str, ask: Callable[[], float], done: Callable[[], bool]) -> None:
+        if self._profiler is not None:
+            self._profiler.enable()
+        start, worked = ask(), self.desk.asked_cpu
+        _until(done)
+        self.spent.setdefault(f"{name}_ms", []).append(1000 * (time.perf_counter() - start))
+        self.spent.setdefault(f"{name}_cpu_ms", []).append(1000 * (time.thread_time() - worked))
+        self.desk.canvas.update()
+        self.desk.pump(0.0)
+        self.spent.setdefault(f"{name}_frame_ms", []).append(1000 * (time.perf_counter() - start))
+        if self._profiler is not None:
+            self._profiler.disable()
+        self.desk.pump(0.05)
+
+    def _end(self, name: str) -> None:
+        before, now = self.stalls.get(name, (0.0, 0.0)), self.heart.rest()
+        self.stalls[name] = max(before[0], now[0]), max(before[1], now[1])
+
+    def _count(self, stroke_id: int) -> None:
+        self._recorded += 1
+
+    def _next_recorded(self) -> Callable[[], bool]:
+        before = self._recorded
+        return lambda: self._recorded > before
+
+
 def measure(root: Path, rounds: int, profile: bool) -> dict[str, float]:
     """Do everything `rounds` times, each at a place of its own."""
-    import torch
-
-    torch.set_num_threads(1)
-    desk = Desk(root)
-    rng = np.random.default_rng(1)
-    spent: dict[str, list[float]] = {}
-    heart = Heart()
-    stalls: dict[str, float] = {}
     profiler = cProfile.Profile() if profile else None
-
-    def note(name: str, ask: Callable[[], float], done: Callable[[], bool]) -> None:
-        if profiler is not None:
-            profiler.enable()
-        start = ask()
-        _until(desk, done)
-        spent.setdefault(f"{name}_ms", []).append(1000 * (time.perf_counter() - start))
-        desk.canvas.update()
-        _until(desk, lambda: False, frames=1)
-        spent.setdefault(f"{name}_frame_ms", []).append(1000 * (time.perf_counter() - start))
-        if profiler is not None:
-            profiler.disable()
-
-    durable: list[float] = []
-    desk.mask.recorded.append(lambda _: durable.append(time.perf_counter()))
-
-    heart.rest()
-    desk.view.controller.set_tool("paint")
-    desk.view.controller.set_brush(15)
-    for k in range(rounds):
-        desk.view.controller.select_class(1 + k % 3)
-        durable.clear()
-        row, col = rng.uniform(0.2, 0.8, 2)
-        note(
-            "stroke_durable",
-            lambda row=row, col=col: desk.drag((row, col), (row + 0.1, col + 0.1)),
-            lambda: bool(durable),
-        )
-        desk.pump(0.05)
-    stalls["strokes"] = heart.rest()
-    for _ in range(rounds):
-        version = len(durable)
-        note("undo", lambda: desk.key("Z", control=True), lambda version=version: len(durable) > version)
-        desk.pump(0.05)
-    stalls["undo"] = heart.rest()
-
-    desk.key("S")
-    desk.pump(0.3)
-    heart.rest()
-    for k in range(rounds + 1):
-        row, col = rng.uniform(0.15, 0.85, 2)
-        name = "smart_fill" if k else "smart_fill_first"
-        note(name, lambda row=row, col=col: desk.click(row, col), lambda: desk.tools.proposal is not None)
-        if k % 3 == 2:
-            version = len(durable)
-            note("take", lambda: desk.key("Return"), lambda version=version: len(durable) > version)
-            note("undo", lambda: desk.key("Z", control=True), lambda version=version: len(durable) > version + 1)
-        else:
-            desk.key("Escape")
-        desk.pump(0.05)
-    stalls["smart_fill"] = heart.rest()
-
-    desk.key("D")
-    for view in range(3):
-        # A view where nothing was done before.
-        desk.look_at(SIDE_PX / 2 + 300 * (view - 1), SIDE_PX / 2 + 250 * (view - 1))
-        heart.rest()
-        for k in range(3):
-            row = 0.2 + 0.2 * k
-            desk.view.controller.select_class(1)
-            desk.drag((row, 0.2), (row, 0.8))
-            desk.pump(0.03)
-            desk.view.controller.select_class(2)
-            name = "scribble" if k else "scribble_first"
-            note(
-                name,
-                lambda row=row: desk.drag((row + 0.1, 0.2), (row + 0.1, 0.8)),
-                lambda: desk.tools.proposal is not None,
-            )
-            desk.pump(0.05)
-        stalls["scribbles"] = max(stalls.get("scribbles", 0.0), heart.rest())
-        desk.key("Escape")
-        desk.pump(0.1)
+    desk = Desk(root)
+    measured = Measured(desk, rounds, profiler)
+    measured.strokes()
+    measured.fills()
+    measured.scribbles()
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(70)
     desk.viewer.close()
-    figures = {name: statistics.median(values) for name, values in sorted(spent.items())}
-    figures |= {f"stall_{name}_ms": value for name, value in stalls.items()}
-    return {**figures, "longest_stall_ms": max(stalls.values()), "load": os.getloadavg()[0]}
+    return measured.figures()
 
 
-def _until(desk: Desk, done: Callable[[], bool], frames: int = 0) -> None:
+def _until(done: Callable[[], bool]) -> None:
     from qtpy.QtWidgets import QApplication
 
     end = time.perf_counter() + 20
-    for _ in range(frames):
-        QApplication.processEvents()
-    while not frames and not done() and time.perf_counter() < end:
+    while not done() and time.perf_counter() < end:
         QApplication.processEvents()
 
 

@@ -12,6 +12,7 @@ from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.bands import TERRAIN_BANDS
 from napari_glacier.core.data.mosaic import Mosaic
+from napari_glacier.core.data.validity import LazyValidity
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import Evidence, standardise
 from napari_glacier.core.tools.superpixels import Superpixels, superpixels
@@ -21,6 +22,8 @@ WORK_PX = 1024
 
 _KEPT = 3
 Made = TypeVar("Made")
+_MeanAndStd = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+_Statistics = dict[Any, _MeanAndStd]
 _SAMPLES, _SAMPLE_PX = 16, 256
 
 
@@ -34,11 +37,12 @@ class EvidenceSource:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._statistics: dict[Any, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        self._statistics: _Statistics = {}
         self._kept: OrderedDict[Any, Future[Evidence]] = OrderedDict()
         self._cuts: OrderedDict[Any, Future[Superpixels]] = OrderedDict()
         self._executor: ThreadPoolExecutor | None = None
         self._followed: Any = None
+        self._looked_at: Window | None = None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
 
@@ -84,6 +88,20 @@ class EvidenceSource:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
 
+    def prepare_painting(self, window: Window) -> None:
+        """Begin to read what the first stroke and the first click ask for, in a thread.
+
+        Where a window of a large scene carries data, and what its bands are like.
+        """
+        session = self.workspace.session
+        if session is None or window == self._looked_at:
+            return
+        self._looked_at = window
+        valid, scene, bands, statistics = session.valid, self.scene(), self.bands, self._statistics
+        if isinstance(valid, LazyValidity):
+            self._submit(lambda: valid[window.slices])
+        self._submit(lambda: _remembered(statistics, scene, bands))
+
     def prepare_superpixels(self, window: Window) -> None:
         """Begin to cut a window into superpixels, in a thread: they are ready when the stroke has been drawn."""
         key = self._key(window)
@@ -128,9 +146,7 @@ class EvidenceSource:
 
         def make() -> Evidence:
             image_CHW, valid_HW = scene.read(window, bands)
-            key = (scene.name, scene.shape, bands)
-            if key not in statistics:
-                statistics[key] = _scene_statistics(scene, bands)
+            mean_C, std_C = _remembered(statistics, scene, bands)
             probability_KHW = None
             if predicted is not None:
                 known_HW = predicted.known(window)
@@ -138,7 +154,7 @@ class EvidenceSource:
                     count = len(predicted.class_names) or num_classes
                     # Where nothing was predicted every class is as likely as the others.
                     probability_KHW = np.where(known_HW, predicted.probability(window, count), np.float32(1 / count))
-            evidence = Evidence(window, standardise(image_CHW, valid_HW, *statistics[key]), valid_HW, probability_KHW)
+            evidence = Evidence(window, standardise(image_CHW, valid_HW, mean_C, std_C), valid_HW, probability_KHW)
             # Smoothing takes as long as reading.
             _ = evidence.features
             return evidence
@@ -177,7 +193,15 @@ def _start(first: int, length: int, at: int) -> int:
     return min(max(at - WORK_PX // 2, first), first + max(length - WORK_PX, 0))
 
 
-def _scene_statistics(scene: Mosaic, bands: tuple[str, ...]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _remembered(statistics: _Statistics, scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:
+    """The statistics of a scene, worked out the first time."""
+    key = (scene.name, scene.shape, bands)
+    if key not in statistics:
+        statistics[key] = _scene_statistics(scene, bands)
+    return statistics[key]
+
+
+def _scene_statistics(scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:
     """Mean and standard deviation of each band over evenly spread windows of the scene."""
     spread = [
         Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)

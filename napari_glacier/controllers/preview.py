@@ -14,6 +14,7 @@ from napari_glacier.core.tools.evidence import BoolArray
 NONE, DARK, LIGHT = 255, 254, 253
 _OPACITY = 0.65
 _DASH_PX = 3
+_NOTHING = np.full((1, 1), NONE, np.uint8)
 
 
 class Preview:
@@ -27,14 +28,14 @@ class Preview:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._layer: Any = None
+        self._shown = False
         # The labels that the layer was made for: other scenes lie elsewhere.
         self._labels: Any = None
 
     @property
     def layer(self) -> Any:
         """The layer drawn, or None."""
-        layer = self._kept
-        return layer if layer is not None and layer.visible else None
+        return self._kept if self._shown else None
 
     @property
     def _kept(self) -> Any:
@@ -44,8 +45,7 @@ class Preview:
         """Have a layer at hand: making one takes napari longer than a window may stand still between two clicks."""
         if self._kept is None or self._labels is not self.workspace.labels_layer:
             self.close()
-            self._add(Window(0, 0, 1, 1), np.full((1, 1), NONE, np.uint8))
-            self._layer.visible = False
+            self._add(Window(0, 0, 1, 1), _NOTHING)
 
     def show(self, window: Window, index_HW: npt.NDArray[np.uint8], where_HW: BoolArray) -> None:
         """Draw the classes where `where_HW`, in a window of the scene."""
@@ -55,20 +55,20 @@ class Preview:
         layers = self.workspace.viewer.layers
         if layers[-1] is not self._layer:
             layers.move(layers.index(self._layer), len(layers))
-        # Hidden layers are not drawn: it is drawn once, when all is set.
-        self._layer.visible = False
         self._layer.data = drawn_HW
         self._layer.translate = self._corner(window)
-        self._layer.visible = True
+        self._shown = True
 
     def clear(self) -> None:
         """Show nothing; the layer stays for the next time."""
         if self.layer is not None:
-            self._layer.visible = False
+            # Hiding a layer takes napari longer than showing an empty one.
+            self._layer.data = _NOTHING
+        self._shown = False
 
     def close(self) -> None:
         """Take the layer away."""
-        layer, self._layer = self._kept, None
+        layer, self._layer, self._shown = self._kept, None, False
         if layer is not None:
             self.workspace.viewer.layers.remove(layer)
 

@@ -28,6 +28,7 @@ from napari_glacier.core.tools.evidence import FloatArray
 
 SCRIBBLE_PX = 5
 _WHEEL_STEP = 3
+_MOST_READ_AHEAD_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -163,18 +164,20 @@ class ToolController:
         act[self.tool](area)
 
     def prepare_view(self) -> None:
-        """Begin to read what the tool in the hand will ask for, where the view rests; called a few times a second.
+        """Begin to read what tools will ask for, where the view rests; called a few times a second.
 
         Views beyond the tools' reach are read around the click.
         """
-        if self.tool not in (toolbox.SMART_FILL, toolbox.SCRIBBLE) or self.workspace.labels_layer is None:
-            return
-        seen = self.workspace.visible_window()
-        if seen is None or seen != self._seen or max(seen.height, seen.width) > WORK_PX:
+        seen = self.workspace.visible_window() if self.workspace.labels_layer is not None else None
+        if seen is None or seen != self._seen:
             self._seen = seen
-        elif self.tool == toolbox.SCRIBBLE:
+            return
+        extent_px = max(seen.height, seen.width)
+        if extent_px <= _MOST_READ_AHEAD_PX:
+            self.source.prepare_painting(seen)
+        if extent_px <= WORK_PX and self.tool == toolbox.SCRIBBLE:
             self.source.prepare_superpixels(seen)
-        else:
+        elif extent_px <= WORK_PX and self.tool == toolbox.SMART_FILL:
             self.source.prepare(seen)
 
     def begin_scribble(self, row: float, col: float) -> None:

@@ -1,6 +1,7 @@
 """A large mosaic corrected through the canvas: while it is worked on, the window goes on with its other events."""
 
 import time
+from itertools import pairwise
 from threading import Event, Thread
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
     before = np.asarray(session.mask)
     left, middle = Qt.MouseButton.LeftButton, QPoint(canvas.width() // 2, canvas.height() // 2)
     full_draws, shown = [], []
-    layer.events.set_data.connect(lambda event: full_draws.append(event))
+    layer.events.set_data.connect(full_draws.append)
     layer.events.labels_update.connect(lambda event: shown.append(np.size(event.data)))
 
     def work():
@@ -114,7 +115,7 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
     beats = _watched(heart, work)
     assert heart.beats > first + 10
     # Between two looks of the other clock the window did something else, too.
-    stood_still = sum(one == other for one, other in zip(beats, beats[1:], strict=False))
+    stood_still = sum(one == other for one, other in pairwise(beats))
     assert stood_still <= len(beats) // 4, (beats, time.monotonic() - start)
     tool_names = [info.tool for info in session.journal.history()]
     assert tool_names[-5:] == ["smart fill", "paint", "paint", "paint", "paint"]
