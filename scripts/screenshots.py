@@ -148,6 +148,7 @@ def _correct(shot: "Camera", workspace: Any) -> None:
         shot.take("correct")
         view.controller.lock(0, False)
         _smart_fill(shot, workspace, view)
+        _compare_by_eye(shot, workspace, view)
         _look_back(shot, view)
         _learn(shot, workspace, view)
         view.save()
@@ -196,6 +197,31 @@ def _smart_fill(shot: "Camera", workspace: Any, view: Any) -> None:
     tools.click(window.row + row, window.col + col)
     shot.take("correct_smart")
     tools.select("")
+
+
+def _compare_by_eye(shot: "Camera", workspace: Any, view: Any) -> None:
+    """The divider between prediction and labels; then what a second reviewer's masks say otherwise."""
+    from qtpy.QtWidgets import QScrollArea
+
+    from napari_glacier.core.raster import write_mask
+
+    session, controller = workspace.session, view.controller
+    bar = view.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue(bar.maximum() // 3)
+    controller.seeing.toggle("swipe")
+    shot.take("swipe")
+    controller.seeing.end()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs_HW = np.asarray(workspace.prediction_layer.data)
+        for place in session.scenes[0].placements:
+            path = Path(folder) / "second reviewer" / f"{place.tile.id}.tif"
+            write_mask(path, theirs_HW[place.slices], session.scheme, place.tile.georef)
+        controller.disagreement.choose_folder(Path(folder) / "second reviewer")
+        controller.walk.next()
+        _wait(0.6)
+        shot.take("second_opinion")
+        controller.disagreement.stop()
+    bar.setValue(0)
 
 
 def _train(shot: "Camera", epochs: int) -> None:

@@ -24,6 +24,8 @@ from napari_glacier.core.errors import DataError, JournalError, SaveError
 # napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
 CLASS_KEYS = tuple(f"Alt-{index}" for index in range(10))
 _UNDO_REACH = 200
+# What takes a stroke away, and what brings it back.
+_STEPS = {"undo": 1, "redo": -1}
 TOOLS = ("paint", "fill", "polygon", "erase", "pick", "pan_zoom")
 
 
@@ -103,6 +105,8 @@ class CorrectionController:
         # Strokes that took others back by the journal; undoing them is the redo.
         self._undone: list[int] = []
         self._drew_with = ""
+        # Later strokes were drawn in this window: they can be undone when they are saved, too.
+        self._first_of_window = 0
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
         workspace.painted.connect(self._undone.clear)
@@ -194,47 +198,54 @@ class CorrectionController:
         self.changed.emit()
 
     def undo(self) -> None:
-        """Take back the last stroke, of this sitting or of an earlier one; the journal keeps that, too."""
-        layer, session = self._need_layer(), self._need_session()
-        mask = session.mask
-        mask.commit()
-        layer.undo()
-        if mask.commit("undo") is None:
-            # napari remembers only what was painted by hand in this window; the journal remembers everything.
-            stroke_id = self._undo_from_journal(session)
-            if stroke_id is not None:
-                self._undone.append(stroke_id)
-                layer.refresh()
+        """Take back the last stroke, of this sitting or an unsaved one of an earlier; the journal keeps that, too."""
+        self._need_layer()
+        session = self._need_session()
+        session.mask.commit()
+        # napari remembers only what was painted by hand in this window; the journal remembers everything.
+        stroke_id = self._undo_from_journal(session)
+        if stroke_id is not None:
+            self._undone.append(stroke_id)
         self.status_changed.emit()
 
     def redo(self) -> None:
         """Draw again what was taken back."""
-        layer, session = self._need_layer(), self._need_session()
-        layer.redo()
-        if session.mask.commit("redo") is None and self._undone:
-            session.mask.undo_stroke(session.journal.stroke(self._undone.pop()), tool="redo")
-            layer.refresh()
+        self._need_layer()
+        session = self._need_session()
+        session.mask.commit()
+        if self._undone:
+            undone = list(self._undone)
+            self.workspace.take_back(session.journal.stroke(undone.pop()), "redo")
+            # Drawing again tells that something was painted, which else ends what can be drawn again.
+            self._undone[:] = undone
         self.status_changed.emit()
 
-    @staticmethod
-    def _undo_from_journal(session: Any) -> int | None:
-        """Undo the newest unsaved stroke that still shows; one already undone changes nothing and is passed by.
+    def _undo_from_journal(self, session: Any) -> int | None:
+        """Undo the newest stroke that shows and was not undone.
 
         `DataError` where that stroke lies on approved tiles alone: taking back an older one in its place would
         surprise.
         """
         held: list[str] = []
         session.mask.locked_out.append(held.extend)
+        undone = list(self._undone)
+        # How often strokes of a group were undone and not drawn again, after the one looked at.
+        taken: dict[str, int] = {}
         try:
             for info in session.journal.history(_UNDO_REACH):
-                if info.unsaved and info.tool != "undo":
-                    stroke_id: int | None = session.mask.undo_stroke(session.journal.stroke(info.id))
+                if info.tool in _STEPS:
+                    taken[info.group] = taken.get(info.group, 0) + _STEPS[info.tool]
+                elif taken.get(info.group, 0) > 0:
+                    taken[info.group] -= 1
+                elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
+                    stroke_id: int | None = self.workspace.take_back(session.journal.stroke(info.id))
                     if stroke_id is not None:
                         return stroke_id
                     if held:
                         raise DataError(f"The last stroke was not undone. {approved_sentence(tuple(held))}")
         finally:
             session.mask.locked_out.remove(held.extend)
+            self._undone[:] = undone
         return None
 
     @property
@@ -342,6 +353,7 @@ class CorrectionController:
         self._leave_session()
         self._session = session
         if session is not None:
+            self._first_of_window = max((info.id for info in session.journal.history(1)), default=0)
             session.edited.connect(self._on_edited)
             session.reviewed.connect(self._on_reviewed)
             session.refused.connect(self._on_refused)

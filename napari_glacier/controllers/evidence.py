@@ -1,8 +1,9 @@
 """Evidence for the tools: read, standardised and kept for the view one works in. No Qt."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.bands import TERRAIN_BANDS
 from napari_glacier.core.data.mosaic import Mosaic
+from napari_glacier.core.data.validity import LazyValidity
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import Evidence, standardise
 from napari_glacier.core.tools.superpixels import Superpixels, superpixels
@@ -19,6 +21,9 @@ from napari_glacier.core.tools.superpixels import Superpixels, superpixels
 WORK_PX = 1024
 
 _KEPT = 3
+Made = TypeVar("Made")
+_MeanAndStd = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+_Statistics = dict[Any, _MeanAndStd]
 _SAMPLES, _SAMPLE_PX = 16, 256
 
 
@@ -32,11 +37,12 @@ class EvidenceSource:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._statistics: dict[Any, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
-        self._kept: OrderedDict[Any, Evidence] = OrderedDict()
+        self._statistics: _Statistics = {}
+        self._kept: OrderedDict[Any, Future[Evidence]] = OrderedDict()
         self._cuts: OrderedDict[Any, Future[Superpixels]] = OrderedDict()
         self._executor: ThreadPoolExecutor | None = None
         self._followed: Any = None
+        self._looked_at: Window | None = None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
 
@@ -69,23 +75,41 @@ class EvidenceSource:
 
     def evidence(self, window: Window) -> Evidence:
         """The evidence of a window of the scene on screen."""
+        self.prepare(window)
+        return self._kept[self._key(window)].result()
+
+    def prepare(self, window: Window) -> None:
+        """Begin to read a window, in a thread: it is there when a person clicks."""
         self._follow_prediction()
         key = self._key(window)
         if key not in self._kept:
-            self._kept[key] = self._make(window)
+            self._kept[key] = self._submit(self._plan(window))
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        return self._kept[key]
+
+    def prepare_painting(self, window: Window) -> None:
+        """Begin to read what the first stroke and the first click ask for, in a thread.
+
+        Where a window of a large scene carries data, and what its bands are like.
+        """
+        session = self.workspace.session
+        if session is None or window == self._looked_at:
+            return
+        self._looked_at = window
+        valid, scene, bands, statistics = session.valid, self.scene(), self.bands, self._statistics
+        if isinstance(valid, LazyValidity):
+            self._submit(lambda: valid[window.slices])
+        self._submit(lambda: _remembered(statistics, scene, bands))
 
     def prepare_superpixels(self, window: Window) -> None:
         """Begin to cut a window into superpixels, in a thread: they are ready when the stroke has been drawn."""
         key = self._key(window)
-        evidence = self.evidence(window)
+        self.prepare(window)
+        evidence = self._kept[key]
         if key not in self._cuts:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, "superpixels")
-            self._cuts[key] = self._executor.submit(superpixels, evidence)
+            # One thread takes what it is given in order: the evidence is there by then.
+            self._cuts[key] = self._submit(lambda: superpixels(evidence.result()))
             while len(self._cuts) > 1:
                 self._cuts.popitem(last=False)
 
@@ -93,6 +117,11 @@ class EvidenceSource:
         """Superpixels of a window of the scene on screen."""
         self.prepare_superpixels(window)
         return self._cuts[self._key(window)].result()
+
+    def _submit(self, make: Callable[[], Made]) -> "Future[Made]":
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "evidence")
+        return self._executor.submit(make)
 
     def forget(self) -> None:
         """Drop what is kept: the prediction changed."""
@@ -108,38 +137,29 @@ class EvidenceSource:
             self._executor.shutdown()
         self.forget()
 
-    def _make(self, window: Window) -> Evidence:
+    def _plan(self, window: Window) -> Callable[[], Evidence]:
+        """What reads a window, in any thread; layers are asked for now, on the GUI thread."""
         session = self.workspace.session
         assert session is not None
-        image_CHW, valid_HW = self.scene().read(window, self.bands)
-        mean_C, std_C = self._scene_statistics()
-        predicted = shown_prediction(self.workspace)
-        probability_KHW = None
-        if predicted is not None:
-            known_HW = predicted.known(window)
-            if known_HW.any():
-                count = len(predicted.class_names) or session.scheme.num_classes
-                # Where nothing was predicted every class is as likely as the others.
-                probability_KHW = np.where(known_HW, predicted.probability(window, count), np.float32(1 / count))
-        return Evidence(window, standardise(image_CHW, valid_HW, mean_C, std_C), valid_HW, probability_KHW)
+        scene, bands, predicted = self.scene(), self.bands, shown_prediction(self.workspace)
+        num_classes, statistics = session.scheme.num_classes, self._statistics
 
-    def _scene_statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Mean and standard deviation of each band over evenly spread windows of the scene."""
-        scene = self.scene()
-        key = (scene.name, scene.shape, self.bands)
-        if key not in self._statistics:
-            spread = [
-                Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)
-                for place in scene.placements
-                for row in range(0, place.tile.height, _SAMPLE_PX)
-                for col in range(0, place.tile.width, _SAMPLE_PX)
-            ]
-            read = [scene.read(window, self.bands) for window in spread[:: -(-len(spread) // _SAMPLES)]]
-            values_NC = np.concatenate([image_CHW[:, valid_HW].T for image_CHW, valid_HW in read]).astype(float)
-            if not values_NC.size:
-                values_NC = np.zeros((1, len(self.bands)))
-            self._statistics[key] = values_NC.mean(axis=0), values_NC.std(axis=0)
-        return self._statistics[key]
+        def make() -> Evidence:
+            image_CHW, valid_HW = scene.read(window, bands)
+            mean_C, std_C = _remembered(statistics, scene, bands)
+            probability_KHW = None
+            if predicted is not None:
+                known_HW = predicted.known(window)
+                if known_HW.any():
+                    count = len(predicted.class_names) or num_classes
+                    # Where nothing was predicted every class is as likely as the others.
+                    probability_KHW = np.where(known_HW, predicted.probability(window, count), np.float32(1 / count))
+            evidence = Evidence(window, standardise(image_CHW, valid_HW, mean_C, std_C), valid_HW, probability_KHW)
+            # Smoothing takes as long as reading.
+            _ = evidence.features
+            return evidence
+
+        return make
 
     def _key(self, window: Window) -> Any:
         return self.scene().name, self.workspace.plane, window
@@ -171,3 +191,26 @@ class EvidenceSource:
 def _start(first: int, length: int, at: int) -> int:
     """Where a window of at most `WORK_PX` around `at` begins inside a longer one."""
     return min(max(at - WORK_PX // 2, first), first + max(length - WORK_PX, 0))
+
+
+def _remembered(statistics: _Statistics, scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:
+    """The statistics of a scene, worked out the first time."""
+    key = (scene.name, scene.shape, bands)
+    if key not in statistics:
+        statistics[key] = _scene_statistics(scene, bands)
+    return statistics[key]
+
+
+def _scene_statistics(scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:
+    """Mean and standard deviation of each band over evenly spread windows of the scene."""
+    spread = [
+        Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)
+        for place in scene.placements
+        for row in range(0, place.tile.height, _SAMPLE_PX)
+        for col in range(0, place.tile.width, _SAMPLE_PX)
+    ]
+    read = [scene.read(window, bands) for window in spread[:: -(-len(spread) // _SAMPLES)]]
+    values_NC = np.concatenate([image_CHW[:, valid_HW].T for image_CHW, valid_HW in read]).astype(float)
+    if not values_NC.size:
+        values_NC = np.zeros((1, len(bands)))
+    return values_NC.mean(axis=0), values_NC.std(axis=0)

@@ -14,6 +14,7 @@ from napari_glacier.core.tools.evidence import BoolArray
 NONE, DARK, LIGHT = 255, 254, 253
 _OPACITY = 0.65
 _DASH_PX = 3
+_NOTHING = np.full((1, 1), NONE, np.uint8)
 
 
 class Preview:
@@ -27,35 +28,61 @@ class Preview:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._layer: Any = None
+        self._shown = False
+        # The labels that the layer was made for: other scenes lie elsewhere.
+        self._labels: Any = None
 
     @property
     def layer(self) -> Any:
         """The layer drawn, or None."""
+        return self._kept if self._shown else None
+
+    @property
+    def _kept(self) -> Any:
         return self._layer if self._layer is not None and self._layer in self.workspace.viewer.layers else None
+
+    def prepare(self) -> None:
+        """Have a layer at hand: making one takes napari longer than a window may stand still between two clicks."""
+        if self._kept is None or self._labels is not self.workspace.labels_layer:
+            self.close()
+            self._add(Window(0, 0, 1, 1), _NOTHING)
 
     def show(self, window: Window, index_HW: npt.NDArray[np.uint8], where_HW: BoolArray) -> None:
         """Draw the classes where `where_HW`, in a window of the scene."""
         drawn_HW = np.where(where_HW, index_HW, np.uint8(NONE))
         _outline(drawn_HW, where_HW)
-        self._draw(window, drawn_HW)
+        self.prepare()
+        layers = self.workspace.viewer.layers
+        if layers[-1] is not self._layer:
+            layers.move(layers.index(self._layer), len(layers))
+        self._layer.data = drawn_HW
+        self._layer.translate = self._corner(window)
+        self._shown = True
 
     def clear(self) -> None:
-        """Take the drawing away."""
-        layer, self._layer = self.layer, None
+        """Show nothing; the layer stays for the next time."""
+        if self.layer is not None:
+            # Hiding a layer takes napari longer than showing an empty one.
+            self._layer.data = _NOTHING
+        self._shown = False
+
+    def close(self) -> None:
+        """Take the layer away."""
+        layer, self._layer, self._shown = self._kept, None, False
         if layer is not None:
             self.workspace.viewer.layers.remove(layer)
 
-    def _draw(self, window: Window, drawn_HW: npt.NDArray[np.uint8]) -> None:
+    def _corner(self, window: Window) -> tuple[float, ...]:
+        session = self.workspace.session
+        assert session is not None
+        place = world_placement(None if session.stacked else session.georef())
+        scale, corner = place.get("scale", (1.0, 1.0)), place.get("translate", (0.0, 0.0))
+        return tuple(c + s * first for c, s, first in zip(corner, scale, (window.row, window.col), strict=True))
+
+    def _add(self, window: Window, drawn_HW: npt.NDArray[np.uint8]) -> None:
         session, viewer = self.workspace.session, self.workspace.viewer
         assert session is not None
         place = world_placement(None if session.stacked else session.georef())
-        scale = place.get("scale", (1.0, 1.0))
-        corner = place.get("translate", (0.0, 0.0))
-        translate = tuple(c + s * first for c, s, first in zip(corner, scale, (window.row, window.col), strict=True))
-        if self.layer is not None:
-            self._layer.data = drawn_HW
-            self._layer.translate = translate
-            return
         active = viewer.layers.selection.active
         layer = viewer.add_labels(
             drawn_HW,
@@ -63,10 +90,10 @@ class Preview:
             colormap=self._colormap(),
             opacity=_OPACITY,
             metadata={KEY: {"role": "preview"}},
-            **{**place, "translate": translate},
+            **{**place, "translate": self._corner(window)},
         )
         layer.editable = False
-        self._layer = layer
+        self._layer, self._labels = layer, self.workspace.labels_layer
         viewer.layers.selection.active = active
 
     def _colormap(self) -> Any:

@@ -14,7 +14,7 @@ from psygnal import Signal
 
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.desk import Desk, Point
-from napari_glacier.controllers.evidence import EvidenceSource
+from napari_glacier.controllers.evidence import WORK_PX, EvidenceSource
 from napari_glacier.controllers.preview import Preview
 from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
@@ -28,6 +28,7 @@ from napari_glacier.core.tools.evidence import FloatArray
 
 SCRIBBLE_PX = 5
 _WHEEL_STEP = 3
+_MOST_READ_AHEAD_PX = 2048
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class ToolController:
         self._seed: tuple[int, int, Window, FloatArray] | None = None
         self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
         self._plane = 0
+        self._seen: Window | None = None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
 
@@ -94,6 +96,8 @@ class ToolController:
                 raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
+        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE):
+            self._preview.prepare()
         before, self.tool = self.tool, tool
         dropped = self.drop()
         if tool != before and not dropped:
@@ -158,6 +162,23 @@ class ToolController:
             toolbox.SHAPE: self._regions.reshape_inside,
         }
         act[self.tool](area)
+
+    def prepare_view(self) -> None:
+        """Begin to read what tools will ask for, where the view rests; called a few times a second.
+
+        Views beyond the tools' reach are read around the click.
+        """
+        seen = self.workspace.visible_window() if self.workspace.labels_layer is not None else None
+        if seen is None or seen != self._seen:
+            self._seen = seen
+            return
+        extent_px = max(seen.height, seen.width)
+        if extent_px <= _MOST_READ_AHEAD_PX:
+            self.source.prepare_painting(seen)
+        if extent_px <= WORK_PX and self.tool == toolbox.SCRIBBLE:
+            self.source.prepare_superpixels(seen)
+        elif extent_px <= WORK_PX and self.tool == toolbox.SMART_FILL:
+            self.source.prepare(seen)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""
@@ -258,6 +279,7 @@ class ToolController:
     def close(self) -> None:
         """Drop what is proposed and disconnect from the workspace."""
         self._forget()
+        self._preview.close()
         self.source.close()
         self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
@@ -325,6 +347,7 @@ class ToolController:
 
     def _on_session(self, session: Any = None) -> None:
         self._forget()
+        self._preview.close()
         self.tool = ""
         self.changed.emit()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from psygnal import Signal
 
+from napari_glacier.controllers import painting
 from napari_glacier.controllers.layers import KEY, map_text
 from napari_glacier.controllers.session import Session, approved_sentence
 from napari_glacier.core.tiling import Window
@@ -215,20 +216,40 @@ class Workspace:
 
     def assign_window(self, window: Window, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """The same for a window of the scene (of the stack's scene on screen)."""
-        session = self._need_session()
+        session, layer = self._need_session(), self.labels_layer
+        stroke_id = painting.paint_window(
+            session.mask, layer, window, index=index, where=where, tool=tool, model=model, plane=self.plane
+        )
+        if stroke_id != painting.TOO_LARGE:
+            self.painted.emit()
+            return self._num_pixels(stroke_id)
         return self._show_stroke(session.mask.assign_window(window, index, where, tool, model=model, plane=self.plane))
 
-    def _show_stroke(self, stroke_id: int | None) -> int:
+    def take_back(self, stroke: Any, tool: str = "undo") -> int | None:
+        """`EditableMask.undo_stroke`, and draw it; gives the new stroke's id, None where nothing changed."""
         session, layer = self._need_session(), self.labels_layer
+        stroke_id = painting.paint_back(session, layer, stroke, tool)
+        if stroke_id == painting.TOO_LARGE:
+            stroke_id = session.mask.undo_stroke(stroke, tool)
+            if stroke_id is not None and layer is not None:
+                layer.refresh()
+        return stroke_id
+
+    def _num_pixels(self, stroke_id: int | None) -> int:
         if stroke_id is None:
             return 0
-        stroke = session.journal.stroke(stroke_id)
+        return sum(int(patch.edited.sum()) for patch in self._need_session().journal.stroke(stroke_id).patches)
+
+    def _show_stroke(self, stroke_id: int | None) -> int:
+        layer = self.labels_layer
+        if stroke_id is None:
+            return 0
         if layer is not None:
             # napari's undo would write older values over the new ones; the journal's undo takes its place.
             forget_history(layer)
             layer.refresh()
         self.painted.emit()
-        return sum(int(patch.edited.sum()) for patch in stroke.patches)
+        return self._num_pixels(stroke_id)
 
     def fly_to(self, row: float, col: float, height: float, width: float, plane: int = 0) -> None:
         """Centre the view on a rectangle of the scene and zoom so that it fits with a margin."""

@@ -117,6 +117,7 @@ class CorrectView(GlacierView):
         # Which tile lies in the middle of the view changes with every pan; four looks a second are enough.
         self.every(250, self._show_tile)
         self.every(400, self._look_for_regions)
+        self.every(120, self.controller.tools.prepare_view)
         self.every(50, self.controller.seeing.refresh)
         self.every(500, self.controller.seeing.step)
         self.every(300, lambda: self.attempt(self.controller.adapting.poll))

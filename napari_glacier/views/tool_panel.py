@@ -137,6 +137,8 @@ class ToolPanel(QWidget):
             button = QToolButton()
             button.setCheckable(True)
             button.setToolTip(tool.help)
+            # Five in a row fit beside the scroll bar of the narrowest dock.
+            button.setMinimumWidth(1)
             button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             button.clicked.connect(lambda _=False, name=tool.name: self._choose(name))
             self._group.addButton(button)

@@ -53,7 +53,6 @@ def test_an_approved_tile_is_locked_until_the_approval_is_taken_back(workspace, 
     sentences = [text for text in told if text]  # an empty one takes the last away
     assert sentences
     assert all("Tile 00_01 is approved" in text for text in sentences)
-    assert told
     shown = workspace.labels_layer._slice.image.raw
     assert np.array_equal(shown, after)
 

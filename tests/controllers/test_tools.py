@@ -104,7 +104,7 @@ def test_smart_fill_previews_and_changes_nothing_before_it_is_taken(workspace, d
     tools.set_strength(45)
     assert tools.take() == (before != 3)[grown.where_HW].sum()
     assert np.array_equal(_labels(workspace), np.where(grown.where_HW, 3, before))
-    assert "Proposed change" not in workspace.viewer.layers
+    assert (workspace.viewer.layers["Proposed change"].data == 255).all()
     assert _last(workspace).tool == "smart fill"
 
 

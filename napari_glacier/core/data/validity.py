@@ -57,6 +57,9 @@ class LazyValidity:
         return self._scene.read_reduced(step, Window(0, 0, height, width), ())[1]
 
     def _fetch(self, row: int, col: int) -> None:
+        if self._read[row, col]:
+            # What is there is not waited for while another square is read.
+            return
         with self._lock:
             if self._read[row, col]:
                 return

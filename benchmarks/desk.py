@@ -1,0 +1,346 @@
+"""How quickly the correction desk answers in a window: strokes, smart fill, scribbles, undo, and the longest stall.
+
+    xvfb-run -a -s "-screen 0 1366x768x24" python benchmarks/desk.py [--rounds 15] [--json FILE] [--profile]
+
+Makes a mosaic of 8192 x 8192 px with tiles in the middle and at the corners, opens it with the Correct widget, and
+drives the canvas with mouse and keys. Milliseconds by the clock, from the event that asks to
+
+`stroke_durable_ms`      a brush stroke being on the disk (from letting go of the button)
+`smart_fill_ms`          a proposal being there; `smart_fill_first_ms` the first one of a view
+`scribble_ms`            the same for a scribble over two classes; `scribble_first_ms` the first one of a view
+`take_ms`, `undo_ms`     the labels having changed, on the disk and in the layer
+`…_frame_ms`             the same until the canvas has drawn it, too (here without a graphics card)
+`longest_stall_ms`       the longest time between two beats of a timer of 2 ms while all this is done
+
+Medians, but for the stall. A machine that does other things as well stretches them: `load` tells. `…_cpu_ms` is what
+the window's thread worked in the same time, whatever else the machine did.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE_PX, TILE_PX = 8192, 512
+# Tiles along each side of the block in the middle; a view of 1024 px lies within.
+BLOCK = 4
+GOALS_MS = {
+    "stroke_durable_ms": 20,
+    "smart_fill_ms": 50,
+    "scribble_ms": 200,
+    "scribble_first_ms": 200,
+    "undo_ms": 50,
+    "longest_stall_ms": 50,
+}
+
+
+def main() -> None:
+    """Parse, make the mosaic, drive the window, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--profile", action="store_true", help="print what took the time")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NAPARI_GLACIER_DATA_DIR"] = folder
+        os.environ["NAPARI_CONFIG"] = str(Path(folder) / "napari.yaml")
+        root = write_mosaic(Path(folder) / "mosaic")
+        figures = measure(root, options.rounds, options.profile)
+    for name, value in figures.items():
+        goal = f"   goal {GOALS_MS[name]}" if name in GOALS_MS else ""
+        print(f"{name:<30}{value:>10.1f}{goal}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def write_mosaic(root: Path) -> Path:
+    """Five bands and masks of smooth shapes with noise; small tiles at the corners stretch it to its size."""
+    from scipy.ndimage import zoom
+
+    from napari_glacier.core.classes import get_scheme
+    from napari_glacier.core.raster import GeoRef, write_mask, write_raster
+
+    rng = np.random.default_rng(0)
+    scheme = get_scheme("glacier4")
+    start = (SIDE_PX - BLOCK * TILE_PX) // 2
+    places = [(start + row * TILE_PX, start + col * TILE_PX) for row in range(BLOCK) for col in range(BLOCK)]
+    places += [(0, 0), (0, SIDE_PX - TILE_PX), (SIDE_PX - TILE_PX, 0), (SIDE_PX - TILE_PX, SIDE_PX - TILE_PX)]
+    for number, (row, col) in enumerate(places):
+        relief_HW = zoom(rng.random((9, 9)), TILE_PX / 9, order=3)[:TILE_PX, :TILE_PX]
+        index_HW = np.clip(relief_HW * 4, 0, 3).astype(np.uint8)
+        georef = GeoRef.from_epsg(32643, (30.0, 0.0, 500_000.0 + 30 * col, 0.0, -30.0, 3_800_000.0 - 30 * row))
+        for k, band in enumerate(("B2", "B3", "B4", "B6", "B10")):
+            noise_HW = rng.integers(0, 500, (TILE_PX, TILE_PX))
+            plane_HW = 8_000 + 9_000.0 * index_HW * (1 - 0.1 * k) + noise_HW
+            write_raster(root / f"Band{k + 1}" / f"{band}_{number:02d}.tif", plane_HW.astype(np.uint16), georef)
+        write_mask(root / "label" / f"mask_{number:02d}.tif", index_HW, scheme, georef)
+    return root
+
+
+class Heart:
+    """A timer on the GUI thread; the longest time between two beats is how long the window stood still."""
+
+    def __init__(self) -> None:
+        from qtpy.QtCore import Qt, QTimer
+
+        self._timer = QTimer()
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(2)
+        self._timer.timeout.connect(self._beat)
+        self._last = time.perf_counter(), time.thread_time()
+        self.longest_ms = (0.0, 0.0)
+        self._timer.start()
+
+    def _beat(self) -> None:
+        now = time.perf_counter(), time.thread_time()
+        by_clock, busy = (1000 * (late - early) for late, early in zip(now, self._last, strict=True))
+        self.longest_ms = max(self.longest_ms[0], by_clock), max(self.longest_ms[1], busy)
+        self._last = now
+
+    def rest(self) -> tuple[float, float]:
+        """The longest stall so far by the clock, and the most the window's thread worked in one; begins anew."""
+        longest, self.longest_ms = self.longest_ms, (0.0, 0.0)
+        self._last = time.perf_counter(), time.thread_time()
+        return longest
+
+
+class Desk:
+    """A window with the mosaic, and a mouse and a keyboard over its canvas.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    def __init__(self, root: Path) -> None:
+        import napari
+        from npe2 import PluginManager, PluginManifest
+        from qtpy.QtCore import QSettings
+
+        from napari_glacier.controllers.workspace import workspace_of
+
+        QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, os.environ["NAPARI_GLACIER_DATA_DIR"])
+        manager = PluginManager.instance()
+        manager.discover()
+        if "napari-glacier" not in manager:
+            manifest = Path(__file__).resolve().parents[1] / "napari_glacier" / "napari.yaml"
+            manager.register(PluginManifest.from_file(manifest))
+        self.viewer = napari.Viewer(show=True, show_welcome_screen=False)
+        self.viewer.window._qt_window.resize(1366, 768)
+        self.viewer.open(str(root), plugin="napari-glacier")
+        _, self.view = self.viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
+        self.workspace = workspace_of(self.viewer)
+        self.layer, self.mask = self.workspace.labels_layer, self.workspace.session.mask
+        self.tools = self.view.controller.tools
+        # What the window's thread had worked when something was last asked for.
+        self.asked_cpu = 0.0
+        self.canvas = self.viewer.window._qt_viewer.canvas.native
+        self.pump(1.5)
+        self.look_at(SIDE_PX / 2, SIDE_PX / 2)
+
+    def pump(self, seconds: float) -> None:
+        """Let the window live for a while."""
+        from qtpy.QtWidgets import QApplication
+
+        end = time.perf_counter() + seconds
+        QApplication.processEvents()
+        while time.perf_counter() < end:
+            QApplication.processEvents()
+            time.sleep(0.001)
+
+    def look_at(self, row: float, col: float) -> None:
+        """A pixel in the middle of the canvas, one pixel for one on screen."""
+        camera = self.viewer.scene.camera
+        camera.zoom = 1 / 30
+        centre = self.layer.data_to_world((row, col))
+        camera.center = (0.0, float(centre[0]), float(centre[1]))
+        self.pump(1.5)
+
+    def point(self, down: float, across: float) -> Any:
+        """A place on the canvas, in shares of its height and width."""
+        from qtpy.QtCore import QPoint
+
+        return QPoint(round(self.canvas.width() * across), round(self.canvas.height() * down))
+
+    def drag(self, *path: tuple[float, float]) -> float:
+        """Press, move along, let go; gives when the button was let go."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+        from qtpy.QtWidgets import QApplication
+
+        points = [self.point(*place) for place in path]
+        left, none = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        QTest.mousePress(self.canvas, left, none, points[0])
+        for first, last in pairwise(points):
+            for step in range(1, 9):
+                QTest.mouseMove(self.canvas, first + (last - first) * (step / 8))
+                QApplication.processEvents()
+                time.sleep(0.012)
+        start, self.asked_cpu = time.perf_counter(), time.thread_time()
+        QTest.mouseRelease(self.canvas, left, none, points[-1])
+        return start
+
+    def click(self, down: float, across: float) -> float:
+        """A click; gives when it began."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        start, self.asked_cpu = time.perf_counter(), time.thread_time()
+        QTest.mouseClick(
+            self.canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self.point(down, across)
+        )
+        return start
+
+    def key(self, key: str, control: bool = False) -> float:
+        """A key on the canvas; gives when it was pressed."""
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        start, self.asked_cpu = time.perf_counter(), time.thread_time()
+        modifier = Qt.KeyboardModifier.ControlModifier if control else Qt.KeyboardModifier.NoModifier
+        QTest.keyClick(self.canvas, getattr(Qt.Key, f"Key_{key}"), modifier)
+        return start
+
+
+class Measured:
+    """What is asked of a desk, and how long it took.
+
+    Parameters
+    ----------
+    desk : Desk
+    rounds : int
+    profiler : cProfile.Profile or None
+    """
+
+    def __init__(self, desk: Desk, rounds: int, profiler: cProfile.Profile | None) -> None:
+        self.desk, self.rounds, self._profiler = desk, rounds, profiler
+        self.spent: dict[str, list[float]] = {}
+        self.stalls: dict[str, tuple[float, float]] = {}
+        self.heart = Heart()
+        self._rng = np.random.default_rng(1)
+        self._recorded = 0
+        desk.mask.recorded.append(self._count)
+
+    def strokes(self) -> None:
+        """Brush strokes, then Ctrl+Z for each."""
+        desk = self.desk
+        desk.view.controller.set_tool("paint")
+        desk.view.controller.set_brush(15)
+        desk.pump(0.5)
+        self.heart.rest()
+        for k in range(self.rounds):
+            desk.view.controller.select_class(1 + k % 3)
+            row, col = self._rng.uniform(0.2, 0.8, 2)
+            path = (row, col), (row + 0.1, col + 0.1)
+            self._note("stroke_durable", lambda path=path: desk.drag(*path), self._next_recorded())
+        self._end("strokes")
+        for _ in range(self.rounds):
+            self._note("undo", lambda: desk.key("Z", control=True), self._next_recorded())
+        self._end("undo")
+
+    def fills(self) -> None:
+        """Smart fill at places of the view, every third one taken and taken back."""
+        desk = self.desk
+        desk.key("S")
+        desk.pump(1.5)
+        self.heart.rest()
+        for k in range(self.rounds + 1):
+            row, col = self._rng.uniform(0.15, 0.85, 2)
+            name = "smart_fill" if k else "smart_fill_first"
+            self._note(name, lambda row=row, col=col: desk.click(row, col), lambda: desk.tools.proposal is not None)
+            if k % 3 == 2:
+                self._note("take", lambda: desk.key("Return"), self._next_recorded())
+                self._note("undo", lambda: desk.key("Z", control=True), self._next_recorded())
+            else:
+                desk.key("Escape")
+        self._end("smart_fill")
+
+    def scribbles(self) -> None:
+        """Scribbles over two classes, in three views where nothing was done before."""
+        desk = self.desk
+        desk.key("D")
+        for view in range(3):
+            desk.look_at(SIDE_PX / 2 + 300 * (view - 1), SIDE_PX / 2 + 250 * (view - 1))
+            desk.pump(1.5)
+            self.heart.rest()
+            for k in range(3):
+                row = 0.2 + 0.2 * k
+                desk.view.controller.select_class(1)
+                desk.drag((row, 0.2), (row, 0.8))
+                desk.pump(0.03)
+                desk.view.controller.select_class(2)
+                path = (row + 0.1, 0.2), (row + 0.1, 0.8)
+                name = "scribble" if k else "scribble_first"
+                self._note(name, lambda path=path: desk.drag(*path), lambda: desk.tools.proposal is not None)
+            self._end("scribbles")
+            desk.key("Escape")
+            desk.pump(0.1)
+
+    def figures(self) -> dict[str, float]:
+        """Medians, and the stalls."""
+        found = {name: statistics.median(values) for name, values in sorted(self.spent.items())}
+        for k, name in enumerate(("stall", "stall_cpu")):
+            found |= {f"{name}_{stage}_ms": values[k] for stage, values in self.stalls.items()}
+            found[f"longest_{name}_ms"] = max(values[k] for values in self.stalls.values())
+        return {**found, "load": os.getloadavg()[0]}
+
+    def _note(self, name: str, ask: Callable[[], float], done: Callable[[], bool]) -> None:
+        if self._profiler is not None:
+            self._profiler.enable()
+        start, worked = ask(), self.desk.asked_cpu
+        _until(done)
+        self.spent.setdefault(f"{name}_ms", []).append(1000 * (time.perf_counter() - start))
+        self.spent.setdefault(f"{name}_cpu_ms", []).append(1000 * (time.thread_time() - worked))
+        self.desk.canvas.update()
+        self.desk.pump(0.0)
+        self.spent.setdefault(f"{name}_frame_ms", []).append(1000 * (time.perf_counter() - start))
+        if self._profiler is not None:
+            self._profiler.disable()
+        self.desk.pump(0.05)
+
+    def _end(self, name: str) -> None:
+        before, now = self.stalls.get(name, (0.0, 0.0)), self.heart.rest()
+        self.stalls[name] = max(before[0], now[0]), max(before[1], now[1])
+
+    def _count(self, stroke_id: int) -> None:
+        self._recorded += 1
+
+    def _next_recorded(self) -> Callable[[], bool]:
+        before = self._recorded
+        return lambda: self._recorded > before
+
+
+def measure(root: Path, rounds: int, profile: bool) -> dict[str, float]:
+    """Do everything `rounds` times, each at a place of its own."""
+    profiler = cProfile.Profile() if profile else None
+    desk = Desk(root)
+    measured = Measured(desk, rounds, profiler)
+    measured.strokes()
+    measured.fills()
+    measured.scribbles()
+    if profiler is not None:
+        pstats.Stats(profiler).sort_stats("cumulative").print_stats(70)
+    desk.viewer.close()
+    return measured.figures()
+
+
+def _until(done: Callable[[], bool]) -> None:
+    from qtpy.QtWidgets import QApplication
+
+    end = time.perf_counter() + 20
+    while not done() and time.perf_counter() < end:
+        QApplication.processEvents()
+
+
+if __name__ == "__main__":
+    main()
