@@ -1,6 +1,5 @@
 """What all docked widgets share: scrolling, a line for messages, and letting go when they are closed."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,8 +21,9 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.workspace import Workspace, workspace_of
 from napari_glacier.core.errors import GlacierError
-
-logger = logging.getLogger(__name__)
+from napari_glacier.core.log_file import start_log
+from napari_glacier.views import errors
+from napari_glacier.views.closing import ask_before_closing
 
 Kept = TypeVar("Kept", str, int)
 
@@ -100,6 +100,22 @@ class GlacierView(QWidget):
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.shut_down)
+        start_log()
+        errors.watch(self)
+        ask_before_closing(napari_viewer)
+        self.on_close(lambda: errors.release(self))
+
+    def facts(self) -> dict[str, str]:
+        """What a report on an error should say of this widget: names and values."""
+        session = self.workspace.session
+        if session is None:
+            return {"Data set": "none is open"}
+        scene = session.current_scenes[0]
+        shape = " x ".join(map(str, scene.shape))
+        return {
+            "Data set": f"{session.root} ({len(session.tile_ids)} tiles, {session.scheme.name})",
+            "Scene on screen": f"{scene.name}, {shape} px",
+        }
 
     def listen(self, signal: Any, slot: Callable[..., None]) -> None:
         """Call `slot` on the GUI thread whenever a controller's signal fires, until the widget closes."""
@@ -151,7 +167,7 @@ class GlacierView(QWidget):
         return self._notice.text()
 
     def attempt(self, call: Callable[[], Any]) -> Any:
-        """Do what a person asked for; an error they can mend is told in the widget, others by napari."""
+        """Do what a person asked for; an error they can mend is told in the widget, others in a window (`errors`)."""
         try:
             return call()
         except GlacierError as error:
@@ -161,13 +177,12 @@ class GlacierView(QWidget):
         return None
 
     def fail(self, error: BaseException) -> None:
-        """Show what a worker thread ended with."""
+        """Show what a worker thread ended with: a sentence, or for what nobody foresaw the window of errors."""
         if isinstance(error, GlacierError):
             self.tell(str(error), error=True)
             return
         from napari.utils.notifications import notification_manager
 
-        logger.error("a worker failed", exc_info=error)
         self.tell(f"{type(error).__name__}: {error}", error=True)
         notification_manager.receive_error(type(error), error, error.__traceback__)
 

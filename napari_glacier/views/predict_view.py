@@ -177,6 +177,12 @@ class PredictView(GlacierView):
         layout.addWidget(self._accept_button)
         return layout
 
+    def facts(self) -> dict[str, str]:
+        """What a report on an error should say: the data set and the model."""
+        model = self.model
+        chosen = "none" if model is None else f"{model.title} ({model.source or 'bundled'})"
+        return {**super().facts(), "Model": chosen, "Device": self._device.currentText()}
+
     # -- what a person does
 
     @property
