@@ -1,9 +1,9 @@
 """What all docked widgets share: scrolling, a line for messages, and letting go when they are closed."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, QSettings, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QApplication,
@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QMainWindow,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
@@ -23,9 +24,7 @@ from napari_glacier.controllers.workspace import Workspace, workspace_of
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.log_file import start_log
 from napari_glacier.views import errors
-from napari_glacier.views.closing import ask_before_closing
-
-Kept = TypeVar("Kept", str, int)
+from napari_glacier.views.windows import look_after
 
 MARGIN_PX = 6
 # Wide enough for a row of five tool buttons, narrow enough to leave a laptop's canvas its room.
@@ -102,7 +101,7 @@ class GlacierView(QWidget):
             app.aboutToQuit.connect(self.shut_down)
         start_log()
         errors.watch(self)
-        ask_before_closing(napari_viewer)
+        look_after(napari_viewer)
         self.on_close(lambda: errors.release(self))
 
     def facts(self) -> dict[str, str]:
@@ -160,6 +159,23 @@ class GlacierView(QWidget):
         dock.show()
         dock.raise_()
         return widget
+
+    def empty_state(self, text: str, *buttons: tuple[str, str]) -> QWidget:
+        """What stands in an empty widget: a sentence, and buttons (text, widget) that open other widgets.
+
+        Without `buttons`, those that lead to a dataset.
+        """
+        empty = QWidget()
+        layout = QVBoxLayout(empty)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(MARGIN_PX)
+        layout.addWidget(hint(text))
+        for title, name in buttons or (("Open a dataset…", "Data"), ("Start here, with a sample", "Start here")):
+            button = QPushButton(title)
+            button.setToolTip(f"Opens the widget {name}")
+            button.clicked.connect(lambda _=False, name=name: self.show_widget(name))
+            layout.addWidget(button)
+        return empty
 
     @property
     def notice(self) -> str:
@@ -225,18 +241,6 @@ class GlacierView(QWidget):
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.disconnect(self.shut_down)
-
-
-def settings() -> QSettings:
-    """Where the widgets keep what a person chose last."""
-    # One format on every system: a text file, not the registry.
-    return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-glacier", "napari-glacier")
-
-
-def kept(key: str, default: Kept) -> Kept:
-    """What a person chose last, or `default` where nothing (or nothing of its kind) is kept."""
-    value = settings().value(key, default, type(default))
-    return value if isinstance(value, type(default)) else default
 
 
 def group(title: str, layout: QLayout) -> QGroupBox:

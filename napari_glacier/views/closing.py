@@ -4,6 +4,7 @@ import weakref
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt, QThread
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
 
 from napari_glacier.controllers.correction import summarise
@@ -11,32 +12,22 @@ from napari_glacier.controllers.session import Session, counted
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import GlacierError
 
-_NAME = "glacier_closing"
 
-
-def ask_before_closing(viewer: Any) -> None:
-    """Ask what to do with strokes that are not saved when this viewer's window is closed; once set, it stays.
+class ClosingQuestion(QObject):
+    """Sees a window's close event before the window does, and asks where strokes are not saved.
 
     Parameters
     ----------
+    window : QWidget
+        Lives as long as this.
     viewer : napari.Viewer or napari.components.ViewerModel
-        One without a window is passed over.
     """
-    # Plugins get the viewer in a proxy that warns of what has no public name; the window has none.
-    viewer = getattr(viewer, "__wrapped__", viewer)
-    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
-    if isinstance(window, QWidget) and window.findChild(_Guard, _NAME) is None:
-        window.installEventFilter(_Guard(window, viewer))
-
-
-class _Guard(QObject):
-    """Sees the window's close event before the window does."""
 
     def __init__(self, window: QWidget, viewer: Any) -> None:
         super().__init__(window)
-        self.setObjectName(_NAME)
         self._viewer = weakref.ref(viewer)
         self._asking = False
+        window.installEventFilter(self)
 
     def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
         """Hold a close event back where the person wants to stay."""
@@ -92,8 +83,9 @@ def _ask(window: QWidget, session: Session, num_tiles: int) -> QMessageBox.Stand
     anyway = box.addButton(QMessageBox.StandardButton.Discard)
     box.addButton(QMessageBox.StandardButton.Cancel)
     if anyway is not None:
-        # Nothing is discarded.
+        # Nothing is discarded: neither the word nor the picture of a dustbin would be true.
         anyway.setText("Close anyway")
+        anyway.setIcon(QIcon())
     box.setDefaultButton(QMessageBox.StandardButton.Save)
     box.setEscapeButton(QMessageBox.StandardButton.Cancel)
     return QMessageBox.StandardButton(box.exec())

@@ -27,10 +27,11 @@ from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tile_list import Filter, Key, TileList
 from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.views.background import Background
-from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.check_panel import CheckPanel
 from napari_glacier.views.footprint_map import FootprintMap
 from napari_glacier.views.pieces import Legend, ShareBar
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.tile_table import TileTable, make_table
 
 # What is counted in the background is shown so often, not at every tile.
@@ -113,6 +114,10 @@ class DataView(GlacierView):
         self._sample_button.setToolTip("A synthetic glacier region with masks, copied to your own folder")
         self._sample_button.clicked.connect(self.open_sample)
         empty.addWidget(self._sample_button)
+        start = QPushButton("Start here")
+        start.setToolTip("Five short steps through predicting, fixing and retraining")
+        start.clicked.connect(lambda: self.show_widget("Start here"))
+        empty.addWidget(start)
         return self._empty
 
     def _make_facts(self) -> QWidget:

@@ -30,10 +30,11 @@ from napari_glacier.controllers.training_plans import (
     tiles_that_count,
 )
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.commands_dialog import CommandsDialog
 from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.curves import CurvesPlot
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.shelf_dialog import ShelfDialog
 from napari_glacier.views.train_pieces import DeviceBox, folder_field
 
@@ -60,6 +61,8 @@ class TrainView(GlacierView):
         self._shown_state = ""
         self._shelf: ShelfDialog | None = None
 
+        self._empty = self.empty_state("<b>No dataset is open.</b><br>Open one with masks, or choose its folder below.")
+        self.body.addWidget(self._empty)
         self.body.addWidget(group("New run", self._make_form()))
         self.body.addLayout(self._make_estimate())
         self.body.addLayout(self._make_buttons())
@@ -117,6 +120,7 @@ class TrainView(GlacierView):
         self._tiles.currentIndexChanged.connect(self._show_estimate)
         form.addRow("Tiles", self._tiles)
         self._output.editingFinished.connect(self._on_output)
+        self._data.textChanged.connect(self._show_estimate)
         self._epochs = QSpinBox()
         self._epochs.setRange(1, 100_000)
         self._epochs.valueChanged.connect(self._show_estimate)
@@ -301,11 +305,32 @@ class TrainView(GlacierView):
         if self.controller.look_for_runs(output, shown):
             self._fill_runs()
             self._show_estimate()
+        elif bool(self._lacking) == self._start_button.isEnabled():
+            # A first save gave the dataset masks to learn from.
+            self._show_estimate()
 
     def _show_estimate(self) -> None:
         output = Path(self._output.text()).expanduser() if self._output.text() else None
         plan = Plan(self._recipe.currentText(), Path(), Path(), epochs=self._epochs.value())
-        self._estimate.setText(estimate(plan, self.controller.runs(output)))
+        lacking = self._lacking
+        self._estimate.setText(lacking or estimate(plan, self.controller.runs(output)))
+        self._start_button.setEnabled(not lacking and not self.controller.active)
+
+    @property
+    def _lacking(self) -> str:
+        """What there must be before training can start; empty where all is there."""
+        if not self._data.text().strip() or not self._output.text().strip():
+            return "Choose a dataset with masks and an output folder first."
+        session = self._session_of_data
+        if session is None or session.unsaved():
+            # What was drawn is saved on starting, if the person likes.
+            return ""
+        if all(tile.mask_path is None for tile in session.dataset.tiles):
+            return (
+                "No tile of this dataset has a mask to learn from. <i>Predict</i>, take the prediction over, fix it in "
+                "<i>Correct</i> and <b>Save</b>."
+            )
+        return ""
 
     def _on_session(self, session: Any) -> None:
         if session is not None:
@@ -316,6 +341,7 @@ class TrainView(GlacierView):
         self.compare_panel.fill_models()
         self.compare_panel.refresh()
         self._compare_box.setVisible(session is not None)
+        self._empty.setVisible(session is None)
         self._on_output()
 
     def _on_output(self) -> None:
@@ -371,7 +397,7 @@ class TrainView(GlacierView):
         self._plot.setVisible(controller.active or bool(controller.curves.epochs))
         self._plot.show_curves(controller.curves)
         self._stop_button.setEnabled(controller.state in {"starting", "running"})
-        self._start_button.setEnabled(not controller.active)
+        self._start_button.setEnabled(not controller.active and not self._lacking)
         self._resume_button.setVisible(controller.resumable)
         self._predict_button.setEnabled(controller.checkpoint is not None)
         if controller.state != self._shown_state:

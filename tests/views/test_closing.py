@@ -10,7 +10,7 @@ from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import SaveError
 from napari_glacier.core.raster import read_raster
-from napari_glacier.views.closing import ask_before_closing
+from napari_glacier.views.windows import look_after
 
 pytestmark = pytest.mark.gui
 
@@ -39,8 +39,8 @@ def shell(qtbot):
     window = _SHELLS[-1]._qt_window
     qtbot.addWidget(window)
     viewer = _Viewer()
-    ask_before_closing(viewer)
-    ask_before_closing(viewer)
+    look_after(viewer)
+    look_after(viewer)
     window.show()
     yield viewer
     workspace_of(viewer).close()
