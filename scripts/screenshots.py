@@ -66,7 +66,9 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     # Empty states first: what a person sees before anything is open.
     for name in ("Data", "Predict", "Correct", "Train", "Report"):
         with shot.docked(name):
-            shot.take(f"empty_{name.lower()}", themes=("dark",))
+            shot.take(f"empty_{name.lower()}")
+    if data is None:
+        _first_steps(shot, viewer)
 
     if data is None:
         viewer.open_sample("napari-glacier", "region")
@@ -91,6 +93,38 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     _correct(shot, workspace)
     _train(shot, epochs)
     viewer.close()
+
+
+def _first_steps(shot: "Camera", viewer: Any) -> None:
+    """The walk of Start here, as far as taking a prediction over; then what an error nobody foresaw looks like."""
+    from napari.utils.notifications import notification_manager
+
+    from napari_glacier.controllers.workspace import workspace_of
+    from napari_glacier.views.errors import error_dialog
+
+    with shot.docked("Start here") as start:
+        shot.take("start")
+        start.go()
+        _wait(1)
+        predict = start.go()
+        predict.choose(scope="tile", tta="off", device="cpu")
+        start.steps.show_unmapped()
+        predict.run()
+        _until(lambda: not predict.running)
+        start.go()
+        _wait(0.6)
+        shot.take("start_take_over")
+        try:
+            predict.attempt(lambda: {}["B6"])
+        except KeyError as error:
+            notification_manager.receive_error(type(error), error, error.__traceback__)
+        _until(lambda: error_dialog() is not None)
+        dialog = error_dialog()
+        shot.take_of(dialog, "error")
+        dialog.close()
+        workspace_of(viewer).close_session()
+        viewer.window.remove_dock_widget(predict.parent())
+    _wait(0.5)
 
 
 def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:

@@ -18,8 +18,11 @@ def kept(key: str, default: Kept) -> Kept:
     store = settings()
     if not store.contains(key):
         return default
+    text = str(store.value(key, "", str))
+    if isinstance(default, str):
+        return text
     try:
         # Qt itself would read any other word as 0.
-        return type(default)(store.value(key, "", str))
-    except (TypeError, ValueError):
+        return int(text)
+    except ValueError:
         return default
