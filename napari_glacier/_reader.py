@@ -42,8 +42,11 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
         napari.utils.notifications.show_info(f"{session.root.name} is open in this window already.")
         return [(None,)]  # type: ignore[list-item]  # napari's way to say: nothing to add
     if viewer is not None:
+        from napari_glacier.views.windows import look_after
+
         # From here on the layers are followed, whether or not a widget is open.
         workspace_of(viewer)
+        look_after(viewer)
     if session.recovered is not None:
         from napari.utils.notifications import show_info
 

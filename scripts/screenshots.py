@@ -66,7 +66,9 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     # Empty states first: what a person sees before anything is open.
     for name in ("Data", "Predict", "Correct", "Train", "Report"):
         with shot.docked(name):
-            shot.take(f"empty_{name.lower()}", themes=("dark",))
+            shot.take(f"empty_{name.lower()}")
+    if data is None:
+        _first_steps(shot, viewer)
 
     if data is None:
         viewer.open_sample("napari-glacier", "region")
@@ -91,6 +93,22 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
     _correct(shot, workspace)
     _train(shot, epochs)
     viewer.close()
+
+
+def _first_steps(shot: "Camera", viewer: Any) -> None:
+    """The walk of Start here: before it, and in front of Predict."""
+    from napari_glacier.controllers.workspace import workspace_of
+
+    with shot.docked("Start here") as start:
+        shot.take("start")
+        start.go()
+        _wait(1)
+        predict = start.go()
+        _wait(1)
+        shot.take("start_predict")
+        workspace_of(viewer).close_session()
+        viewer.window.remove_dock_widget(predict.parent())
+    _wait(0.5)
 
 
 def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:

@@ -1,8 +1,11 @@
-"""The whole way round in one window: sample, predict, accept, correct, save, train, predict again."""
+"""The whole way round: sample, predict, accept, correct, save, approve, train, close napari meanwhile, reopen,
+reattach, compare, promote, predict with the new champion.
+"""
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QSettings
+from qtpy.QtCore import QSettings, QTimer
+from qtpy.QtWidgets import QApplication, QMessageBox
 
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
@@ -43,7 +46,7 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     predict.run()
     qtbot.waitUntil(lambda: not predict.running, timeout=120_000)
     assert predict.notice.startswith("Predicted with"), predict.notice
-    predicted = workspace.prediction_layer.data[place.slices]
+    predicted = workspace.prediction_layer.data[place.slices].copy()
     assert len(np.unique(predicted)) > 1, "the bundled ensemble tells classes apart"
 
     # Accept it and correct it by hand.
@@ -73,29 +76,75 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     kept = session.root / "labels_original" / place.tile.mask_path.relative_to(session.root)
     assert np.array_equal(read_raster(kept)[0], originals[place.tile.id])
 
-    # Train a model of seconds in a process of its own.
+    # The tile is right now, and approved.
+    assert correct.controller.review.tile_id == place.tile.id
+    correct.controller.review.approve()
+    assert session.review(place.tile.id) == "approved"
+
+    # Train a model of seconds in a process of its own, and close napari as soon as it is at work.
     train = dock("Train")
     qtbot.waitUntil(lambda: train._data.text() == str(session.root))
     train.fill(recipe="smoke", epochs=2, device="cpu")
     run = train.start()
     assert run is not None, train.notice
+    qtbot.waitUntil(run.is_alive, timeout=120_000)
+    viewer.layers.clear()
+    assert session.closed
+    viewer.close()
+    del predict, correct, train, workspace, labels, session
+    assert run.is_alive(), "training outlives the window"
+
+    # Another window: the run is found again and followed to its end.
+    viewer = make_napari_viewer()
+    viewer.open_sample("napari-glacier", "region")
+    workspace = workspace_of(viewer)
+    session = workspace.session
+    assert session.review(place.tile.id) == "approved"
+    train = dock("Train")
+    assert train.controller.run.path == run.path
+    assert train.controller.active
     qtbot.waitUntil(lambda: not train.controller.active, timeout=240_000)
     assert train.controller.state == "done", train.controller.log_tail()
     # The widget looks for news twice a second.
     qtbot.waitUntil(lambda: train.controller.curves.epochs == [1, 2])
     qtbot.waitUntil(train._predict_button.isEnabled)
-    assert run.history_path.is_file()
     assert read_card(run.best_path).scheme.name == "glacier4"
 
-    # Hand its checkpoint to Predict and see its map.
-    train._predict_button.click()
-    assert predict.model.source == run.best_path
-    before = workspace.prediction_layer.data.copy()
-    predict.choose(scope="tile", tta=2, device="cpu")
+    # Compare it with the bundled ensemble on tiles that neither has learnt from.
+    panel = train.compare_panel
+    qtbot.waitUntil(lambda: panel._challenger.currentData().source == run.best_path)
+    assert panel._champion.currentData().source is None
+    panel._compare_button.click()
+    qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
+    match = panel.controller.match
+    assert match is not None, train.notice
+    learnt = {tile.id for tile in session.dataset.split("train")}
+    assert match.comparison.tiles
+    assert not learnt & {tile.tile for tile in match.comparison.tiles}
+
+    # A person promotes it, whatever the figures say.
+    def agree():
+        box = QApplication.activeModalWidget()
+        assert isinstance(box, QMessageBox)
+        next(button for button in box.buttons() if button.text().startswith("Promote")).click()
+
+    QTimer.singleShot(200, agree)
+    panel._promote_button.click()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    champion = panel.controller.champion
+    assert champion.entry is not None, train.notice
+    assert champion.path.is_relative_to(session.root)
+
+    # Predict offers the new champion first, and its map is another one than the bundled ensemble's.
+    predict = dock("Predict")
+    assert predict.model.source == champion.path
+    assert predict.model.title.startswith("★")
+    workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width)
+    predict.choose(scope="tile", tta="off", device="cpu")
     predict.run()
     qtbot.waitUntil(lambda: not predict.running, timeout=120_000)
     assert predict.notice.startswith("Predicted with"), predict.notice
-    assert not np.array_equal(workspace.prediction_layer.data, before)
+    assert not np.array_equal(workspace.prediction_layer.data[place.slices], predicted)
     assert len(list((session.root / "predictions").glob("*/*.tif"))) == 2
 
     viewer.layers.clear()

@@ -57,7 +57,7 @@ STEPS: tuple[FirstStep, ...] = (
         "Open the region",
     ),
     FirstStep(
-        "predict", "Predict", "Press <b>Run</b>: the bundled networks map all tiles.", "Go to Predict", "Predict"
+        "predict", "Predict", "Press <b>Run</b>: the bundled networks map every tile.", "Go to Predict", "Predict"
     ),
     FirstStep(
         "accept",

@@ -1,10 +1,9 @@
 """What all docked widgets share: scrolling, a line for messages, and letting go when they are closed."""
 
-import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, QSettings, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QApplication,
@@ -14,6 +13,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QMainWindow,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
@@ -22,10 +22,9 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.workspace import Workspace, workspace_of
 from napari_glacier.core.errors import GlacierError
-
-logger = logging.getLogger(__name__)
-
-Kept = TypeVar("Kept", str, int)
+from napari_glacier.core.log_file import start_log
+from napari_glacier.views import errors
+from napari_glacier.views.windows import look_after
 
 MARGIN_PX = 6
 # Wide enough for a row of five tool buttons, narrow enough to leave a laptop's canvas its room.
@@ -100,6 +99,22 @@ class GlacierView(QWidget):
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.shut_down)
+        start_log()
+        errors.watch(self)
+        look_after(napari_viewer)
+        self.on_close(lambda: errors.release(self))
+
+    def facts(self) -> dict[str, str]:
+        """What a report on an error should say of this widget: names and values."""
+        session = self.workspace.session
+        if session is None:
+            return {"Data set": "none is open"}
+        scene = session.current_scenes[0]
+        shape = " x ".join(map(str, scene.shape))
+        return {
+            "Data set": f"{session.root} ({len(session.tile_ids)} tiles, {session.scheme.name})",
+            "Scene on screen": f"{scene.name}, {shape} px",
+        }
 
     def listen(self, signal: Any, slot: Callable[..., None]) -> None:
         """Call `slot` on the GUI thread whenever a controller's signal fires, until the widget closes."""
@@ -145,13 +160,30 @@ class GlacierView(QWidget):
         dock.raise_()
         return widget
 
+    def empty_state(self, text: str, *buttons: tuple[str, str]) -> QWidget:
+        """What stands in an empty widget: a sentence, and buttons (text, widget) that open other widgets.
+
+        Without `buttons`, those that lead to a dataset.
+        """
+        empty = QWidget()
+        layout = QVBoxLayout(empty)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(MARGIN_PX)
+        layout.addWidget(hint(text))
+        for title, name in buttons or (("Open a dataset…", "Data"), ("Start here, with a sample", "Start here")):
+            button = QPushButton(title)
+            button.setToolTip(f"Opens the widget {name}")
+            button.clicked.connect(lambda _=False, name=name: self.show_widget(name))
+            layout.addWidget(button)
+        return empty
+
     @property
     def notice(self) -> str:
         """The sentence at the foot of the widget."""
         return self._notice.text()
 
     def attempt(self, call: Callable[[], Any]) -> Any:
-        """Do what a person asked for; an error they can mend is told in the widget, others by napari."""
+        """Do what a person asked for; an error they can mend is told in the widget, others in a window (`errors`)."""
         try:
             return call()
         except GlacierError as error:
@@ -161,13 +193,12 @@ class GlacierView(QWidget):
         return None
 
     def fail(self, error: BaseException) -> None:
-        """Show what a worker thread ended with."""
+        """Show what a worker thread ended with: a sentence, or for what nobody foresaw the window of errors."""
         if isinstance(error, GlacierError):
             self.tell(str(error), error=True)
             return
         from napari.utils.notifications import notification_manager
 
-        logger.error("a worker failed", exc_info=error)
         self.tell(f"{type(error).__name__}: {error}", error=True)
         notification_manager.receive_error(type(error), error, error.__traceback__)
 
@@ -210,18 +241,6 @@ class GlacierView(QWidget):
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.disconnect(self.shut_down)
-
-
-def settings() -> QSettings:
-    """Where the widgets keep what a person chose last."""
-    # One format on every system: a text file, not the registry.
-    return QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "napari-glacier", "napari-glacier")
-
-
-def kept(key: str, default: Kept) -> Kept:
-    """What a person chose last, or `default` where nothing (or nothing of its kind) is kept."""
-    value = settings().value(key, default, type(default))
-    return value if isinstance(value, type(default)) else default
 
 
 def group(title: str, layout: QLayout) -> QGroupBox:

@@ -57,9 +57,9 @@ class CorrectView(GlacierView):
         self._class_buttons: list[QPushButton] = []
         self._lock_buttons: list[QToolButton] = []
 
-        self._empty = hint(
-            "<b>Nothing to correct yet.</b><br>Drop a folder of tiles on the window, open one in "
-            "<i>Data</i>, or take <i>File › Open Sample › Glacier</i>."
+        self._empty = self.empty_state(
+            "<b>Nothing to correct yet.</b><br>Drop a folder of tiles or a scene on the window, or open one. Tiles "
+            "without masks are drawn from nothing, or from a prediction."
         )
         self._desk = QWidget()
         desk = QVBoxLayout(self._desk)

@@ -24,9 +24,10 @@ from napari_glacier.controllers.exchange import sample_copy, sample_folder
 from napari_glacier.controllers.overview import known_findings, share_text, summary
 from napari_glacier.controllers.session import Session
 from napari_glacier.views.background import Background
-from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.check_panel import CheckPanel
 from napari_glacier.views.pieces import Legend, ShareBar, let_shrink
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.tiles_panel import TilesPanel
 
 FILE_FILTER = "Scenes and tiles (*.tar *_MTL.txt *_MTL.json MTD_MSIL*.xml *.tif *.tiff *.TIF);;All files (*)"
@@ -88,6 +89,10 @@ class DataView(GlacierView):
         self._sample_button.setToolTip("A synthetic glacier region with masks, copied to your own folder")
         self._sample_button.clicked.connect(self.open_sample)
         empty.addWidget(self._sample_button)
+        start = QPushButton("Start here")
+        start.setToolTip("Five short steps through predicting, fixing and retraining")
+        start.clicked.connect(lambda: self.show_widget("Start here"))
+        empty.addWidget(start)
         return self._empty
 
     def _make_facts(self) -> QWidget:

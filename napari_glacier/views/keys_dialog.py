@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QGridLayout, QKeySequenceE
 
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.pointer import Pointer
-from napari_glacier.views.base import kept, settings
+from napari_glacier.views.settings import kept, settings
 
 _SETTINGS = "keys/"
 _PER_COLUMN = 10

@@ -11,7 +11,7 @@ from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.disagreement import EVERYBODY
 from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.session import counted
-from napari_glacier.views.base import kept, settings
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.tool_panel import shown_key
 
 _UNCERTAIN = (

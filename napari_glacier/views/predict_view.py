@@ -24,9 +24,11 @@ from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.training import duration
 from napari_glacier.controllers.votes import VotesController
+from napari_glacier.core.errors import GlacierError
 from napari_glacier.views.background import Background
-from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.pieces import Legend
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.votes_view import VotesPanel
 
 _SCOPES: tuple[tuple[Scope, str], ...] = (
@@ -59,9 +61,8 @@ class PredictView(GlacierView):
         self._started = 0.0
         self._usual: Path | None = None
 
-        self._empty = hint(
-            "<b>Nothing to predict on yet.</b><br>Drop a folder of tiles on the window, open one in <i>Data</i>, "
-            "or take <i>File › Open Sample › Glacier</i>."
+        self._empty = self.empty_state(
+            "<b>Nothing to predict on yet.</b><br>Drop a folder of tiles or a scene on the window, or open one."
         )
         self.body.addWidget(self._empty)
         self._desk = QWidget()
@@ -101,6 +102,7 @@ class PredictView(GlacierView):
         self.on_close(self._stop)
         self._restore()
         self._fill_models()
+        self._restore_model()
         self._on_session(self.workspace.session)
 
     def _make_choices(self) -> QFormLayout:
@@ -177,6 +179,12 @@ class PredictView(GlacierView):
         layout.addWidget(self._accept_button)
         return layout
 
+    def facts(self) -> dict[str, str]:
+        """What a report on an error should say: the data set and the model."""
+        model = self.model
+        chosen = "none" if model is None else f"{model.title} ({model.source or 'bundled'})"
+        return {**super().facts(), "Model": chosen, "Device": self._device.currentText()}
+
     # -- what a person does
 
     @property
@@ -207,6 +215,10 @@ class PredictView(GlacierView):
             self._tta.setCurrentIndex([value for value, _ in _TTA].index(tta))
         if device is not None:
             self._device.setCurrentText(device)
+
+    def use_bundled(self) -> None:
+        """Choose the ensemble that the package brought."""
+        self._select(None)
 
     def use_model(self, path: Path) -> None:
         """Choose a checkpoint, e.g. the one that the Train widget hands over."""
@@ -397,8 +409,20 @@ class PredictView(GlacierView):
         self._device.setCurrentText(kept("predict/device", "auto"))
         self._keep.setChecked(bool(kept("predict/probabilities", 0)))
 
+    def _restore_model(self) -> None:
+        """The model that was used last, where no promoted one comes before it and it is still there."""
+        path = kept("predict/model", "")
+        if path and self._usual is None and Path(path).exists():
+            try:
+                choice = self.controller.add_model(Path(path))
+            except GlacierError:
+                return
+            self._fill_models()
+            self._select(choice.source)
+
     def _remember(self) -> None:
         store = settings()
+        store.setValue("predict/model", str(self.model.source or "") if self.model is not None else "")
         store.setValue("predict/scope", self._scope.currentIndex())
         store.setValue("predict/tta", self._tta.currentIndex())
         store.setValue("predict/device", self._device.currentText().strip())

@@ -32,8 +32,9 @@ from napari_glacier.controllers.report import (
 )
 from napari_glacier.controllers.steps import Step
 from napari_glacier.views.background import Background
-from napari_glacier.views.base import GlacierView, group, hint, kept, settings
+from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.pieces import clear_layout, swatch_label
+from napari_glacier.views.settings import kept, settings
 
 _FORMATS = "GeoPackage (*.gpkg);;GeoJSON (*.geojson);;Shapefile (*.shp)"
 _SUFFIXES = {"GeoPackage": ".gpkg", "GeoJSON": ".geojson", "Shapefile": ".shp"}
@@ -53,9 +54,9 @@ class ReportView(GlacierView):
         self._task: Background | None = None
         self.made: Made | None = None
 
-        self._empty = hint(
-            "<b>Nothing to measure yet.</b><br>Open a dataset in <i>Data</i>. Its labels are measured as they are "
-            "saved; for a prediction, run <i>Predict</i> first, with <i>Keep probabilities</i> for intervals."
+        self._empty = self.empty_state(
+            "<b>Nothing to measure yet.</b><br>Open a dataset. Its labels are measured as they are saved; for a "
+            "prediction, run <i>Predict</i> first, with <i>Keep probabilities</i> for intervals."
         )
         self.body.addWidget(self._empty)
         self._desk = QWidget()

@@ -83,6 +83,7 @@ class StartView(GlacierView):
         """Set what a beginner would have to look for."""
         if step.key == "predict":
             widget.choose(scope="all", tta="off")
+            widget.use_bundled()
         elif step.key == "accept":
             widget.choose(region="unlabelled")
             widget.show_take_over()

@@ -31,6 +31,7 @@ class TrainForm(QWidget):
 
     output_changed = QtSignal()
     commands_asked = QtSignal()
+    estimated = QtSignal()
 
     def __init__(self, controller: TrainingController) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class TrainForm(QWidget):
         form.addRow(self._recipe_note)
         self.data, data_row = folder_field(self, "Folder of tiles with masks")
         self.data.editingFinished.connect(self._look_again)
+        self.data.textChanged.connect(self.show_estimate)
         form.addRow("Data", data_row)
         self.output, output_row = folder_field(self, "Where the run folder goes")
         self.output.editingFinished.connect(self.output_changed)
@@ -165,7 +167,7 @@ class TrainForm(QWidget):
         self._recipe_chosen = True
 
     def show_estimate(self, *_: Any) -> None:
-        """Say how long the run may take and how much memory it may want."""
+        """Say how long the run may take and how much memory it may want, or what it lacks."""
         plan = Plan(
             self.recipe.currentText(),
             Path(self.data.text()).expanduser(),
@@ -175,7 +177,23 @@ class TrainForm(QWidget):
             device=self.device.currentText().strip() or "auto",
         )
         tiles = self._split.of("learns") if self._split is not None else ()
-        self._estimate.setText(self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus))
+        told = self.lacking or self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus)
+        self._estimate.setText(told)
+        self.estimated.emit()
+
+    @property
+    def lacking(self) -> str:
+        """What there must be before training can start; empty where all is there."""
+        if not self.data.text().strip() or not self.output.text().strip():
+            return "Choose a dataset with masks and an output folder first."
+        session = self._controller.session_of(Path(self.data.text()))
+        # What was drawn is saved on starting, if the person likes.
+        if session is None or session.unsaved() or any(tile.mask_path is not None for tile in session.dataset.tiles):
+            return ""
+        return (
+            "No tile of this dataset has a mask to learn from. <i>Predict</i>, take the prediction over, fix it in "
+            "<i>Correct</i> and <b>Save</b>."
+        )
 
     def _look_again(self, *_: Any) -> None:
         self.split.later()

@@ -11,10 +11,11 @@ from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
 from napari_glacier.controllers.training_plans import commands
 from napari_glacier.core.runfiles import RunFolder
-from napari_glacier.views.base import GlacierView, group, kept, settings
+from napari_glacier.views.base import GlacierView, group
 from napari_glacier.views.commands_dialog import CommandsDialog
 from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.run_panel import RunPanel
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.shelf_dialog import ShelfDialog
 from napari_glacier.views.train_form import TrainForm
 
@@ -36,7 +37,10 @@ class TrainView(GlacierView):
         self._shown_state = ""
         self._shelf: ShelfDialog | None = None
 
+        self._empty = self.empty_state("<b>No dataset is open.</b><br>Open one with masks, or choose its folder below.")
+        self.body.addWidget(self._empty)
         self.form = TrainForm(self.controller)
+        self.form.estimated.connect(self._show_start)
         self.form.output_changed.connect(self._on_output)
         self.form.commands_asked.connect(self.show_commands)
         self.form.split.clicked.connect(self._fly_to)
@@ -197,6 +201,12 @@ class TrainView(GlacierView):
         if self.controller.look_for_runs(output, known):
             self._fill_runs()
             self.form.show_estimate()
+        elif bool(self.form.lacking) == self._start_button.isEnabled():
+            # A first save gave the dataset masks to learn from.
+            self.form.show_estimate()
+
+    def _show_start(self) -> None:
+        self._start_button.setEnabled(not self.controller.active and not self.form.lacking)
 
     def _on_session(self, session: Any) -> None:
         self.form.take_dataset()
@@ -205,6 +215,7 @@ class TrainView(GlacierView):
         self.compare_panel.fill_models()
         self.compare_panel.refresh()
         self._compare_box.setVisible(session is not None)
+        self._empty.setVisible(session is None)
         self._on_output()
 
     def _on_output(self) -> None:
@@ -229,7 +240,7 @@ class TrainView(GlacierView):
         controller = self.controller
         self.run_panel.show_progress()
         self._stop_button.setEnabled(controller.state in {"starting", "running"})
-        self._start_button.setEnabled(not controller.active)
+        self._show_start()
         self._resume_button.setVisible(controller.resumable)
         if controller.state != self._shown_state:
             # A run that ended has a model to compare, and a new one will have.

@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QApplication
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.views.base import kept
 from napari_glacier.views.keys_dialog import KeysDialog
+from napari_glacier.views.settings import kept
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 

@@ -9,7 +9,8 @@ from qtpy.QtWidgets import QMessageBox, QTabBar, QWidget
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster import read_raster
-from napari_glacier.views.base import WIDTH_PX, kept
+from napari_glacier.views.base import WIDTH_PX
+from napari_glacier.views.settings import kept
 
 pytestmark = pytest.mark.gui
 

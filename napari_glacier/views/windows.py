@@ -1,0 +1,26 @@
+"""What the plugin does for a whole window, whether or not one of its widgets is open."""
+
+from typing import Any
+
+from qtpy.QtWidgets import QWidget
+
+from napari_glacier.views.closing import ClosingQuestion
+from napari_glacier.views.looks import Looks
+
+
+def look_after(viewer: Any) -> None:
+    """Ask before a viewer's window is closed with unsaved strokes, and keep the looks of its layers.
+
+    Once set, it stays as long as the window.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer or napari.components.ViewerModel
+        One without a window is passed over.
+    """
+    # Plugins get the viewer in a proxy that warns of what has no public name; the window has none.
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    if isinstance(window, QWidget) and window.findChild(ClosingQuestion) is None:
+        ClosingQuestion(window, viewer)
+        Looks(window, viewer)
