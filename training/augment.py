@@ -57,7 +57,8 @@ class Augmenter:
         self._config = config
         self._valid_channels = [k for k, name in enumerate(channels) if name == "valid"]
         # The light changes, the ground does not.
-        self._terrain_channels = [k for k, name in enumerate(channels) if name in TERRAIN_BANDS]
+        spared = {*TERRAIN_BANDS, *config.spare}
+        self._spared_channels = [k for k, name in enumerate(channels) if name in spared]
         self._points_HWXY = _own_points(crop_px, crop_px)
         square = [
             A.HorizontalFlip(p=config.flips),
@@ -107,9 +108,9 @@ class Augmenter:
         image_CHW, target_HW, valid_HW = self._warp(image_CHW, target_HW, valid_HW)
 
         all_valid = bool(valid_HW.all())
-        terrain_CHW = image_CHW[self._terrain_channels]
+        spared_CHW = image_CHW[self._spared_channels]
         image_CHW = self._change_radiometry(image_CHW, valid_HW, all_valid, np.random.default_rng([seed, 1]))
-        image_CHW[self._terrain_channels] = terrain_CHW
+        image_CHW[self._spared_channels] = spared_CHW
         if not all_valid:
             image_CHW *= valid_HW
             target_HW[~valid_HW] = IGNORE_INDEX

@@ -130,7 +130,8 @@ def _draw(path: Path, metrics: Mapping[str, Any]) -> None:
         )
     left.set_yticks(range(len(drawn)), [f"{record['tile']} · {record['fold']}" for record in drawn], fontsize=7)
     left.set_xlabel("MCC out of fold")
-    left.set_title("Tiles (· fold); lines: pooled, bands: 95 % intervals", fontsize=9)
+    level = f"{metrics['intervals']['level']:.0%}"
+    left.set_title(f"Tiles (· fold); lines: pooled, bands: {level} intervals", fontsize=9)
     left.grid(axis="x", alpha=0.25)
     _draw_calibration(right, metrics)
     for axes in (left, right):

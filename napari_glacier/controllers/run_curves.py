@@ -23,6 +23,7 @@ class Curves:
     eta_s: float | None = None
     best_epoch: int | None = None
     best_mcc: float | None = None
+    chooses: bool = True
     checkpoint: str | None = None
     ended: str | None = None
     message: str = ""
@@ -48,7 +49,9 @@ class Curves:
         elif kind == "start":
             # A resumed run starts again after it ended.
             self.ended = None
-            self.total_epochs = event.get("config", {}).get("train", {}).get("epochs", self.total_epochs)
+            train = event.get("config", {}).get("train", {})
+            self.total_epochs = train.get("epochs", self.total_epochs)
+            self.chooses = train.get("monitor") != "none"
 
     def _take_epoch(self, event: Mapping[str, Any]) -> None:
         number = int(event["epoch"])
@@ -113,7 +116,9 @@ def status_line(run: RunFolder, curves: Curves, state: str) -> str:
     """
     best = ""
     if curves.best_epoch is not None and curves.best_mcc is not None:
-        best = f"best validation MCC {curves.best_mcc:.3f} (epoch {curves.best_epoch})"
+        # Where nothing is chosen the newest epoch is the model, and not the best.
+        word = "best validation" if curves.chooses else "validation"
+        best = f"{word} MCC {curves.best_mcc:.3f} (epoch {curves.best_epoch})"
     if state == "starting":
         return "Starting: loading libraries and data…"
     if state in {"running", "stopping"}:

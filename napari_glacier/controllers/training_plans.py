@@ -59,8 +59,8 @@ def propose(dataset: Dataset) -> Proposal | None:
         return None
     return Proposal(
         "tiny_data",
-        f"{len(tiles)} labelled tiles ({pixels / 1e6:.1f} million pixels) are few, and a network soon knows them by "
-        "heart: tiny_data is proposed, which changes every crop strongly and averages the weights.",
+        f"{len(tiles)} labelled tiles ({pixels / 1e6:.1f} million pixels) are few and soon known by heart: "
+        "tiny_data is proposed, which changes every crop strongly and averages the weights.",
     )
 
 

@@ -250,6 +250,16 @@ class AugmentationConfig(_Section):
     gamma: float = Field(0.0, ge=0.0, le=1.0, description="Probability of a change of gamma.")
     noise: float = Field(0.1, ge=0.0, le=1.0, description="Probability of Gaussian noise.")
     blur: float = Field(0.1, ge=0.0, le=1.0, description="Probability of a Gaussian blur.")
+    spare: list[str] = Field(
+        default_factory=list,
+        description="Channels that brightness, gamma, noise and blur leave alone, as they do elevation and slope: B10, "
+        "where temperature tells how high a place lies.",
+    )
+
+    @field_validator("spare")
+    @classmethod
+    def _known_channels(cls, value: list[str]) -> list[str]:
+        return list(check_channels(value)) if value else value
 
 
 _Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]

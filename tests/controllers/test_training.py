@@ -91,6 +91,17 @@ def test_events_become_curves_and_a_status_line(controller, tmp_path):
     assert controller.status == "Stopped; it can be resumed; best validation MCC 0.500 (epoch 2)."
 
 
+def test_the_last_epoch_is_not_called_the_best_where_nothing_is_chosen(controller, tmp_path):
+    run = RunFolder.create(tmp_path, "test")
+    run.config_path.write_text("{}")
+    run.append_event("start", config={"train": {"epochs": 2, "monitor": "none"}})
+    for epoch, mcc in ((1, 0.5), (2, 0.25)):
+        run.append_event("epoch", epoch=epoch, epochs=2, train_loss=1.0, val_mcc=mcc, best=True)
+    run.append_event("done", checkpoint=str(run.best_path))
+    controller.follow(run)
+    assert controller.status == "Finished; validation MCC 0.250 (epoch 2)."
+
+
 def test_epochs_done_again_after_a_resume_replace_the_old_ones():
     curves = Curves()
     for epoch, loss in ((1, 3.0), (2, 2.0), (3, 9.0), (2, 1.5)):

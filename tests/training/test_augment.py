@@ -169,3 +169,18 @@ def test_a_change_of_light_leaves_the_terrain():
     out, _, _ = Augmenter(config, 32, ["B2", "elevation", "slope"])(image.copy(), target, valid, 5)
     np.testing.assert_array_equal(out[1:], image[1:])
     assert np.abs(out[0] - image[0]).max() > 0.01
+
+
+def test_a_change_of_light_spares_what_it_is_told_to():
+    config = AugmentationConfig(
+        flips=0, rot90=0, affine=0, brightness_contrast=1, gamma=1, noise=1, blur=1, spare=["B10"]
+    )
+    image = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
+    target, valid = np.zeros((32, 32), np.uint8), np.ones((32, 32), bool)
+    out, _, _ = Augmenter(config, 32, ["B2", "B10"])(image.copy(), target, valid, 5)
+    np.testing.assert_array_equal(out[1], image[1])
+    assert np.abs(out[0] - image[0]).max() > 0.01
+    out, _, _ = Augmenter(config.model_copy(update={"spare": []}), 32, ["B2", "B10"])(image.copy(), target, valid, 5)
+    assert np.abs(out[1] - image[1]).max() > 0.01
+    with pytest.raises(ValueError, match="B99"):
+        AugmentationConfig(spare=["B99"])

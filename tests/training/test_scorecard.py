@@ -2,11 +2,16 @@
 
 import csv
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from scipy.ndimage import binary_dilation
+from skimage.segmentation import find_boundaries
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, matthews_corrcoef
 
@@ -150,6 +155,29 @@ def test_runs_that_cannot_be_compared_are_refused(pair, tmp_path, capsys):
     RunFolder(tmp_path / "b").append_event("failed", message="no")
     assert main(arguments) != 0
     assert "is not a finished cross-validation" in capsys.readouterr().err
+
+
+def test_the_error_gallery_counts_every_wrong_pixel_once(pair, tmp_path, monkeypatch, capsys):
+    dataset, maps, _ = pair
+    script = Path(__file__).parents[2] / "scripts" / "error_gallery.py"
+    out = tmp_path / "pictures"
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "a"), "--data", str(dataset.root), "--out", str(out)])
+    runpy.run_path(str(script), run_name="__main__")
+    with (out / "causes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for tile in dataset.tiles:
+        truth, valid = dataset.read_mask(tile), dataset.read_valid(tile)
+        own = [row for row in rows if row["tile"] == tile.id]
+        wrong = (maps[tile.id] != truth) & valid
+        assert sum(int(row["pixels"]) for row in own) == valid.sum()
+        assert sum(int(row["missed"]) for row in own) == (wrong & (maps[tile.id] == 0)).sum()
+        assert sum(int(row[kind]) for row in own for kind in ("false", "missed", "confused")) == wrong.sum()
+        border = find_boundaries(truth, connectivity=1, mode="thick")  # one pixel to each side of a border
+        border = valid & binary_dilation(border)
+        assert int(next(row for row in own if row["cause"] == "border of the labels")["pixels"]) == border.sum()
+        with Image.open(out / f"{tile.id}.png") as picture:
+            assert picture.width == 1600
+    assert "valid pixels are wrong" in capsys.readouterr().out
 
 
 def test_nothing_is_chosen_on_the_validation_tiles_where_nothing_is_monitored():
