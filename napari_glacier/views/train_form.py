@@ -151,7 +151,7 @@ class TrainForm(QWidget):
             init_from=self.start_from.currentData(),
             device=self.device.currentText().strip() or "auto",
         )
-        tiles = self._split.of("learns") if self._split is not None else ()
+        tiles = self._split.of("trains") if self._split is not None else ()
         self._estimate.setText(self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus))
 
     def _look_again(self, *_: Any) -> None:
