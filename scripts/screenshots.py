@@ -243,18 +243,35 @@ def _compare_by_eye(shot: "Camera", workspace: Any, view: Any) -> None:
 
 
 def _train(shot: "Camera", epochs: int) -> None:
+    """What a run will do and want, a run under way, and two runs with their curves over each other."""
+    from qtpy.QtWidgets import QScrollArea
+
     with shot.docked("Train") as view:
         view.fill(recipe="smoke", epochs=epochs, device="cpu")
-        view.start()
-        _until(lambda: len(view.controller.curves.epochs) >= 1 or not view.controller.active, seconds=300)
-        shot.take("train_running", themes=("dark",))
-        _until(lambda: not view.controller.active, seconds=600)
-        if view.controller.state != "done":
-            raise RuntimeError(f"the training run shown did not finish:\n{view.controller.log_tail()}")
+        _until(lambda: not view.form.split.busy)
+        shot.take("train_start")
+        first = _trained(view, lambda: shot.take("train_running", themes=("dark",)))
+        view.form.start_from.setCurrentText("Bundled ensemble")
+        _trained(view)
+        view.run_panel.lay_over(first)
         view.run_panel.log_toggle.setChecked(True)
+        _wait(0.3)
+        view.findChild(QScrollArea).verticalScrollBar().setValue(view.run_panel.parentWidget().y())
         shot.take("train")
         view.run_panel.log_toggle.setChecked(False)
         _compare(shot, view)
+
+
+def _trained(view: Any, under_way: Callable[[], None] | None = None) -> Any:
+    """Train as the form says; gives the run."""
+    view.start()
+    _until(lambda: len(view.controller.curves.epochs) >= 1 or not view.controller.active, seconds=300)
+    if under_way is not None:
+        under_way()
+    _until(lambda: not view.controller.active, seconds=600)
+    if view.controller.state != "done":
+        raise RuntimeError(f"the training run shown did not finish:\n{view.controller.log_tail()}")
+    return view.controller.run
 
 
 def _compare(shot: "Camera", view: Any) -> None:

@@ -1,8 +1,12 @@
-"""A built wheel, installed elsewhere, brings the manifest, the sample region, the ensemble and the recipes."""
+"""What is built is complete: the wheel brings what the plugin needs, the source what a packager needs."""
 
+import email
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,23 @@ print(json.dumps({
 """
 
 
+def _check_wheel(wheel: zipfile.ZipFile) -> None:
+    """Every module and data file of the tree is there, nothing else, and the listing's facts."""
+    names = set(wheel.namelist())
+    modules = {str(path.relative_to(ROOT).as_posix()) for top in ("napari_glacier", "training") for path in
+               (ROOT / top).rglob("*") if path.suffix in {".py", ".yaml", ".svg", ".typed"}}  # fmt: skip
+    assert modules <= names
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"napari_glacier", "training", "napari_glacier-0.1.0.dist-info"}
+    (path,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    facts = email.message_from_bytes(wheel.read(path))
+    assert "Framework :: napari" in facts.get_all("Classifier")
+    assert facts["License-Expression"] == "BSD-3-Clause"
+    assert 20 < len(facts["Summary"]) < 120
+    assert facts["Description-Content-Type"] == "text/markdown"
+    assert facts.get_payload().startswith("# napari-glacier")
+
+
 @pytest.mark.slow
 def test_a_wheel_installed_elsewhere_is_complete(tmp_path):
     # From a copy: what an earlier build left in the tree must not end up in the wheel.
@@ -42,11 +63,23 @@ def test_a_wheel_installed_elsewhere_is_complete(tmp_path):
     shutil.copytree(
         ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "demo_output", "runs")
     )
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)]
+    # The wheel is made of the source distribution, so that one lacks nothing either.
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(source)]
     result = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert not re.search(r"Deprecat|is absent from|SetuptoolsWarning", said), said
     (wheel,) = tmp_path.glob("*.whl")
+    (archive,) = tmp_path.glob("*.tar.gz")
     assert wheel.stat().st_size < 25e6
+    assert archive.stat().st_size < 50e6
+    with zipfile.ZipFile(wheel) as file:
+        _check_wheel(file)
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"Makefile", "constraints.txt", "CONTRIBUTING.md", "napari.yaml", "docs/tutorial.md"} <= names
+    assert {"tests/conftest.py", "scripts/with_display.sh", "sample_data/region/dataset.yaml"} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith((".", "build", "runs"))]
     elsewhere = tmp_path / "elsewhere"
     install = [
         sys.executable,

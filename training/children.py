@@ -15,6 +15,7 @@ from typing import Any
 
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config
+from napari_glacier.core.processes import own_session
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
 _SECONDS_BETWEEN_LOOKS = 0.3
@@ -113,7 +114,7 @@ class _Seat:
                 env=dict(environment),
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                start_new_session=True,
+                **own_session(),
             )
 
     def has_ended(self) -> bool:

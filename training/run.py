@@ -31,6 +31,7 @@ import psutil
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, save_config
 from napari_glacier.core.errors import ConfigError, DeviceError, GlacierError
+from napari_glacier.core.processes import own_session
 from napari_glacier.core.runfiles import RunFolder
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def _launch(config: RunConfig, given: RunFolder | None, num_processes: int, held
     # A session of its own: Ctrl-C in the terminal then reaches this process alone, which asks for a clean stop.
     with (
         StopSwitch(folder) as asked_to_stop,
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process,
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, **own_session()) as process,
     ):
         code = None
         while code is None:

@@ -23,7 +23,7 @@ from napari_glacier.core.errors import CheckpointError, ConfigError, DataError
 from napari_glacier.core.models.shelf import first_member, learnt_tiles
 
 # Of Okabe and Ito (2008): told apart by colour-blind people, on dark and on light.
-PART_COLORS = {"learns": "#56b4e9", "judges": "#e69f00", "in the buffer": "#cc79a7", "left out": "#8c8c8c"}
+PART_COLORS = {"trains": "#56b4e9", "validates": "#e69f00", "in the buffer": "#cc79a7", "left out": "#8c8c8c"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class PlannedSplit:
     ----------
     tiles : tuple of Tile
     part_of : dict of str to str
-        By tile: learns, judges, in the buffer (too near to a tile that judges), or left out.
+        By tile: trains, validates, in the buffer (too near to a tile that validates), or left out.
     dataset : Dataset
     """
 
@@ -125,8 +125,8 @@ def plan_split(
     if val and (held_out or data.buffer_px is not None):
         near = _in_the_buffer(train, val, buffer_for(data.buffer_px, [*train, *val]))
     part_of = {tile.id: "left out" for tile in dataset.tiles}
-    part_of |= {tile.id: "in the buffer" if tile.id in near else "learns" for tile in train}
-    part_of |= dict.fromkeys(judges, "judges")
+    part_of |= {tile.id: "in the buffer" if tile.id in near else "trains" for tile in train}
+    part_of |= dict.fromkeys(judges, "validates")
     yield PlannedSplit(dataset.tiles, part_of, dataset)
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from psygnal import Signal
 
@@ -21,6 +20,7 @@ from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.processes import outliving
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
 __all__ = ["Curves", "Plan", "TrainingController", "duration"]
@@ -194,7 +194,7 @@ class TrainingController:
         # The trainer keeps train.log itself; what Python says before and after goes beside it.
         with (run.path / CONSOLE_LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **_detached()
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **outliving()
             )
         self._process_run = run.path
         logger.info("started %s (process %d)", " ".join(command), self._process.pid)
@@ -349,10 +349,3 @@ def _tail(path: Path) -> str:
     # A progress bar overwrites its line with carriage returns; its last state is what counts.
     lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
     return "\n".join(lines[1 if start else 0 :][-LOG_TAIL_LINES:]).strip()
-
-
-def _detached() -> dict[str, Any]:
-    """Arguments of Popen that keep a process alive when this one ends."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
-    return {"start_new_session": True}

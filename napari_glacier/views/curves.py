@@ -73,14 +73,14 @@ class CurvesPlot(QWidget):
         for number, (title, key) in enumerate(_PANELS, start=1):
             axes = figure.add_subplot(1, len(_PANELS), number)
             self._style(axes, title, limits, ground, text)
+            if key == "lr":
+                axes.set_yscale("log")
+            else:
+                _draw(axes, curves, f"train_{key}", _TRAIN)
+            _draw(axes, curves, key if key == "lr" else f"val_{key}", _VAL)
+            # On top, in broken lines: runs of one seed coincide.
             for (_, figures), (color, stroke) in zip(others, _OTHERS, strict=False):
                 _draw(axes, figures, key if key == "lr" else f"val_{key}", color, stroke)
-            if key == "lr":
-                _draw(axes, curves, "lr", _VAL)
-                axes.set_yscale("log")
-                continue
-            _draw(axes, curves, f"train_{key}", _TRAIN)
-            _draw(axes, curves, f"val_{key}", _VAL)
             if key == "mcc" and curves.best_epoch in curves.epochs and "val_mcc" in curves.series:
                 best = curves.series["val_mcc"][curves.epochs.index(curves.best_epoch)]
                 axes.plot([curves.best_epoch], [best], marker="*", color=_VAL, ms=9, ls="")

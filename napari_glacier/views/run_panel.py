@@ -67,6 +67,8 @@ class RunPanel(QWidget):
         self.overlay = QToolButton()
         self.overlay.setText("Overlay")
         self.overlay.setToolTip("Lay the curves of other runs over this one's")
+        # The arrow of the menu is drawn over the text's end.
+        self.overlay.setStyleSheet("QToolButton { padding-right: 14px; }")
         self.overlay.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self._menu = QMenu(self.overlay)
         self._menu.aboutToShow.connect(self.fill_overlay)

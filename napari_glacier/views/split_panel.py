@@ -92,7 +92,11 @@ class SplitPanel(QWidget):
         self.map.show_states(split.part_of, frozenset(split.part_of))
         self.map.setVisible(True)
         parts = [(part, color, len(split.of(part))) for part, color in PART_COLORS.items()]
-        shown = [f'<span style="color:{color}">■</span> {number} {part}' for part, color, number in parts if number]
+        shown = [
+            f'<span style="color:{color}">■</span> {number} {part if number == 1 else part.removesuffix("s")}'
+            for part, color, number in parts
+            if number
+        ]
         self._said.setText("&nbsp; ".join(shown) + (f"<br>{prints.note}" if prints.note else ""))
         self.setVisible(True)
         self.found.emit(split)

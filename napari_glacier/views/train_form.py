@@ -176,7 +176,7 @@ class TrainForm(QWidget):
             init_from=self.start_from.currentData(),
             device=self.device.currentText().strip() or "auto",
         )
-        tiles = self._split.of("learns") if self._split is not None else ()
+        tiles = self._split.of("trains") if self._split is not None else ()
         told = self.lacking or self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus)
         self._estimate.setText(told)
         self.estimated.emit()

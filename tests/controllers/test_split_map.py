@@ -27,8 +27,8 @@ def _ids(split: PlannedSplit, part: str) -> set[str]:
 
 def _agrees(config: RunConfig, seen=()) -> PlannedSplit:
     split, data = _planned(config, seen), open_training_data(config, seen)
-    assert _ids(split, "learns") == {tile.id for tile in data.train.tiles}
-    assert _ids(split, "judges") == {tile.id for tile in data.val.tiles}
+    assert _ids(split, "trains") == {tile.id for tile in data.train.tiles}
+    assert _ids(split, "validates") == {tile.id for tile in data.val.tiles}
     return split
 
 
@@ -36,7 +36,7 @@ def _agrees(config: RunConfig, seen=()) -> PlannedSplit:
 def test_tiles_are_held_out_as_the_trainer_does(make_dataset, seed):
     root = make_dataset(grid=(3, 4), seed=seed)
     split = _agrees(_config(root, seed, val_fraction=0.3))
-    assert len(split.of("judges")) == 4
+    assert len(split.of("validates")) == 4
     ids = [tile.id for tile in split.tiles]
     some = _agrees(_config(root, seed, tiles=ids[:7]))
     assert _ids(some, "left out") == set(ids[7:])
@@ -52,7 +52,7 @@ def test_a_val_split_judges_and_tiles_without_a_mask_are_left_out(make_dataset):
     root = make_dataset(splits=("train", "val"))
     next((root / "train_masks").glob("*.tif")).unlink()
     split = _agrees(_config(root))
-    assert (len(split.of("learns")), len(split.of("judges")), len(split.of("left out"))) == (3, 4, 1)
+    assert (len(split.of("trains")), len(split.of("validates")), len(split.of("left out"))) == (3, 4, 1)
     by_folder = _agrees(_config(root / "train"))
     assert by_folder.part_of == split.part_of
 
@@ -61,9 +61,9 @@ def test_a_file_of_splits_and_tiles_named_by_hand_count(make_dataset):
     root = make_dataset(grid=(3, 3))
     assert main(["splits", str(root), "--folds", "3"]) == 0
     for fold in (1, 2):
-        assert len(_agrees(_config(root, splits=str(root / "splits.yaml"), val_fold=fold)).of("judges")) == 3
+        assert len(_agrees(_config(root, splits=str(root / "splits.yaml"), val_fold=fold)).of("validates")) == 3
     named = [tile.id for tile in open_dataset(root).tiles][4:6]
-    assert _ids(_agrees(_config(root, val_tiles=named)), "judges") == set(named)
+    assert _ids(_agrees(_config(root, val_tiles=named)), "validates") == set(named)
 
 
 def test_reviewed_tiles_alone_count_where_that_is_asked(workspace, make_dataset):
@@ -81,7 +81,7 @@ def test_tiles_that_the_first_model_knows_do_not_judge(make_dataset):
     usual = open_training_data(_config(root))
     seen = {usual.val.fingerprint(number) for number in range(len(usual.val))}
     split = _agrees(_config(root), seen)
-    assert _ids(split, "judges").isdisjoint(usual.held_out)
+    assert _ids(split, "validates").isdisjoint(usual.held_out)
 
 
 def test_masks_are_read_again_only_when_they_have_changed(make_dataset, monkeypatch):

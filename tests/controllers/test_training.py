@@ -1,8 +1,11 @@
+import json
+import os
 import sys
 import time
 
 import pytest
 
+from napari_glacier.controllers.run_curves import OtherRuns
 from napari_glacier.controllers.training import Curves, Plan, TrainingController, duration
 from napari_glacier.core.config_files import load_config
 from napari_glacier.core.errors import ConfigError, DataError
@@ -168,3 +171,57 @@ def test_controllers_do_not_import_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def _elsewhere(run: RunFolder) -> None:
+    """A run as another host has written it."""
+    run.write_process()
+    record = json.loads((run.path / "process.json").read_text())
+    (run.path / "process.json").write_text(json.dumps(record | {"host": "node17", "pid": 4_000_000}))
+
+
+def test_a_run_of_another_host_lives_as_long_as_it_is_heard(controller, tmp_path):
+    run = RunFolder.create(tmp_path, "far")
+    run.config_path.write_text("{}")
+    run.append_event("start", config={"train": {"epochs": 4}})
+    run.append_event("epoch", epoch=1, epochs=4, val_mcc=0.3, eta_s=60, best=True)
+    _elsewhere(run)
+    assert controller.reattach(tmp_path).path == run.path
+    assert controller.state == "running"
+    assert controller.active
+    assert "on node17" in controller.status
+    assert run.state() == "failed", "whoever would train in it asks for a process of this host"
+    assert "a file called stop into its folder" in controller.stop()
+    for name in ("events.jsonl", "process.json"):
+        os.utime(run.path / name, (time.time() - 3600,) * 2)
+    run.clear_stop()
+    assert controller.state == "silent"
+    assert not controller.active
+    assert "Nothing heard from node17 for 60 min; epoch 1 was its last." in controller.status
+    run.append_event("done", message="Done.")
+    controller.poll()
+    assert controller.state == "done"
+
+
+def test_any_run_folder_can_be_followed(controller, tmp_path):
+    run = RunFolder.create(tmp_path / "mounted", "x")
+    run.append_event("start", config={})
+    assert controller.open_run(run.path).path == run.path
+    with pytest.raises(DataError, match="is not a run folder"):
+        controller.open_run(tmp_path)
+    assert controller.run.path == run.path
+
+
+def test_other_runs_are_read_as_they_grow(tmp_path):
+    others, runs = OtherRuns(), [RunFolder.create(tmp_path, name) for name in ("a", "b")]
+    for run in runs:
+        run.append_event("epoch", epoch=1, epochs=2, val_loss=1.0)
+    others.choose(runs)
+    assert others.read()
+    assert not others.read()
+    runs[1].append_event("epoch", epoch=2, epochs=2, val_loss=0.5)
+    assert others.read()
+    assert [curves.series["val_loss"] for _, curves in others.curves()] == [[1.0], [1.0, 0.5]]
+    others.choose(runs[1:])
+    assert [name for name, _ in others.curves()] == [runs[1].path.name]
+    assert not others.read(), "what was read is kept"

@@ -2,12 +2,21 @@
 
 import os
 import shlex
+import shutil
+import subprocess
 
 import pytest
 
 from napari_glacier.controllers.training import TrainingController
-from napari_glacier.controllers.training_estimates import estimate
-from napari_glacier.controllers.training_plans import Plan, commands, devices_found, propose, tiles_that_count
+from napari_glacier.controllers.training_estimates import estimate, gpus_used
+from napari_glacier.controllers.training_plans import (
+    Plan,
+    commands,
+    devices_found,
+    follow_command,
+    propose,
+    tiles_that_count,
+)
 from napari_glacier.core.config_files import load_config
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.runfiles import RunFolder
@@ -113,3 +122,45 @@ def test_a_run_begun_elsewhere_is_noticed_and_followed(workspace, tmp_path):
     assert controller.look_for_runs(tmp_path, [new.path, old.path])
     assert controller.run.path == new.path, "a run that is followed stays so"
     controller.close()
+
+
+def test_before_there_is_a_run_memory_is_told_by_the_size_of_the_network(tmp_path):
+    plan = Plan("smoke", tmp_path, tmp_path, epochs=2)
+    said = estimate(plan, [], load_config("smoke", ["data.train=."]))
+    assert said.startswith("About 1.0 GB of memory. How long it takes is told after the first epoch")
+    large = load_config("smoke", ["data.train=.", "train.batch_size=100000", "sampling.crop_px=1024"])
+    assert estimate(plan, [], large).startswith("⚠ about ")
+    assert "on each GPU" in estimate(plan, [], load_config("finetune", ["data.train=."]), gpus=2)
+    assert "memory" not in estimate(plan, [], load_config("sam2", ["data.train=."]))
+
+
+def test_a_run_that_told_its_memory_speaks_for_the_next(tmp_path):
+    run = _run(tmp_path, "1", "quick", 30.0)
+    run.append_event("memory", epoch=1, host_gb=2.34, device_gb=0.0)
+    said = estimate(Plan("quick", tmp_path, tmp_path, epochs=4), [run], load_config("finetune", ["data.train=."]))
+    assert said.startswith("Estimate: about 2 min for 4 epochs at most, 2.3 GB of memory, by the pace of 1.")
+
+
+def test_all_gpus_that_share_the_batch_are_counted():
+    config = load_config("default", ["data.train=.", "train.batch_size=6"])
+    assert [gpus_used("auto", found, config) for found in (0, 1, 2, 3, 4)] == [0, 1, 2, 3, 3]
+    assert (gpus_used("cuda:1", 2, config), gpus_used("cpu", 2, config), gpus_used("mps", 0, config)) == (1, 0, 0)
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None or os.name == "nt", reason="needs rsync")
+def test_the_rsync_command_brings_what_following_needs(tmp_path):
+    run = RunFolder(_run(tmp_path, "20260101-1", "quick", 3.0).path.rename(tmp_path / "it's there"))
+    run.best_path.write_bytes(b"best")
+    run.resume_path.write_bytes(b"large")
+    (run.path / ".lock").touch()
+    command = follow_command(str(tmp_path / "it's there"), tmp_path / "my copy").replace("sleep 20", "exit 0")
+    subprocess.run(["sh", "-c", command], check=True, timeout=30)
+    copied = {path.name for path in (tmp_path / "my copy").iterdir()}
+    assert copied == {"run.yaml", "events.jsonl", "best.safetensors"}
+
+
+def test_the_command_to_follow_is_one_of_the_commands(tmp_path):
+    text = commands(Plan("smoke", tmp_path, tmp_path / "it's runs"))
+    follow = text[text.index("while rsync") :]
+    words = shlex.split(follow.replace("\\\n", " "))
+    assert words[words.index("HOST:/path/to/runs/") + 1].rstrip(";") == f"{tmp_path}/it's runs/"

@@ -1,0 +1,79 @@
+"""The panels of the Train widget: the map of the split, curves of several runs, runs in any folder."""
+
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.core.runfiles import RunFolder
+
+
+@pytest.fixture
+def train(viewer, make_dataset, qtbot):
+    """The Train widget of an open dataset of nine tiles."""
+    viewer.open(str(make_dataset(grid=(3, 3))), plugin="napari-glacier")
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")
+    qtbot.waitUntil(lambda: not view.form.split.busy, timeout=20_000)
+    return view
+
+
+def _run(folder, name, losses):
+    run = RunFolder(folder / name)
+    run.path.mkdir(parents=True)
+    run.config_path.write_text("{}")
+    run.append_event("start", config={"train": {"epochs": len(losses)}})
+    for epoch, loss in enumerate(losses, start=1):
+        run.append_event("epoch", epoch=epoch, epochs=len(losses), train_loss=loss, val_loss=loss, val_mcc=0.1, lr=1e-3)
+    run.append_event("done", message="Done.")
+    return run
+
+
+def test_the_map_shows_the_split_and_follows_the_form(train, qtbot):
+    panel = train.form.split
+    assert "8 train" in panel.text
+    assert "1 validates" in panel.text
+    train.form.tiles.setCurrentIndex(2)
+    qtbot.waitUntil(lambda: "are approved, and 2 are needed" in panel.text, timeout=20_000)
+    assert not panel.map.isVisibleTo(panel)
+    session = workspace_of(train.workspace.viewer).session
+    for tile_id in session.tile_ids[:4]:
+        session.set_review(tile_id, "approved")
+    panel.look()
+    qtbot.waitUntil(lambda: "3 train" in panel.text, timeout=20_000)
+    assert "5 left out" in panel.text
+    qtbot.mouseClick(panel.map, Qt.MouseButton.LeftButton, pos=panel.map.box_of(session.tile_ids[8]).center().toPoint())
+    assert train.workspace.tile_under_view().tile.id == session.tile_ids[8]
+
+
+def test_curves_of_other_runs_are_laid_over(train, qtbot):
+    root = train.form.output_folder
+    first, second = _run(root, "1-a", [3.0, 2.0]), _run(root, "2-b", [1.0, 0.5, 0.4])
+    train._look_for_runs()
+    train.controller.follow(second)
+    panel = train.run_panel
+    panel.fill_overlay()
+    (action,) = panel._menu.actions()
+    assert action.text() == "1-a"
+    action.setChecked(True)
+    loss, _, rate = panel._plot._canvas.figure.axes
+    assert [list(line.get_ydata()) for line in loss.lines] == [[1.0, 0.5, 0.4], [1.0, 0.5, 0.4], [3.0, 2.0]]
+    assert rate.get_yscale() == "log"
+    (legend,) = panel._plot._canvas.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training: 2-b", "validation: 2-b", "1-a"]
+    first.append_event("epoch", epoch=3, epochs=3, val_loss=1.5)
+    panel.poll()
+    assert list(panel._plot._canvas.figure.axes[0].lines[-1].get_ydata()) == [3.0, 2.0, 1.5]
+    panel.runs.setCurrentIndex(panel.runs.findText("1-a"))
+    panel.runs.activated.emit(panel.runs.currentIndex())
+    assert train.controller.others.paths == ()
+
+
+def test_a_run_in_any_folder_is_followed_and_stays_in_the_list(train, tmp_path):
+    far = _run(tmp_path / "mounted", "far", [1.0])
+    train.open_run(tmp_path)
+    assert "is not a run folder" in train.notice
+    train.open_run(far.path)
+    assert train.controller.run.path == far.path
+    assert train.run_panel.runs.currentText() == "far"
+    train._look_for_runs()
+    assert train.run_panel.runs.currentText() == "far"
+    assert train.notice == ""
