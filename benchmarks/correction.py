@@ -18,10 +18,10 @@
     direction that mends most. No hand is as sure, so this is the hardest comparison.
 
 The person (see `annotator.py`) knows the truth and looks at the largest mistake. With the queue she is led to its
-regions, best first, mends what is wrong in and around each, and says that it is right: one action. After every 40
-actions she lets the model learn (two actions: learn, and keep or drop, by whether more is right) and takes its new
-prediction for all that she has neither drawn nor found right (two more: predict, accept). For that the models must
-know the labels' classes.
+regions, best first, mends what is wrong in and around each, and says that it is right: one action. After 40 actions,
+and again after as many (twice as many where it mended less than a fiftieth of what was wrong), she lets the model learn
+(two actions: learn, and keep or drop, by whether more is right) and takes its new prediction for all that she has
+neither drawn nor found right (two more: predict, accept). For that the models must know the labels' classes.
 """
 
 import argparse
@@ -59,6 +59,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "region"
 SIDE_PX = 1024
 PERSONS = ("brush", "smart", "learning")
 LEARN_EVERY, REGION_RIM_PX = 40, 12
+_WORTH_LEARNING = 0.02
 
 
 def main() -> None:
@@ -347,15 +348,17 @@ class QueueWork:
             placed = self.scene.placements
             mask = EditableMask(blank_HW, self.scene.valid(), placed, journal, num_classes=scheme.num_classes)
             mask.assign(start_HW, np.ones(self.scene.shape, bool), "accept")
-            since = 0
+            since, patience = 0, LEARN_EVERY
             while not all(desk.is_done for desk in self.desks):
                 desk, spent = self._mend_next(mask, journal)
                 if not spent:
                     break
                 since += spent
-                if since >= LEARN_EVERY and not all(one.is_done for one in self.desks):
-                    since = 0
-                    desk.actions += self._learn(mask)
+                if since >= patience and not all(one.is_done for one in self.desks):
+                    actions, share = self._learn(mask)
+                    desk.actions += actions
+                    # Who gains little by it asks for it less often.
+                    since, patience = 0, patience if share > _WORTH_LEARNING else 2 * patience
             mask.close()
 
     def _mend_next(self, mask: EditableMask, journal: Journal) -> tuple[Desk, int]:
@@ -386,8 +389,8 @@ class QueueWork:
                 return desk
         return None
 
-    def _learn(self, mask: EditableMask) -> int:
-        """Let a copy of the model learn, look at what it would change, keep it or drop it; gives the actions."""
+    def _learn(self, mask: EditableMask) -> tuple[int, float]:
+        """Let a copy of the model learn, see what it would change, keep or drop it; actions, share of errors gone."""
         command = [sys.executable, "-P", "-m", "training.adapt", "--data", str(self._root), "--model", self.model]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         model = done.stdout.strip().splitlines()[-1]
@@ -398,8 +401,9 @@ class QueueWork:
             wrong[0] += np.count_nonzero(desk.person.wrong())
             wrong[1] += np.count_nonzero((new_HW != desk.person.goal_HW) & desk.person.valid_HW)
         print(f"  learnt: {wrong[0]} -> {wrong[1]} px wrong", file=sys.stderr, flush=True)
-        if wrong[1] >= wrong[0]:
-            return 2
+        gain = 1 - wrong[1] / max(wrong[0], 1)
+        if gain <= 0:
+            return 2, gain
         self.model = model
         changes = {}
         for desk in self.desks:
@@ -409,7 +413,7 @@ class QueueWork:
         self._queue = AttentionQueue(prediction.entropy_HW, prediction.valid_HW)
         for desk in self.desks:
             self._queue.mark(0, desk.window, desk.known_HW)
-        return 4
+        return 4, gain
 
 
 if __name__ == "__main__":
