@@ -28,7 +28,9 @@ from napari_glacier.core.tools.shape import OPERATIONS
 from napari_glacier.views.pieces import checked_style, swatch_icon
 from napari_glacier.views.spectrum_plot import SpectrumPlot
 
-_COLUMNS = 5
+# Of the width, by the longest title in each column.
+_SHARES = (7, 6, 5, 6, 5)
+_COLUMNS = len(_SHARES)
 _ANY = "Any class"
 
 
@@ -144,8 +146,8 @@ class ToolPanel(QWidget):
             self._group.addButton(button)
             self._buttons[tool.name] = button
             grid.addWidget(button, number // _COLUMNS, number % _COLUMNS)
-        for column in range(_COLUMNS):
-            grid.setColumnStretch(column, 1)
+        for column, share in enumerate(_SHARES):
+            grid.setColumnStretch(column, share)
         return grid
 
     def _choose(self, name: str) -> None:
