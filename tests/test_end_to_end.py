@@ -83,7 +83,7 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
 
     # Train a model of seconds in a process of its own, and close napari as soon as it is at work.
     train = dock("Train")
-    qtbot.waitUntil(lambda: train._data.text() == str(session.root))
+    qtbot.waitUntil(lambda: train.form.data.text() == str(session.root))
     train.fill(recipe="smoke", epochs=2, device="cpu")
     run = train.start()
     assert run is not None, train.notice
@@ -107,7 +107,7 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     assert train.controller.state == "done", train.controller.log_tail()
     # The widget looks for news twice a second.
     qtbot.waitUntil(lambda: train.controller.curves.epochs == [1, 2])
-    qtbot.waitUntil(train._predict_button.isEnabled)
+    qtbot.waitUntil(train.run_panel.predict_button.isEnabled)
     assert read_card(run.best_path).scheme.name == "glacier4"
 
     # Compare it with the bundled ensemble on tiles that neither has learnt from.

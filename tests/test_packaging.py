@@ -100,6 +100,6 @@ def test_a_wheel_installed_elsewhere_is_complete(tmp_path):
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert check.returncode == 0, check.stderr
-    assert '"widgets": ["Data", "Predict", "Correct", "Train", "Report"]' in check.stdout
+    assert '"widgets": ["Start here", "Data", "Predict", "Correct", "Train", "Report"]' in check.stdout
     assert '"tiles": 13, "scheme": "glacier4", "members": 3' in check.stdout
     assert '"bundled"' in check.stdout

@@ -41,7 +41,7 @@ class TrainForm(QWidget):
         self._recipe_chosen = False
         self.recipe, self.tiles, self.start_from = QComboBox(), QComboBox(), QComboBox()
         self.epochs, self.device = QSpinBox(), DeviceBox()
-        self._recipe_note, self._estimate = hint(""), hint("")
+        self._recipe_note, self.estimate = hint(""), hint("")
         self.split = SplitPanel(lambda: controller.split_of(self.plan()) if self.data.text() else None)
         self.split.found.connect(self._on_split)
         layout = QVBoxLayout(self)
@@ -89,7 +89,7 @@ class TrainForm(QWidget):
             "The same run for a terminal, several GPUs, or a cluster, and how to follow it; to be copied"
         )
         commands.clicked.connect(self.commands_asked)
-        row.addWidget(self._estimate, 1)
+        row.addWidget(self.estimate, 1)
         row.addWidget(commands, 0, Qt.AlignmentFlag.AlignTop)
         return row
 
@@ -178,7 +178,7 @@ class TrainForm(QWidget):
         )
         tiles = self._split.of("trains") if self._split is not None else ()
         told = self.lacking or self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus)
-        self._estimate.setText(told)
+        self.estimate.setText(told)
         self.estimated.emit()
 
     @property

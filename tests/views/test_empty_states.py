@@ -35,10 +35,10 @@ def test_without_a_dataset_a_button_leads_to_one(viewer, qtbot, make_dataset, na
 def test_training_says_what_it_lacks(viewer, qtbot, make_dataset):
     view = _dock(viewer, "Train")
     assert not view._start_button.isEnabled()
-    assert view._estimate.text() == "Choose a dataset with masks and an output folder first."
+    assert view.form.estimate.text() == "Choose a dataset with masks and an output folder first."
 
     viewer.open(str(make_dataset(masks=False)), plugin="napari-glacier")
-    qtbot.waitUntil(lambda: "No tile of this dataset has a mask" in view._estimate.text())
+    qtbot.waitUntil(lambda: "No tile of this dataset has a mask" in view.form.estimate.text())
     assert not view._start_button.isEnabled()
 
     session = workspace_of(viewer).session
@@ -47,4 +47,4 @@ def test_training_says_what_it_lacks(viewer, qtbot, make_dataset):
     session.save()
     view._look_for_runs()
     assert view._start_button.isEnabled()
-    assert "No tile" not in view._estimate.text()
+    assert "No tile" not in view.form.estimate.text()

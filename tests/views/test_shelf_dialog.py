@@ -56,7 +56,7 @@ def test_cards_are_shown_and_an_ensemble_is_made(shelf, qtbot, root):
     assert (made.name, len(made.members)) == ("both", 2)
     assert _item(shelf, "both").text(1) == "kept"
     train = shelf.parent()
-    qtbot.waitUntil(lambda: train._start_from.findText("both") >= 0)
+    qtbot.waitUntil(lambda: train.form.start_from.findText("both") >= 0)
     assert train.compare_panel._champion.findText("both") >= 0
     shelf._name.setText(" ")
     shelf._compose_button.click()

@@ -134,15 +134,15 @@ def test_data_widget_opens_lists_and_flies(viewer, qtbot, make_dataset, tmp_path
     view.open(root)
 
     assert not view.notice
-    assert len(view._model.rows) == 8
-    assert not view._table.isColumnHidden(1)
+    assert len(view.tiles.model.rows) == 8
+    assert not view.tiles.table.isColumnHidden(1)
     assert kept("data/folder", "") == str(root)
     session = workspace_of(viewer).session
-    for row in view._model.rows:
+    for row in view.tiles.model.rows:
         view.fly_to(row.tile_id)
         assert workspace_of(viewer).tile_under_view().tile.id == row.tile_id
     session.set_review(row.tile_id, "approved")
-    qtbot.waitUntil(lambda: view._model.rows[-1].review == "approved")
+    qtbot.waitUntil(lambda: view.tiles.model.rows[-1].review == "approved")
 
 
 def test_predict_widget_runs_in_a_thread_and_accepts(viewer, qtbot, make_dataset, make_checkpoint):
@@ -216,15 +216,15 @@ def test_train_widget_proposes_a_recipe_and_keeps_the_one_that_was_chosen(viewer
     assert view.plan().recipe == "default"
     first, second = make_dataset(), make_dataset("second")
     viewer.open(str(first), plugin="napari-glacier")
-    qtbot.waitUntil(lambda: view._data.text() == str(first))
+    qtbot.waitUntil(lambda: view.form.data.text() == str(first))
     assert (view.plan().recipe, view.plan().epochs) == ("tiny_data", 45)
-    assert "4 labelled tiles" in view._recipe_note.text()
-    view._recipe.setCurrentText("deeplab")
-    view._recipe.activated.emit(view._recipe.currentIndex())  # as a person's choice does
+    assert "4 labelled tiles" in view.form._recipe_note.text()
+    view.form.recipe.setCurrentText("deeplab")
+    view.form.recipe.activated.emit(view.form.recipe.currentIndex())  # as a person's choice does
     viewer.open(str(second), plugin="napari-glacier")
-    qtbot.waitUntil(lambda: view._data.text() == str(second))
+    qtbot.waitUntil(lambda: view.form.data.text() == str(second))
     assert view.plan().recipe == "deeplab"
-    assert "tiny_data is proposed" in view._recipe_note.text()
+    assert "tiny_data is proposed" in view.form._recipe_note.text()
 
 
 def test_widgets_fit_beside_the_canvas_of_a_small_laptop(viewer, qtbot, make_dataset):
@@ -276,9 +276,9 @@ def test_reader_leaves_other_files_alone_and_explains_broken_datasets(make_datas
         get_reader(str(tmp_path / "empty"))(str(tmp_path / "empty"))
 
     root = make_dataset()
-    band = next((root / "Band4").glob("*.tif"))
-    band.unlink()
-    write_raster(band, np.zeros((20, 20), np.uint16))
+    for band in (root / "Band4").glob("*.tif"):
+        band.unlink()
+        write_raster(band, np.zeros((20, 20), np.uint16))
     reader = get_reader(str(root))
     with pytest.raises(DataError, match="20 x 20"):
         reader(str(root))
