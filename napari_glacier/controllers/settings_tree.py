@@ -73,9 +73,12 @@ class SettingGroup:
 
 
 def setting_groups() -> tuple[SettingGroup, ...]:
-    """All fields of the configuration but those that the form asks for, by section, in the configuration's order."""
+    """All fields of the configuration but those that the form asks for, by section, in the configuration's order.
+
+    What must be given comes after what may be: the form has asked for the heart of it.
+    """
     own, sections = [], []
-    for name, field in RunConfig.model_fields.items():
+    for name, field in sorted(RunConfig.model_fields.items(), key=lambda item: item[1].is_required()):
         model = _section_of(field)
         if model is None:
             own.append(_setting(_RUN, name, name, field))
@@ -86,9 +89,9 @@ def setting_groups() -> tuple[SettingGroup, ...]:
             for part, inner in model.model_fields.items()
             if (setting := _setting(name, f"{name}.{part}", part, inner, optional)).key not in FORM_KEYS
         )
-        sections.append(SettingGroup(name, (field.description or "").rstrip("."), found))
+        sections.append(SettingGroup(name, _first_line(model), found))
     asked = tuple(setting for setting in own if setting.key not in FORM_KEYS)
-    return (*sections, SettingGroup(_RUN, "The whole run", asked))
+    return (*sections, SettingGroup(_RUN, _first_line(RunConfig), asked))
 
 
 class SettingsTree:
@@ -217,6 +220,10 @@ def _section_of(field: FieldInfo) -> type[BaseModel] | None:
     choices = [field.annotation, *get_args(field.annotation)]
     models = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
     return models[0] if len(models) == 1 and get_origin(field.annotation) is not dict else None
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _setting(group: str, key: str, name: str, field: FieldInfo, section: str | None = None) -> Setting:

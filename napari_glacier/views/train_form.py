@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QSp
 from napari_glacier.controllers.split_map import PlannedSplit
 from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.training_plans import Plan, TilesThatCount, tiles_that_count
+from napari_glacier.core.errors import ConfigError
 from napari_glacier.views.base import group, hint
 from napari_glacier.views.settings_panel import SettingsPanel
 from napari_glacier.views.split_panel import SplitPanel
@@ -103,9 +104,11 @@ class TrainForm(QWidget):
 
         Raises
         ------
-        DataError
-            If too few tiles are of the review states asked for.
+        ConfigError, DataError
+            If a further setting is wrong, or too few tiles are of the review states asked for.
         """
+        if self.settings.problem:
+            raise ConfigError(self.settings.problem)
         source = self.start_from.currentData()
         return Plan(
             recipe=self.recipe.currentText(),
@@ -167,7 +170,7 @@ class TrainForm(QWidget):
             return
         proposal = self._controller.proposal
         lines = [self._controller.recipe_note(name), proposal.reason if proposal is not None else ""]
-        self._recipe_note.setText("\n".join(line for line in lines if line))
+        self._recipe_note.setText("<br>".join(line for line in lines if line))
         self._recipe_note.setVisible(any(lines))
 
     def _on_recipe_chosen(self, *_: Any) -> None:
@@ -206,7 +209,9 @@ class TrainForm(QWidget):
         )
 
     def _look_again(self, *_: Any) -> None:
-        self.split.later()
+        # While a value is being typed the map stays: what is below it would jump.
+        if not self.settings.problem:
+            self.split.later()
         self.show_estimate()
 
     def _on_split(self, split: PlannedSplit | None) -> None:
