@@ -216,15 +216,15 @@ def test_train_widget_proposes_a_recipe_and_keeps_the_one_that_was_chosen(viewer
     assert view.plan().recipe == "default"
     first, second = make_dataset(), make_dataset("second")
     viewer.open(str(first), plugin="napari-glacier")
-    qtbot.waitUntil(lambda: view._data.text() == str(first))
+    qtbot.waitUntil(lambda: view.form.data.text() == str(first))
     assert (view.plan().recipe, view.plan().epochs) == ("tiny_data", 45)
-    assert "4 labelled tiles" in view._recipe_note.text()
-    view._recipe.setCurrentText("deeplab")
-    view._recipe.activated.emit(view._recipe.currentIndex())  # as a person's choice does
+    assert "4 labelled tiles" in view.form._recipe_note.text()
+    view.form.recipe.setCurrentText("deeplab")
+    view.form.recipe.activated.emit(view.form.recipe.currentIndex())  # as a person's choice does
     viewer.open(str(second), plugin="napari-glacier")
-    qtbot.waitUntil(lambda: view._data.text() == str(second))
+    qtbot.waitUntil(lambda: view.form.data.text() == str(second))
     assert view.plan().recipe == "deeplab"
-    assert "tiny_data is proposed" in view._recipe_note.text()
+    assert "tiny_data is proposed" in view.form._recipe_note.text()
 
 
 def test_widgets_fit_beside_the_canvas_of_a_small_laptop(viewer, qtbot, make_dataset):
