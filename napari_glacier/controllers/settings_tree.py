@@ -62,6 +62,13 @@ class Setting:
     is_long: bool = False
     section: str | None = None
 
+    @property
+    def range(self) -> str:
+        """Its bounds in words; nothing where there are none."""
+        if self.least is None or self.most is None:
+            return f"from {self.least:g}" if self.least is not None else ""
+        return f"{self.least:g} to {self.most:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class SettingGroup:

@@ -190,6 +190,7 @@ class SettingRow(QWidget):
         self.setting = setting
         self.name = QLabel(setting.name)
         self.editor = make_editor(setting, guard)
+        self.editor.setAccessibleName(setting.key)
         self.editor.edited.connect(lambda text: self.edited.emit(setting.key, text))
         self.back = QToolButton()
         self.back.setText("↺")
@@ -224,6 +225,7 @@ class SettingRow(QWidget):
         self.back.setVisible(is_changed)
         recipes = tree.recipe_text(key) or "none"
         self.back.setToolTip(f"Back to {recipes}")
-        told = f"<b>{key}</b><br>{html.escape(self.setting.help)}<br>Recipe {tree.recipe}: {html.escape(recipes)}"
+        key_and_range = f"<b>{key}</b> {self.setting.range}"
+        told = f"{key_and_range}<br>{html.escape(self.setting.help)}<br>Recipe {tree.recipe}: {html.escape(recipes)}"
         for widget in (self.name, self.editor):
             widget.setToolTip(told)

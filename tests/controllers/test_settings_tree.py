@@ -102,6 +102,12 @@ def test_changes_are_the_same_as_set_at_the_terminal():
         tree.set_text("optim.nonsense", "1")
 
 
+def test_bounds_are_told_in_words():
+    ranges = {setting.key: setting.range for setting in SettingsTree("default")}
+    assert (ranges["train.ema"], ranges["sampling.crop_px"], ranges["folds"]) == ("0 to 1", "from 32", "from 2")
+    assert ranges["model.name"] == ""
+
+
 def test_nothing_written_is_none():
     tree = SettingsTree("sam2")
     assert tree.text("sampling.crops_per_epoch") == ""

@@ -85,6 +85,7 @@ def test_numbers_are_typed_as_people_write_them(panel, qtbot):
 def test_what_is_changed_is_marked_and_can_be_taken_back(panel):
     row = panel.rows["train.monitor"]
     assert not row.name.font().bold()
+    assert "What best and early stopping go by" in row.editor.toolTip()
     row.editor.setCurrentText("val_loss")
     assert row.name.font().bold()
     assert panel.header.text() == "More settings: 1 changed"
