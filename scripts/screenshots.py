@@ -250,6 +250,7 @@ def _train(shot: "Camera", epochs: int) -> None:
         view.fill(recipe="smoke", epochs=epochs, device="cpu")
         _until(lambda: not view.form.split.busy)
         shot.take("train_start")
+        _settings(shot, view)
         first = _trained(view, lambda: shot.take("train_running", themes=("dark",)))
         view.form.start_from.setCurrentText("Bundled ensemble")
         _trained(view)
@@ -260,6 +261,25 @@ def _train(shot: "Camera", epochs: int) -> None:
         shot.take("train")
         view.run_panel.log_toggle.setChecked(False)
         _compare(shot, view)
+
+
+def _settings(shot: "Camera", view: Any) -> None:
+    """The folded part of the form, with two settings changed; afterwards as before."""
+    from qtpy.QtWidgets import QScrollArea
+
+    panel, area = view.form.settings, view.findChild(QScrollArea)
+    panel.header.click()
+    panel.rows["loss.terms"].editor.setText("{focal: 0.5, dice: 0.3, boundary: 0.2}")
+    panel.rows["loss.focal_gamma"].editor.setValue(3.0)
+    _until(lambda: not view.form.split.busy)
+    _wait(0.3)
+    area.verticalScrollBar().setValue(panel.mapTo(area.widget(), panel.rect().topLeft()).y() - 60)
+    panel._list.verticalScrollBar().setValue(panel.rows["loss.terms"].y() - 40)
+    shot.take("train_settings")
+    panel.reset_all.click()
+    panel.header.click()
+    area.verticalScrollBar().setValue(0)
+    _until(lambda: not view.form.split.busy)
 
 
 def _trained(view: Any, under_way: Callable[[], None] | None = None) -> Any:

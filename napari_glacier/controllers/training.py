@@ -114,8 +114,10 @@ class TrainingController:
         session = self.workspace.session
         return session if session is not None and data.expanduser().is_relative_to(session.root) else None
 
-    def split_of(self, plan: Plan) -> Iterator[PlannedSplit | None]:
+    def split_of(self, plan: Plan) -> Iterator[PlannedSplit | None] | None:
         """Steps that find out which tiles of a plan will learn and which will judge; may run in a thread.
+
+        None for a cross-validation: there every tile judges once.
 
         Raises
         ------
@@ -123,6 +125,8 @@ class TrainingController:
             If the plan does not hold.
         """
         config = self.configure(plan)
+        if config.folds is not None:
+            return None
         session = self.session_of(plan.data)
         dataset = session.dataset if session is not None and plan.data == session.root else None
 

@@ -1,7 +1,8 @@
 """How long a run may take and how much memory it may want, told before it starts. No Qt, no torch."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from napari_glacier.core.models.network_sizes import NETWORK_SIZES
 from napari_glacier.core.models.shelf import first_member, read_card_facts
 from napari_glacier.core.models.training_memory import estimate_memory
 from napari_glacier.core.runfiles import RunFolder
+
+# A run that differs in one of these had another pace, and wanted other memory.
+_DECIDES_COST = (
+    "model.name",
+    "model.encoder",
+    "sampling.crop_px",
+    "sampling.crops_per_epoch",
+    "train.batch_size",
+    "train.accumulate",
+    "train.amp",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,8 @@ def estimate(
 ) -> str:
     """How long a plan may take and what its model needs; a sentence or three.
 
-    Time and memory are those of the newest run of the recipe. Before there is one, memory follows from the size of the
-    network, and of time nothing is said.
+    Time and memory are those of the newest run of the recipe with the same network, crops and batches. Before there is
+    one, memory follows from the size of the network, and of time nothing is said.
 
     Parameters
     ----------
@@ -54,12 +66,16 @@ def estimate(
     gpus : int
         How many there are.
     """
-    past = _past(plan.recipe, runs)
+    past = _past(plan.recipe, runs, config)
+    used = gpus_used(plan.device, gpus, config)
     parts = []
     if past is not None and plan.epochs is not None:
         disk = f", {past.disk_mb:.0f} MB on disk" if past.disk_mb else ""
-        parts.append(f"Estimate: about {duration(past.epoch_s * plan.epochs)} for {plan.epochs} epochs at most{disk}")
-    parts.append(_memory(config, tiles, gpus_used(plan.device, gpus, config), past))
+        models = (config.folds or config.members) if config is not None else 1
+        seconds = past.epoch_s * plan.epochs * math.ceil(models / max(used, 1))
+        several = f"{models} models of " if models > 1 else ""
+        parts.append(f"Estimate: about {duration(seconds)} for {several}{plan.epochs} epochs at most{disk}")
+    parts.append(_memory(config, tiles, used, past))
     said = ", ".join(part for part in parts if part)
     if past is not None and plan.epochs is not None:
         return f"{said}, by the pace of {past.name}. Another device, start or number of tiles changes it."
@@ -125,10 +141,11 @@ def _network(config: RunConfig) -> tuple[str, str] | None:
     return card.architecture, card.encoder
 
 
-def _past(recipe: str, runs: Sequence[RunFolder]) -> Past | None:
+def _past(recipe: str, runs: Sequence[RunFolder], config: RunConfig | None) -> Past | None:
     for run in runs:
         events = run.events()
-        if recipe not in [event.get("config", {}).get("recipe") for event in events if event["event"] == "start"]:
+        told_configs = [event.get("config", {}) for event in events if event["event"] == "start"]
+        if not any(told.get("recipe") == recipe and _costs_the_same(told, config) for told in told_configs):
             continue
         seconds = [float(event["seconds"]) for event in events if event["event"] == "epoch" and event.get("seconds")]
         if not seconds:
@@ -138,3 +155,18 @@ def _past(recipe: str, runs: Sequence[RunFolder]) -> Past | None:
         host, device = told.get("host_gb"), told.get("device_gb")
         return Past(run.path.name, statistics.median(seconds), sum(sizes), host, device)
     return None
+
+
+def _costs_the_same(told: Mapping[str, Any], config: RunConfig | None) -> bool:
+    """Whether a run's own configuration agrees with another in what time and memory hang on."""
+    if config is None:
+        return True
+    planned = config.model_dump(mode="json")
+    for key in _DECIDES_COST:
+        section, name = key.split(".")
+        there = told.get(section, {})
+        # A run fills in the encoder that is left open, and the network of the model that it starts from.
+        is_open = section == "model" and (planned["model"]["init_from"] is not None or planned["model"][name] is None)
+        if not is_open and name in there and there[name] != planned[section][name]:
+            return False
+    return True

@@ -3,7 +3,6 @@
 No Qt, no torch.
 """
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.plain_yaml import read_yaml
+from napari_glacier.core.plain_yaml import write_line
 
 TilesThatCount = Literal["all", "edited", "approved"]
 
@@ -23,12 +22,18 @@ _STATES: dict[str, tuple[str, ...]] = {"edited": ("edited", "approved"), "approv
 # 25 tiles of 512 x 512.
 _FEW_PIXELS = 25 * 512 * 512
 _ASK_S = 5.0
-_PLAIN = re.compile(r"[\w./~][\w./~-]*")
+# What the form asks for, or what the recipe's name decides: `settings` has the rest.
+FORM_KEYS = frozenset(
+    {"version", "recipe", "output", "device", "data.train", "data.tiles", "model.init_from", "train.epochs"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a person filled into the Train widget; `tiles` None means all that have a mask."""
+    """What a person filled into the Train widget.
+
+    `tiles` None means all that have a mask; `settings` are changes of further keys, as ``key=value``.
+    """
 
     recipe: str
     data: Path
@@ -37,6 +42,7 @@ class Plan:
     init_from: str | None = None
     device: str = "auto"
     tiles: tuple[str, ...] | None = None
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +99,15 @@ def tiles_that_count(session: Any, which: TilesThatCount) -> tuple[str, ...] | N
 
 def overrides(plan: Plan) -> list[str]:
     """What a plan changes in its recipe, as ``key=value``."""
-    start = "null" if plan.init_from is None else _quoted(plan.init_from)
-    changes = [f"data.train={_quoted(str(plan.data))}", f"output={_quoted(str(plan.output))}"]
+    start = "null" if plan.init_from is None else write_line(plan.init_from)
+    changes = [f"data.train={write_line(str(plan.data))}", f"output={write_line(str(plan.output))}"]
     changes += [f"device={plan.device}"]
     if plan.epochs is not None:
         changes.append(f"train.epochs={plan.epochs}")
     changes.append(f"model.init_from={start}")
     if plan.tiles is not None:
-        changes.append(f"data.tiles=[{', '.join(map(_quoted, plan.tiles))}]")
-    return changes
+        changes.append(f"data.tiles={write_line(plan.tiles)}")
+    return [*changes, *plan.settings]
 
 
 def commands(plan: Plan) -> str:
@@ -174,10 +180,3 @@ def devices_found() -> list[tuple[str, str]]:
         *found,
         *((f"cuda:{k}", f"{name.strip()} ({float(size) / 1024:.0f} GB)") for k, (name, size) in enumerate(gpus)),
     ]
-
-
-def _quoted(text: str) -> str:
-    """A text as a YAML value, with quotes only where it needs them."""
-    if _PLAIN.fullmatch(text) and read_yaml(text) == text:
-        return text
-    return "'" + text.replace("'", "''") + "'"

@@ -3,6 +3,7 @@
 PyYAML reads YAML 1.1, where ``02_07`` is the octal number 135, ``off`` is False and ``1e-4`` is a text.
 """
 
+import json
 import re
 from typing import Any
 
@@ -28,6 +29,30 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
 
+_PLAIN = re.compile(r"[\w./~][\w./~-]*")
+
+
 def read_yaml(text: str) -> Any:
     """Plain values of a YAML text; `yaml.YAMLError` where it is none."""
     return yaml.load(text, Loader=_Loader)
+
+
+def write_line(value: Any) -> str:
+    """Plain values as YAML on one line, which `read_yaml` reads back to the same; quotes only where they are needed."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _line_of(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{write_line(key)}: {write_line(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(write_line, value))}]"
+    return repr(value)
+
+
+def _line_of(text: str) -> str:
+    if _PLAIN.fullmatch(text) and read_yaml(text) == text:
+        return text
+    return "'" + text.replace("'", "''") + "'" if text.isprintable() else json.dumps(text)

@@ -1,5 +1,6 @@
 """The form of a new run: what is asked, what becomes of the tiles, and what the run will want."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QPushButton, QSp
 from napari_glacier.controllers.split_map import PlannedSplit
 from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.training_plans import Plan, TilesThatCount, tiles_that_count
+from napari_glacier.core.errors import ConfigError
 from napari_glacier.views.base import group, hint
+from napari_glacier.views.settings_panel import SettingsPanel
 from napari_glacier.views.split_panel import SplitPanel
 from napari_glacier.views.train_pieces import DeviceBox, folder_field
 
@@ -22,7 +25,7 @@ _TILES: tuple[tuple[TilesThatCount, str], ...] = (
 
 
 class TrainForm(QWidget):
-    """Recipe, data, output, tiles, epochs, start and device of a run.
+    """Recipe, data, output, tiles, epochs, start and device of a run, and folded below them all else.
 
     Parameters
     ----------
@@ -42,6 +45,8 @@ class TrainForm(QWidget):
         self.recipe, self.tiles, self.start_from = QComboBox(), QComboBox(), QComboBox()
         self.epochs, self.device = QSpinBox(), DeviceBox()
         self._recipe_note, self.estimate = hint(""), hint("")
+        self.settings = SettingsPanel()
+        self.settings.changed.connect(self._look_again)
         self.split = SplitPanel(lambda: controller.split_of(self.plan()) if self.data.text() else None)
         self.split.found.connect(self._on_split)
         layout = QVBoxLayout(self)
@@ -80,6 +85,7 @@ class TrainForm(QWidget):
         form.addRow("Start from", self.start_from)
         self.device.currentTextChanged.connect(self.show_estimate)
         form.addRow("Device", self.device)
+        form.addRow(self.settings)
         return form
 
     def _make_estimate(self) -> QHBoxLayout:
@@ -98,9 +104,11 @@ class TrainForm(QWidget):
 
         Raises
         ------
-        DataError
-            If too few tiles are of the review states asked for.
+        ConfigError, DataError
+            If a further setting is wrong, or too few tiles are of the review states asked for.
         """
+        if self.settings.problem:
+            raise ConfigError(self.settings.problem)
         source = self.start_from.currentData()
         return Plan(
             recipe=self.recipe.currentText(),
@@ -110,6 +118,7 @@ class TrainForm(QWidget):
             init_from=str(source) if source is not None else None,
             device=self.device.currentText().strip() or "auto",
             tiles=tiles_that_count(self._controller.session_of(Path(self.data.text())), self.tiles.currentData()),
+            settings=self.settings.overrides,
         )
 
     @property
@@ -150,6 +159,7 @@ class TrainForm(QWidget):
             self._recipe_note.setText("No recipes are installed; reinstall napari-glacier.")
             return
         self._show_note(name)
+        self.settings.take_recipe(name)
         self.epochs.setValue(self._controller.recipe_epochs(name))
         self.start_from.setCurrentIndex(max(0, self.start_from.findData(self._controller.recipe_start(name))))
         self._look_again()
@@ -160,7 +170,7 @@ class TrainForm(QWidget):
             return
         proposal = self._controller.proposal
         lines = [self._controller.recipe_note(name), proposal.reason if proposal is not None else ""]
-        self._recipe_note.setText("\n".join(line for line in lines if line))
+        self._recipe_note.setText("<br>".join(line for line in lines if line))
         self._recipe_note.setVisible(any(lines))
 
     def _on_recipe_chosen(self, *_: Any) -> None:
@@ -175,6 +185,7 @@ class TrainForm(QWidget):
             epochs=self.epochs.value(),
             init_from=self.start_from.currentData(),
             device=self.device.currentText().strip() or "auto",
+            settings=self.settings.overrides,
         )
         tiles = self._split.of("trains") if self._split is not None else ()
         told = self.lacking or self._controller.estimate(plan, self.output_folder, tiles, self.device.num_gpus)
@@ -183,7 +194,9 @@ class TrainForm(QWidget):
 
     @property
     def lacking(self) -> str:
-        """What there must be before training can start; empty where all is there."""
+        """What there must be, or be otherwise, before training can start; empty where all is there."""
+        if self.settings.problem:
+            return f"⚠ {html.escape(self.settings.problem)}"
         if not self.data.text().strip() or not self.output.text().strip():
             return "Choose a dataset with masks and an output folder first."
         session = self._controller.session_of(Path(self.data.text()))
@@ -196,7 +209,9 @@ class TrainForm(QWidget):
         )
 
     def _look_again(self, *_: Any) -> None:
-        self.split.later()
+        # While a value is being typed the map stays: what is below it would jump.
+        if not self.settings.problem:
+            self.split.later()
         self.show_estimate()
 
     def _on_split(self, split: PlannedSplit | None) -> None:

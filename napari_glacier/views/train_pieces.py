@@ -23,10 +23,13 @@ class DeviceBox(QComboBox):
 
     def offer(self, found: list[tuple[str, str]]) -> None:
         """Add devices that were found."""
+        chosen = self.currentText()
         for name, what in found:
             if self.findText(name) < 0:
                 self.addItem(name)
             self.setItemData(self.findText(name), what, Qt.ItemDataRole.ToolTipRole)
+        # Of the entry that it was on when a device was typed, news would bring back the name.
+        self.setEditText(chosen)
         gpus = [f"{name}: {what}" for name, what in found if name.startswith("cuda:")]
         self.setToolTip(f"Found: {', '.join(gpus) or 'no NVIDIA GPU'}. auto takes what is there.")
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,7 @@ def test_few_labelled_pixels_ask_for_the_recipe_made_for_them(workspace, make_da
 @pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")
 def test_the_commands_say_what_the_plan_says(workspace, tmp_path):
     plan = Plan("smoke", tmp_path, tmp_path / "it's a run", epochs=7, init_from="a: b'c", tiles=("02_07", "x y"))
+    plan = replace(plan, settings=("optim.lr=0.02", "loss.terms={ce: 1, dice: {steps: {1: 2.0, 20: 1.5}}}"))
     expected = TrainingController(workspace).configure(plan)
     lines = commands(plan).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True) for line in lines if "training.run" in line]
@@ -67,6 +69,7 @@ def test_the_commands_say_what_the_plan_says(workspace, tmp_path):
         settings = settings[: settings.index("--devices")] if "--devices" in settings else settings
         config = load_config(words[words.index("--config") + 1], settings)
         assert config.data.tiles == ["02_07", "x y"]
+        assert (config.optim.lr, config.loss.terms["dice"].at(20)) == (0.02, 1.5)
         assert config.model_copy(update={"recipe": expected.recipe}) == expected
 
 
@@ -139,6 +142,23 @@ def test_a_run_that_told_its_memory_speaks_for_the_next(tmp_path):
     run.append_event("memory", epoch=1, host_gb=2.34, device_gb=0.0)
     said = estimate(Plan("quick", tmp_path, tmp_path, epochs=4), [run], load_config("finetune", ["data.train=."]))
     assert said.startswith("Estimate: about 2 min for 4 epochs at most, 2.3 GB of memory, by the pace of 1.")
+
+
+def test_a_run_of_other_batches_says_nothing_of_this_one(tmp_path):
+    def planned(*settings):
+        plan = Plan("default", tmp_path, tmp_path, epochs=4, settings=settings)
+        return estimate(plan, [run], load_config("default", ["data.train=.", *settings]))
+
+    run = RunFolder(tmp_path / "1")
+    run.path.mkdir()
+    run.config_path.write_text("{}")
+    run.append_event("start", config=load_config("default", ["data.train=.", "optim.lr=1"]).model_dump(mode="json"))
+    run.append_event("epoch", epoch=1, seconds=30.0)
+    assert planned().startswith("Estimate: about 2 min for 4 epochs at most")
+    assert planned("loss.focal_gamma=3").startswith("Estimate: about 2 min for 4 epochs at most")
+    assert planned("folds=3").startswith("Estimate: about 6 min for 3 models of 4 epochs at most")
+    for other in ("train.batch_size=3", "sampling.crop_px=96", "model.name=fpn", "sampling.crops_per_epoch=7"):
+        assert "no run of this recipe" in planned(other), other
 
 
 def test_all_gpus_that_share_the_batch_are_counted():

@@ -5,6 +5,7 @@ from qtpy.QtCore import Qt
 
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.views.train_pieces import DeviceBox
 
 
 @pytest.fixture
@@ -77,3 +78,14 @@ def test_a_run_in_any_folder_is_followed_and_stays_in_the_list(train, tmp_path):
     train._look_for_runs()
     assert train.run_panel.runs.currentText() == "far"
     assert train.notice == ""
+
+
+def test_a_device_that_was_chosen_stays_when_others_are_found(qtbot):
+    box = DeviceBox()
+    qtbot.addWidget(box)
+    qtbot.waitUntil(lambda: bool(box.toolTip()), timeout=20_000)
+    box.setCurrentText("mps")
+    box.offer([("auto", "the GPUs, else the CPU"), ("cpu", ""), ("cuda:0", "NVIDIA L4 (22 GB)")])
+    assert box.currentText() == "mps"
+    assert box.num_gpus == 1
+    box.stop()
