@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from napari_glacier.core.config_files import load_config
@@ -14,6 +15,7 @@ from napari_glacier.core.models.training_memory import estimate_memory, peak_mem
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.zoo import build_model
 
+ROOT = Path(__file__).parents[2]
 # What the estimate promises.
 FACTOR = 1.4
 
@@ -25,7 +27,7 @@ def test_the_estimate_is_near_the_peak_of_a_run(make_dataset, tmp_path):
     changes = [f"data.train={root}", f"output={tmp_path}", "train.epochs=1", "train.batch_size=16", "train.amp=off"]
     changes += ["sampling.crop_px=256", "sampling.crops_per_epoch=16", "device=cpu", "data.buffer_px=0"]
     command = [sys.executable, "-m", "training.run", "--config", "smoke", "--set", *changes]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     events = RunFolder(Path(done.stdout.splitlines()[-1])).events()
     (told,) = [event for event in events if event["event"] == "memory"]
@@ -53,6 +55,15 @@ def test_gpus_share_the_batch_and_half_precision_takes_half():
     assert 1.7 < (whole.device - states) / (one.device - states) < 2.1
     assert two.host > 1.5 * one.host
     assert estimate_memory(config, ("nobody", "knows"), ()) is None
+
+
+def test_the_peak_is_that_of_the_process_and_not_of_whoever_started_it():
+    code = "from napari_glacier.core.models.training_memory import peak_memory_gb; print(peak_memory_gb())"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    held = np.ones(250_000_000)  # 2 GB
+    beside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert float(beside.stdout) < float(alone.stdout) + 0.5
+    assert held.all()
 
 
 def test_the_peak_is_asked_of_each_system_in_its_own_way(monkeypatch):

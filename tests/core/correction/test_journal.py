@@ -350,7 +350,7 @@ def refuse_locks(monkeypatch, folder: Path, error: Exception) -> None:
 def test_a_folder_whose_lock_fails_keeps_its_journal_in_the_user_folder(tmp_path, monkeypatch, caplog, error):
     with monkeypatch.context() as patched:
         refuse_locks(patched, tmp_path, error)
-        with Journal.open(tmp_path) as journal:
+        with caplog.at_level(logging.WARNING), Journal.open(tmp_path) as journal:
             assert journal.path == user_journal_path(tmp_path)
             assert not journal.read_only
             journal.record([patch("a")], tool="paint")
