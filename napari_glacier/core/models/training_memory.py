@@ -8,9 +8,9 @@ convolutions. `tests/training/test_memory.py` holds the estimate against the pea
 """
 
 import sys
-from pathlib import Path
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
