@@ -3,6 +3,7 @@ reattach, compare, promote, predict with the new champion.
 """
 
 import numpy as np
+import psutil
 import pytest
 from qtpy.QtCore import QSettings, QTimer
 from qtpy.QtWidgets import QApplication, QMessageBox
@@ -88,6 +89,9 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     run = train.start()
     assert run is not None, train.notice
     qtbot.waitUntil(run.is_alive, timeout=120_000)
+    # Held still until the second window is there: on a fast machine it would be done by then.
+    (trainer,) = (child for child in psutil.Process().children() if "training.run" in child.cmdline())
+    trainer.suspend()
     viewer.layers.clear()
     assert session.closed
     viewer.close()
@@ -103,6 +107,7 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     train = dock("Train")
     assert train.controller.run.path == run.path
     assert train.controller.active
+    trainer.resume()
     qtbot.waitUntil(lambda: not train.controller.active, timeout=240_000)
     assert train.controller.state == "done", train.controller.log_tail()
     # The widget looks for news twice a second.
