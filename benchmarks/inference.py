@@ -27,7 +27,6 @@ with scSE attention, five bands, four classes.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parent))
 import contest
+
+from napari_glacier.core.models.training_memory import peak_memory_gb
 
 SIDE_PX, QUICK_SIDE_PX, THEIR_WINDOW_PX = 1536, 512, 512
 SMALL_PX, GRID_PX, QUICK_GRID_PX = 1024, 2048, 1536
@@ -160,7 +161,7 @@ def _compete(options: argparse.Namespace) -> None:
         return
     if options.contestant == "scene":
         seconds, pixels = _map_folder(options.scene)
-        print(f"@{pixels / 1e6 / seconds} {_peak_gb()}", flush=True)
+        print(f"@{pixels / 1e6 / seconds} {peak_memory_gb()}", flush=True)
         return
     make = {OURS: _ours, BARE: _bare, MONAI: _monai, PLAIN: _plain}[options.contestant]
     work = make(options)
@@ -170,14 +171,9 @@ def _compete(options: argparse.Namespace) -> None:
     def turn() -> tuple[float, float]:
         started = time.perf_counter()
         work()
-        return pixels / 1e6 / (time.perf_counter() - started), _peak_gb()
+        return pixels / 1e6 / (time.perf_counter() - started), peak_memory_gb()
 
     contest.compete(turn)
-
-
-def _peak_gb() -> float:
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / 1e6
 
 
 def _side(quick: bool) -> int:

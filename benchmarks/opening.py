@@ -7,7 +7,6 @@ with ``--plain`` in rows without overviews, as other programs write them. Each f
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from napari_glacier.core.models.training_memory import peak_memory_gb
 
 SCENE = "LC08_L1TP_149035_20200731_20200908_02_T1"
 # The part of a screen that shows the scene.
@@ -83,7 +84,7 @@ def measure(folder: Path) -> None:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return 1000 * peak_memory_gb()
 
 
 def main() -> None:
