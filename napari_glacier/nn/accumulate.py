@@ -17,6 +17,8 @@ from napari_glacier.nn.uncertainty import entropy
 FloatArray = npt.NDArray[np.float32]
 
 _TINY = np.float32(1e-30)
+# Rows are finished in blocks: what is made of them on the way takes several times the memory of the sums.
+_BLOCK_ROWS = 128
 
 
 class Blender:
@@ -85,25 +87,26 @@ class Blender:
         if count <= 0:
             return
         self._grow(self._first_row + count)
-        rows = self._finished(count)
-        self._store.put(rows)
-        if self._on_rows is not None:
-            self._on_rows(rows)
+        for first in range(0, count, _BLOCK_ROWS):
+            rows = self._finished(slice(first, min(first + _BLOCK_ROWS, count)))
+            self._store.put(rows)
+            if self._on_rows is not None:
+                self._on_rows(rows)
         # Copies, so that the finished rows are freed.
         self._sum_CHW = self._sum_CHW[:, count:].copy()
         self._weight_HW = self._weight_HW[count:].copy()
         self._valid_HW = self._valid_HW[count:].copy()
         self._first_row += count
 
-    def _finished(self, count: int) -> Rows:
-        weight_HW: FloatArray = np.maximum(self._weight_HW[:count], _TINY, dtype=np.float32)
+    def _finished(self, part: slice) -> Rows:
+        weight_HW: FloatArray = np.maximum(self._weight_HW[part], _TINY, dtype=np.float32)
         num_classes = self._num_classes
-        blended_CHW: FloatArray = self._sum_CHW[: num_classes + 1, :count] / weight_HW
-        valid_HW = self._valid_HW[:count]
-        votes = [self._vote(member, count, weight_HW, valid_HW) for member in range(self._num_voters)]
+        blended_CHW: FloatArray = self._sum_CHW[: num_classes + 1, part] / weight_HW
+        valid_HW = self._valid_HW[part]
+        votes = [self._vote(member, part, weight_HW, valid_HW) for member in range(self._num_voters)]
         probabilities_KHW: FloatArray = blended_CHW[:-1] * valid_HW
         return Rows(
-            start=self._first_row,
+            start=self._first_row + part.start,
             index_hW=classify(probabilities_KHW, self._thresholds) * valid_HW,
             valid_hW=valid_HW.copy(),
             probabilities_KhW=probabilities_KHW,
@@ -114,19 +117,21 @@ class Blender:
         )
 
     def _vote(
-        self, member: int, count: int, weight_HW: FloatArray, valid_HW: npt.NDArray[np.bool_]
+        self, member: int, part: slice, weight_HW: FloatArray, valid_HW: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.uint8], FloatArray]:
         """Classes of one member, and how probable it holds them; one at a time, as all at once take much memory."""
         first = self._num_classes + 1 + member * self._num_classes
-        blended_KHW: FloatArray = self._sum_CHW[first : first + self._num_classes, :count] / weight_HW
+        blended_KHW: FloatArray = self._sum_CHW[first : first + self._num_classes, part] / weight_HW
         blended_KHW *= valid_HW
         index_HW = classify(blended_KHW, self._thresholds) * valid_HW
         return index_HW, np.take_along_axis(blended_KHW, index_HW[None].astype(np.intp), axis=0)[0]
 
     def _grow(self, stop: int) -> None:
-        missing = stop - self._first_row - self._weight_HW.shape[0]
-        if missing > 0:
-            empty_CHW = np.zeros((self._num_planes, missing, self._width), np.float32)
-            self._sum_CHW = np.concatenate([self._sum_CHW, empty_CHW], axis=1)
-            self._weight_HW = np.concatenate([self._weight_HW, empty_CHW[0]], axis=0)
-            self._valid_HW = np.concatenate([self._valid_HW, np.zeros((missing, self._width), bool)], axis=0)
+        held = self._weight_HW.shape[0]
+        if stop - self._first_row <= held:
+            return
+        sum_CHW, weight_HW, valid_HW = self._sum_CHW, self._weight_HW, self._valid_HW
+        size = (stop - self._first_row, self._width)
+        self._sum_CHW = np.zeros((self._num_planes, *size), np.float32)
+        self._weight_HW, self._valid_HW = np.zeros(size, np.float32), np.zeros(size, bool)
+        self._sum_CHW[:, :held], self._weight_HW[:held], self._valid_HW[:held] = sum_CHW, weight_HW, valid_HW
