@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pytestqt.qtbot import QtBot
 
 # One thread everywhere: two threads beside another busy process are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +25,13 @@ REAL_DATA = Path(os.environ.get("NAPARI_GLACIER_REAL_DATA", Path(__file__).resol
 @pytest.fixture(autouse=True)
 def _own_user_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAPARI_GLACIER_DATA_DIR", str(tmp_path_factory.mktemp("user_data")))
+
+
+@pytest.fixture
+def qtbot(qtbot: QtBot) -> QtBot:
+    """As of pytest-qt, but waiting longer: other tests run on the same cores."""
+    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=30_000)  # type: ignore[method-assign]
+    return qtbot
 
 
 @pytest.fixture

@@ -117,7 +117,8 @@ def test_a_killed_prediction_goes_on_and_leaves_nothing_behind(make_dataset, mak
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         said = process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-    assert said == "rows 768\n"
+    # In the midst of the first row of windows: what of it was put away is not made again.
+    assert 0 < int(said.removeprefix("rows ")) < 768
     assert list((tmp_path / "killed" / ".jobs").iterdir())
     assert not _masks(tmp_path / "killed")
     started = time.time()

@@ -33,6 +33,8 @@ def test_the_buttons_lead_through_the_steps(viewer, qtbot, make_checkpoint):
     predict.run()
     qtbot.waitUntil(lambda: _ticked(view) == ["open", "predict"], timeout=120_000)
     assert view.go() is predict
+    # The last rows may be seen before the prediction is over.
+    qtbot.waitUntil(predict._accept_button.isEnabled)
     predict._accept_button.click()
     qtbot.waitUntil(lambda: _ticked(view) == ["open", "predict", "accept"])
 
