@@ -54,6 +54,7 @@ class Blender:
         self._num_classes, self._height, self._width = num_classes, height, width
         self._store = store
         self._first_row = store.rows_done
+        # Rows from the first unfinished one on; the buffers are as high as the windows, and stay while these go down.
         self._sum_CHW: FloatArray = np.zeros((self._num_planes, 0, width), np.float32)
         self._weight_HW: FloatArray = np.zeros((0, width), np.float32)
         self._valid_HW = np.zeros((0, width), bool)
@@ -92,10 +93,10 @@ class Blender:
             self._store.put(rows)
             if self._on_rows is not None:
                 self._on_rows(rows)
-        # Copies, so that the finished rows are freed.
-        self._sum_CHW = self._sum_CHW[:, count:].copy()
-        self._weight_HW = self._weight_HW[count:].copy()
-        self._valid_HW = self._valid_HW[count:].copy()
+        for buffer_XHW in (self._sum_CHW, self._weight_HW[None], self._valid_HW[None]):
+            rest = buffer_XHW.shape[1] - count
+            buffer_XHW[:, :rest] = buffer_XHW[:, count:]
+            buffer_XHW[:, rest:] = 0
         self._first_row += count
 
     def _finished(self, part: slice) -> Rows:
@@ -127,7 +128,7 @@ class Blender:
         return index_HW, np.take_along_axis(blended_KHW, index_HW[None].astype(np.intp), axis=0)[0]
 
     def _grow(self, stop: int) -> None:
-        held = self._weight_HW.shape[0]
+        held = len(self._weight_HW)
         if stop - self._first_row <= held:
             return
         sum_CHW, weight_HW, valid_HW = self._sum_CHW, self._weight_HW, self._valid_HW
