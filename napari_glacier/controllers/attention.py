@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from napari_glacier.controllers.predicted import shown_prediction
-from napari_glacier.controllers.region_walk import RegionWalk, mark, on_tile
+from napari_glacier.controllers.region_walk import RegionWalk, mark, on_tiles
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
@@ -93,11 +93,8 @@ class AttentionController(RegionWalk):
 
     def _settle(self, region: UncertainRegion, where_HW: BoolArray) -> None:
         session = self._need_writable()
-        areas = []
-        for place in session.current_scenes[region.plane].tiles_in(region.window):
-            cut = on_tile(region.window, where_HW, place)
-            if cut is not None:
-                areas.append(SeenArea(place.tile.id, *cut[0], where_HW[cut[1]]))
+        cuts = on_tiles(session.current_scenes[region.plane], region.window, where_HW)
+        areas = [SeenArea(tile_id, *corner, where_HW[part]) for tile_id, corner, part in cuts]
         session.journal.seen.add(areas, session.journal.author)
         with self._lock:
             if self._queue is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers.layers import KEY, world_placement
-from napari_glacier.controllers.region_walk import RegionWalk, on_tile
+from napari_glacier.controllers.region_walk import RegionWalk, on_tiles
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, tag_of
@@ -197,11 +197,8 @@ class DisagreementController(RegionWalk):
         session, found = self._need_writable(), self._found
         assert found is not None
         theirs_HW = np.where(where_HW, self._theirs(session, found, region), np.uint8(UNSAID))
-        areas = []
-        for place in session.current_scenes[region.plane].tiles_in(region.window):
-            cut = on_tile(region.window, where_HW, place)
-            if cut is not None:
-                areas.append(SettledArea(place.tile.id, *cut[0], theirs_HW[cut[1]]))
+        cuts = on_tiles(session.current_scenes[region.plane], region.window, where_HW)
+        areas = [SettledArea(tile_id, *corner, theirs_HW[part]) for tile_id, corner, part in cuts]
         session.journal.settled.add(areas, session.journal.author)
         with self._lock:
             found.queue.settle(region.number)

@@ -1,6 +1,7 @@
 """A walk from one region to the next, kept up to date while a person works. No Qt."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from threading import RLock
 from typing import Any
 
@@ -11,6 +12,7 @@ from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
 from napari_glacier.core.correction.strokes import Patch
+from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray
@@ -19,7 +21,7 @@ from napari_glacier.core.tools.evidence import BoolArray
 _SURROUNDINGS_PX = 48
 
 
-class RegionWalk:
+class RegionWalk(ABC):
     """Leads from one region of a queue to the next; what the queue holds is for a subclass to say.
 
     Parameters
@@ -61,31 +63,31 @@ class RegionWalk:
         self._watched: tuple[Any, Any] = (None, None)
 
     @property
+    @abstractmethod
     def available(self) -> bool:
         """Whether there is something to go by."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plan(self) -> Callable[[], Any] | None:
         """What builds a queue of what is on screen, less what was looked at; None where there is nothing to go by.
 
         Called on the GUI thread; what it gives may run in another one. See `install`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def accept(self) -> None:
         """Take over what is proposed in the region on screen, and go on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fixed(self) -> None:
         """Note that the labels of the region on screen are right as they are now, and go on."""
-        raise NotImplementedError
 
     @property
     def here(self) -> str:
         """What there is to say of the region on screen."""
         return f"{self.current.uncertainty:.0%} uncertain" if self.current is not None else ""
 
-    def draw(self) -> None:
+    def draw(self) -> None:  # noqa: B027 (most draw nothing)
         """Bring what is shown on the canvas up to date; on the GUI thread."""
 
     def install(self, queue: Any) -> None:
@@ -215,10 +217,14 @@ def mark(session: Session, queue: AttentionQueue, tile_id: str, corner: tuple[in
         queue.mark(number if session.stacked else 0, window, where_HW)
 
 
-def on_tile(window: Window, where_HW: BoolArray, place: Any) -> tuple[tuple[int, int], tuple[slice, slice]] | None:
-    """The part of an area that lies on a tile: its first pixel there, and which part of the area it is."""
-    top, left = max(window.row, place.row), max(window.col, place.col)
-    bottom = min(window.row + window.height, place.row + place.tile.height)
-    right = min(window.col + window.width, place.col + place.tile.width)
-    part = slice(top - window.row, bottom - window.row), slice(left - window.col, right - window.col)
-    return ((top - place.row, left - place.col), part) if where_HW[part].any() else None
+def on_tiles(
+    scene: Mosaic, window: Window, where_HW: BoolArray
+) -> Iterator[tuple[str, tuple[int, int], tuple[slice, slice]]]:
+    """The tiles that an area lies on: id, the area's first pixel there, and which part of the area it is."""
+    for place in scene.tiles_in(window):
+        top, left = max(window.row, place.row), max(window.col, place.col)
+        bottom = min(window.row + window.height, place.row + place.tile.height)
+        right = min(window.col + window.width, place.col + place.tile.width)
+        part = slice(top - window.row, bottom - window.row), slice(left - window.col, right - window.col)
+        if where_HW[part].any():
+            yield place.tile.id, (top - place.row, left - place.col), part
