@@ -90,7 +90,7 @@ def test_from_the_sample_to_a_model_of_ones_own(make_napari_viewer, qtbot):
     assert run is not None, train.notice
     qtbot.waitUntil(run.is_alive, timeout=120_000)
     # Held still until the second window is there: on a fast machine it would be done by then.
-    (trainer,) = (child for child in psutil.Process().children() if "training.run" in child.cmdline())
+    trainer = psutil.Process(run._process()["pid"])
     trainer.suspend()
     viewer.layers.clear()
     assert session.closed
