@@ -135,8 +135,7 @@ class Trainer:
             precision=self.precision,
             team=team,
             report=self.report,
-            max_pixels=(self.update.micro_batch if per_crop is None else config.train.batch_size // team.size)
-            * config.sampling.crop_px**2,
+            max_pixels=(self.update.micro_batch if per_crop is None else 1) * config.sampling.crop_px**2,
         )
 
     def fit(self) -> None:
