@@ -8,14 +8,16 @@ Shapes: N crops or pixels, C channels, H rows, W columns, F features; h, w those
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeGuard
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from napari_glacier.core.classes import IGNORE_INDEX
+from napari_glacier.core.config import RunConfig
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.zoo.surroundings import Grid
+from training.distributed import Team
 
 
 class DescribingNetwork(Protocol):
@@ -26,18 +28,29 @@ class DescribingNetwork(Protocol):
         ...
 
 
-def describes(network: object) -> TypeGuard[DescribingNetwork]:
-    """Whether a network can learn single pixels."""
-    return callable(getattr(network, "describe", None))
-
-
 def check_describes(network: nn.Module, name: str) -> None:
     """Raise `ConfigError` where a network cannot learn single pixels."""
-    if not describes(network):
+    if not hasattr(network, "describe"):
         raise ConfigError(
             f"sampling.pixels_per_crop is for networks in which the look at the surroundings is fixed "
             f"(model.name=surroundings); {name} learns whole crops. Leave it out."
         )
+
+
+def make_mixer(config: RunConfig, network: nn.Module, team: Team) -> "PixelMixer | None":
+    """What mixes the pixels of a run; None where it learns whole crops."""
+    per_crop = config.sampling.pixels_per_crop
+    if per_crop is None:
+        return None
+    check_describes(network, config.model.name)
+    return PixelMixer(
+        cast("DescribingNetwork", network),
+        team.device,
+        per_crop=per_crop,
+        batch_size=config.train.pixels // team.size,
+        seed=config.seed,
+        rank=team.rank,
+    )
 
 
 class PixelMixer:

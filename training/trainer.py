@@ -8,8 +8,8 @@ uninterrupted one.
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +29,13 @@ from training.distributed import Team
 from training.loggers import make_loggers
 from training.losses import build_loss, column_of
 from training.optim import Direction, LearningRate, Progress, build_optimizer, set_learning_rate
-from training.pixels import DescribingNetwork, PixelMixer, check_describes
+from training.pixels import make_mixer
 from training.precision import Precision
 from training.reporting import Reporter, Row
 from training.resume import read_state, write_state
 from training.sampler import CropSampler
 from training.start import Start, model_arguments
-from training.update import Step, Updater
+from training.update import Batch, Step, Updater
 from training.validation import NonFiniteLossError, Validator, matrix_of
 
 # With several processes asking whether to stop is a message to all, so it is asked less often.
@@ -115,17 +115,7 @@ class Trainer:
         crops = CropDataset(start.data.train, self.normalisation, augmenter, config.sampling.crop_px, config.seed)
         self.plan = BatchPlan(config.train.batch_size, team.rank, team.size)
         self.loader = make_loader(crops, self.plan, config.data.workers, pin_memory=team.device.type == "cuda")
-        self.mixer = None
-        if per_crop is not None:
-            check_describes(self.network, config.model.name)
-            self.mixer = PixelMixer(
-                cast("DescribingNetwork", self.network),
-                team.device,
-                per_crop=per_crop,
-                batch_size=config.train.pixels // team.size,
-                seed=config.seed,
-                rank=team.rank,
-            )
+        self.mixer = make_mixer(config, self.network, team)
         # No gradients are kept, so as many pixels as a training batch mostly fit.
         self.validate = Validator(
             start.data.val,
@@ -185,9 +175,8 @@ class Trainer:
         self.plan.crops = self.sampler.plan(epoch)
         per_update = len(self.plan.crops) / self.steps
         accumulate = self.config.train.accumulate
-        batches = iter(self.loader)
-        if self.mixer is not None:
-            batches = self.mixer(batches, epoch, self.steps * accumulate)
+        crops: Iterator[Batch] = iter(self.loader)
+        batches = crops if self.mixer is None else self.mixer(crops, epoch, self.steps * accumulate)
         self._seed_dropout(epoch)
         self.model.train()
         done: list[Step] = []

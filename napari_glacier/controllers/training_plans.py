@@ -71,7 +71,9 @@ def propose(dataset: Dataset) -> Proposal | None:
             few + "surroundings is proposed, which learns only how to weigh what surrounds a pixel. On fifteen tiles "
             "it mapped unseen ones better than the U-Nets, in minutes.",
         )
-    return Proposal("tiny_data", few + "tiny_data is proposed, which changes every crop strongly and averages the weights.")
+    return Proposal(
+        "tiny_data", few + "tiny_data is proposed, which changes every crop strongly and averages the weights."
+    )
 
 
 def tiles_that_count(session: Any, which: TilesThatCount) -> tuple[str, ...] | None:

@@ -215,8 +215,8 @@ class SamplingConfig(_Section):
     pixels_per_crop: int | None = Field(
         None,
         ge=1,
-        description="Learn so many single pixels of each crop, mixed over all crops of an epoch; only for networks that "
-        "look around in a fixed way (surroundings). None: whole crops.",
+        description="Learn so many single pixels of each crop, mixed over all crops of an epoch; only for networks "
+        "that look around in a fixed way (surroundings). None: whole crops.",
     )
     crops_per_epoch: int | None = Field(
         None, ge=1, description="Crops an epoch; none: as many as cover the training tiles once."

@@ -231,9 +231,7 @@ class SurroundingsNetwork(nn.Module):
     in_float32 = True
     """Small differences of large values are what it looks at: engines must not round inside of it."""
 
-    def __init__(
-        self, surroundings: Surroundings, num_classes: int, *, width: int, depth: int, dropout: float
-    ) -> None:
+    def __init__(self, surroundings: Surroundings, num_classes: int, *, width: int, depth: int, dropout: float) -> None:
         super().__init__()
         self.surroundings = surroundings
         self.scales = nn.ModuleList(
@@ -262,9 +260,10 @@ class SurroundingsNetwork(nn.Module):
     def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (N, num_classes, H, W), for images of any H and W, or for features of pixels."""
         if image_NCHW.shape[1] == self.num_features:
-            groups = iter(image_NCHW.split(self.surroundings.num_features, 1))
+            groups = iter(torch.split(image_NCHW, list(self.surroundings.num_features), 1))
         else:
             groups = self.surroundings(image_NCHW.float().contiguous())
+        assert self.first.bias is not None
         hidden_NWHW, first = self.first.bias.view(-1, 1, 1), 0
         for scale in self.scales:
             with _exact(image_NCHW):
