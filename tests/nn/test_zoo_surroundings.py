@@ -5,13 +5,20 @@ import pytest
 import torch
 from scipy import ndimage
 
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.channels import Normalisation
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
 from napari_glacier.nn.engines import make_engine
 from napari_glacier.nn.ensemble import Ensemble
+from napari_glacier.nn.predictor import Prediction, Predictor, Progress
+from napari_glacier.nn.scene import Scene
 from napari_glacier.nn.zoo import build_model
 from napari_glacier.nn.zoo.surroundings import Grid, Surroundings, greatest_of_squares, means_of_squares
 
+USUAL = Normalisation((20_000.0,) * 5, (9_000.0,) * 5)
 CHANNELS = ("B3", "valid", "B10")
 SIDES = {"sides_px": (3, 9), "extremes_px": (3, 9), "relative_px": (17,), "slopes_px": (5,), "steepness_px": (3, 9)}
 
@@ -179,6 +186,43 @@ def test_it_takes_part_in_ensembles(make_card, tmp_path):
         "surroundings",
         "plain_unet",
     ]
+
+
+def _mapped(predictor: Predictor, scene: Scene) -> tuple[Prediction, list[Progress]]:
+    told, steps = [], predictor.run(scene)
+    while True:
+        try:
+            told.append(next(steps))
+        except StopIteration as end:
+            return end.value, told
+
+
+def test_a_scene_is_never_turned_for_it(make_dataset, make_checkpoint, make_card, tmp_path):
+    """Beside a network that is asked for all views, and with windows of any size."""
+    scene = plan_scenes(open_dataset(make_dataset(grid=(3, 3))))[0]
+    torch.manual_seed(1)
+    model = build_model("surroundings", channels=CANONICAL_BANDS, num_classes=4, width=16)
+    path = tmp_path / "surroundings.safetensors"
+    save_checkpoint(
+        path,
+        model,
+        make_card(CANONICAL_BANDS, architecture="surroundings", arguments={"width": 16}, normalisation=USUAL),
+    )
+    upright, turned = load_checkpoint(path), load_checkpoint(make_checkpoint())
+    usual = {"device": "cpu", "engine": "torch", "precision": "fp32"}
+    alone, told = _mapped(Predictor(Ensemble([upright]), tta=8, **usual), scene)
+    assert told[-1].total == 1
+    once, _ = _mapped(Predictor(Ensemble([upright]), tta="off", **usual), scene)
+    np.testing.assert_array_equal(alone.probabilities_KHW, once.probabilities_KHW)
+    both, told = _mapped(Predictor(Ensemble([upright, turned]), tta=8, **usual), scene)
+    assert told[-1].total == 9
+    other, _ = _mapped(Predictor(Ensemble([turned]), tta=8, **usual), scene)
+    np.testing.assert_allclose(
+        both.probabilities_KHW, (alone.probabilities_KHW + other.probabilities_KHW) / 2, atol=2e-3
+    )
+    # 64 px around a pixel are within the rim that windows leave to each other.
+    in_parts, _ = _mapped(Predictor(Ensemble([upright]), window_px=180, overlap_px=172, **usual), scene)
+    np.testing.assert_allclose(in_parts.probabilities_KHW, once.probabilities_KHW, atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,9 @@ class SurroundingsNetwork(nn.Module):
     in_float32 = True
     """Small differences of large values are what it looks at: engines must not round inside of it."""
 
+    upright = True
+    """Slopes to the north are darker and colder than others: a turned or mirrored view is another place to it."""
+
     def __init__(self, surroundings: Surroundings, num_classes: int, *, width: int, depth: int, dropout: float) -> None:
         super().__init__()
         self.surroundings = surroundings
