@@ -68,8 +68,9 @@ def propose(dataset: Dataset) -> Proposal | None:
     if dataset.scheme is not None and dataset.scheme.num_classes == 2:
         return Proposal(
             "surroundings",
-            few + "surroundings is proposed, which learns only how to weigh what surrounds a pixel. On fifteen tiles "
-            "it mapped unseen ones better than the U-Nets, in minutes.",
+            few
+            + "surroundings is proposed, which learns only how to weigh what surrounds a pixel. It takes minutes, and "
+            "on fifteen real tiles scored higher out of fold than short runs of U-Nets.",
         )
     return Proposal(
         "tiny_data", few + "tiny_data is proposed, which changes every crop strongly and averages the weights."
