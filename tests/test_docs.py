@@ -145,7 +145,8 @@ def _carry_out(words: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int
     elif words[:3] == ["python", "-m", "training.run"]:
         resumed = "--resume" in words
         fresh = not any(word.startswith("model.init_from") for word in words) and "salt" not in words
-        small = [] if resumed else [*SMALL, *(SMALL_NETWORK if fresh else [])]
+        network = SMALL_NETWORK if "surroundings" not in words else ["sampling.pixels_per_crop=500", "train.pixels=250"]
+        small = [] if resumed else [*SMALL, *(network if fresh else [])]
         code = train([*words[3:], *(["--set", *small] if small else [])])
     elif words[0] == "torchrun":
         # tests/training/test_distributed.py starts it; here: the configuration that it is given holds.

@@ -24,6 +24,7 @@ from training.distill import load_teachers
 from training.export import check_save_path
 from training.loggers import check_loggers
 from training.losses import build_loss
+from training.pixels import check_describes
 from training.sampler import check_target_mix
 from training.source import Notes, TrainingData, open_training_data
 
@@ -149,6 +150,8 @@ def _check_network(start: Start) -> None:
         # Fetching pretrained weights can wait; they change no name or shape.
         model_config = model_config.model_copy(update={"encoder_weights": None})
     model, left_out = replace(start, config=start.config.model_copy(update={"model": model_config})).build_and_compare()
+    if start.config.sampling.pixels_per_crop is not None:
+        check_describes(model, start.config.model.name)
     if left_out:
         total = sum(not key.endswith("num_batches_tracked") for key in model.state_dict())
         listed = ", ".join(left_out[:6]) + (", …" if len(left_out) > 6 else "")

@@ -8,7 +8,7 @@ uninterrupted one.
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,13 @@ from training.distributed import Team
 from training.loggers import make_loggers
 from training.losses import build_loss, column_of
 from training.optim import Direction, LearningRate, Progress, build_optimizer, set_learning_rate
+from training.pixels import make_mixer
 from training.precision import Precision
 from training.reporting import Reporter, Row
 from training.resume import read_state, write_state
 from training.sampler import CropSampler
 from training.start import Start, model_arguments
-from training.update import Step, Updater
+from training.update import Batch, Step, Updater
 from training.validation import NonFiniteLossError, Validator, matrix_of
 
 # With several processes asking whether to stop is a message to all, so it is asked less often.
@@ -70,6 +71,9 @@ class Trainer:
         per_update = config.train.batch_size * config.train.accumulate
         self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, per_update)
         self.steps = self.sampler.num_crops // per_update
+        per_crop = config.sampling.pixels_per_crop
+        if per_crop is not None:
+            self.steps = max(self.sampler.num_crops * per_crop // (config.train.pixels * config.train.accumulate), 1)
 
         self.network = start.build_model().to(team.device).to(memory_format=torch.channels_last)
         self.model = team.wrap(self.network)
@@ -90,7 +94,7 @@ class Trainer:
             average=self.average,
             report=self.report,
             clip_norm=config.optim.clip_norm,
-            micro_batch=config.train.batch_size // team.size,
+            micro_batch=(config.train.batch_size if per_crop is None else config.train.pixels) // team.size,
             note_path=folder.path,
         )
         self._seen_tiles = tuple(sorted({*start.seen_tiles, *self.scan.seen_tiles}))
@@ -111,6 +115,7 @@ class Trainer:
         crops = CropDataset(start.data.train, self.normalisation, augmenter, config.sampling.crop_px, config.seed)
         self.plan = BatchPlan(config.train.batch_size, team.rank, team.size)
         self.loader = make_loader(crops, self.plan, config.data.workers, pin_memory=team.device.type == "cuda")
+        self.mixer = make_mixer(config, self.network, team)
         # No gradients are kept, so as many pixels as a training batch mostly fit.
         self.validate = Validator(
             start.data.val,
@@ -120,7 +125,7 @@ class Trainer:
             precision=self.precision,
             team=team,
             report=self.report,
-            max_pixels=self.update.micro_batch * config.sampling.crop_px**2,
+            max_pixels=(self.update.micro_batch if per_crop is None else 1) * config.sampling.crop_px**2,
         )
 
     def fit(self) -> None:
@@ -168,8 +173,10 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> Row | None:
         """Make an epoch's updates; None when told to stop before they were all made."""
         self.plan.crops = self.sampler.plan(epoch)
-        per_update = len(self.plan.crops) // self.steps
-        batches = iter(self.loader)
+        per_update = len(self.plan.crops) / self.steps
+        accumulate = self.config.train.accumulate
+        crops: Iterator[Batch] = iter(self.loader)
+        batches = crops if self.mixer is None else self.mixer(crops, epoch, self.steps * accumulate)
         self._seed_dropout(epoch)
         self.model.train()
         done: list[Step] = []
@@ -177,7 +184,7 @@ class Trainer:
         for step in range(self.steps):
             lr = self.learning_rate.at_step((epoch - 1) * self.steps + step)
             set_learning_rate(self.optimizer, lr)
-            done.append(self.update(list(itertools.islice(batches, self.config.train.accumulate)), epoch))
+            done.append(self.update(list(itertools.islice(batches, accumulate)), epoch))
             if (step + 1) % _STEPS_BETWEEN_LOSS_CHECKS == 0:
                 self._check_finite(done, step + 1 - _STEPS_BETWEEN_LOSS_CHECKS)
             if self.report.step_due():
@@ -229,9 +236,11 @@ class Trainer:
         odd = (~torch.stack([step.loss for step in done[first:]]).isfinite()).nonzero().flatten().tolist()
         if not odd:
             return
-        per_update = len(self.plan.crops) // self.steps
-        step = first + odd[0]
-        crops = self.plan.crops[step * per_update : (step + 1) * per_update]
+        crops = self.plan.crops
+        if self.mixer is None:
+            per_update = len(crops) // self.steps
+            step = first + odd[0]
+            crops = crops[step * per_update : (step + 1) * per_update]
         tiles = sorted({self.data.train.tiles[crop.tile].id for crop in crops})
         raise NonFiniteLossError(
             f"The loss is not finite in a batch of the tiles {', '.join(tiles)}. Look there for odd values, or lower "

@@ -25,6 +25,8 @@ _DECIDES_COST = (
     "model.encoder",
     "sampling.crop_px",
     "sampling.crops_per_epoch",
+    "sampling.pixels_per_crop",
+    "train.pixels",
     "train.batch_size",
     "train.accumulate",
     "train.amp",

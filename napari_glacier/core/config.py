@@ -212,6 +212,12 @@ class SamplingConfig(_Section):
         description="Crops drawn towards a target mix of classes, any crop, or more of the tiles near the target mix.",
     )
     crop_px: int = Field(256, ge=32, description="Side of a training crop in pixels.")
+    pixels_per_crop: int | None = Field(
+        None,
+        ge=1,
+        description="Learn so many single pixels of each crop, mixed over all crops of an epoch; only for networks "
+        "that look around in a fixed way (surroundings). None: whole crops.",
+    )
     crops_per_epoch: int | None = Field(
         None, ge=1, description="Crops an epoch; none: as many as cover the training tiles once."
     )
@@ -287,6 +293,9 @@ class TrainConfig(_Section):
 
     epochs: int = Field(60, ge=1, description="Epochs at most.")
     batch_size: int = Field(8, ge=1, description="Crops a step, over all processes.")
+    pixels: int = Field(
+        1024, ge=2, description="Pixels a step, over all processes, where single pixels are learnt (pixels_per_crop)."
+    )
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before an update.")
     amp: Literal["auto", "off", "bf16", "fp16"] = Field(
         "auto", description="Mixed precision; auto: bf16 where the device has it."
@@ -359,6 +368,8 @@ class RunConfig(_Section):
     def _parts_fit_together(self) -> "RunConfig":
         if (self.distill is not None) != ("kl" in self.loss.terms):
             raise ValueError("distill.teachers and the loss term kl go together: give both or neither")
+        if self.distill is not None and self.sampling.pixels_per_crop is not None:
+            raise ValueError("teachers look at whole crops: leave out distill, or sampling.pixels_per_crop")
         if self.train.monitor == "none" and self.optim.schedule == "plateau":
             raise ValueError("train.monitor is none, and a plateau is seen on what it names: set optim.schedule=cosine")
         if self.folds is not None and self.members > 1:

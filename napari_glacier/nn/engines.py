@@ -127,7 +127,7 @@ def make_engine(
         Its network is moved to the device.
     device : torch.device
     dtype : torch.dtype
-        bfloat16 lets OpenVINO compute in it, too, where the CPU can.
+        bfloat16 lets OpenVINO compute in it, too, where the CPU can; a network that says ``in_float32`` is not rounded.
     window_px : int or (int, int)
         Side, or height and width, of the usual window; other shapes work as well.
     kind : "auto", "torch", "openvino" or "openvino-int8"
@@ -153,6 +153,8 @@ def make_engine(
     """
     if kind not in get_args(EngineKind):
         raise ConfigError(f"There is no engine {kind!r}. Use {', '.join(get_args(EngineKind))}.")
+    if getattr(member.model, "in_float32", False):
+        dtype = torch.float32  # its statistics would be lost in rounding
     window = (window_px, window_px) if isinstance(window_px, int) else window_px
     refusal = _refusal(kind, device)
     eager = TorchEngine(member.model, device, dtype, compile=compile and (kind == "torch" or refusal is not None))

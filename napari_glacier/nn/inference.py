@@ -14,6 +14,7 @@ import torch
 
 from napari_glacier.core.channels import assemble_channels, blank_missing, required_bands
 from napari_glacier.core.tiling import Window
+from napari_glacier.nn import augment_tta
 from napari_glacier.nn.augment_tta import View
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.engines import Engine
@@ -46,6 +47,7 @@ class EnsembleRunner:
     engines : sequence of Engine
         One a member.
     views : sequence of View
+        See `views_of`.
     bands : sequence of str
         Planes of the pieces.
     settings : ComputeSettings
@@ -66,12 +68,13 @@ class EnsembleRunner:
     ) -> None:
         self._votes = votes
         self._ensemble, self._engines, self._settings = ensemble, tuple(engines), settings
-        self._views, self._bands = tuple(views), tuple(bands)
+        self._bands = tuple(bands)
+        self._views_of = tuple(views_of(member, views) for member in ensemble.members)
 
     @property
     def passes(self) -> int:
         """Passes through a network that each piece takes."""
-        return len(self._views) * len(self._engines)
+        return sum(map(len, self._views_of))
 
     def __call__(self, pieces: Sequence[Piece], tick: Callable[[int], None]) -> list[npt.NDArray[np.float32]]:
         """Map pieces, telling the number of passes after each batch.
@@ -89,17 +92,22 @@ class EnsembleRunner:
         """
         with memory_signalled(), torch.inference_mode():
             by_member = [
-                self._run_member(member, engine, pieces, tick)
-                for member, engine in zip(self._ensemble.members, self._engines, strict=True)
+                self._run_member(member, engine, of_member, pieces, tick)
+                for member, engine, of_member in zip(self._ensemble.members, self._engines, self._views_of, strict=True)
             ]
             return [self._combine([of_member[k] for of_member in by_member]) for k in range(len(pieces))]
 
     def _run_member(
-        self, member: LoadedModel, engine: Engine, pieces: Sequence[Piece], tick: Callable[[int], None]
+        self,
+        member: LoadedModel,
+        engine: Engine,
+        views: Sequence[View],
+        pieces: Sequence[Piece],
+        tick: Callable[[int], None],
     ) -> list[torch.Tensor]:
         images = [torch.from_numpy(network_input(member, piece, self._bands)) for piece in pieces]
         sums: list[torch.Tensor | None] = [None] * len(pieces)
-        for batch in self._batches(images):
+        for batch in self._batches(images, views):
             probabilities = self._forward(engine, [view.apply(images[k]) for k, view in batch])
             if probabilities is None:
                 continue
@@ -108,7 +116,7 @@ class EnsembleRunner:
                 upright, so_far = view.invert(p_KHW, (height, width)), sums[k]
                 sums[k] = upright.contiguous() if so_far is None else so_far.add_(upright)
             tick(len(batch))
-        return [total / len(self._views) for total in sums if total is not None]
+        return [total / len(views) for total in sums if total is not None]
 
     def _forward(self, engine: Engine, images: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """Class probabilities of each image, float32 (N, K, h, w); None where the batch was made smaller instead."""
@@ -132,11 +140,11 @@ class EnsembleRunner:
         combined: npt.NDArray[np.float32] = torch.cat(planes).cpu().numpy()
         return combined
 
-    def _batches(self, images: Sequence[torch.Tensor]) -> Iterator[list[tuple[int, View]]]:
+    def _batches(self, images: Sequence[torch.Tensor], views: Sequence[View]) -> Iterator[list[tuple[int, View]]]:
         """Batches of (piece, view) of one shape; smaller ones again where memory ran out."""
         by_shape: dict[tuple[int, int], list[tuple[int, View]]] = defaultdict(list)
         for k, image in enumerate(images):
-            for view in self._views:
+            for view in views:
                 by_shape[view.shape_of(*image.shape[-2:])].append((k, view))
         for units in by_shape.values():
             start = 0
@@ -146,6 +154,11 @@ class EnsembleRunner:
                 if self._settings.batch_size == size:
                     start += size
                 # else the batch did not fit and was made smaller: the same units are due again
+
+
+def views_of(member: LoadedModel, views: Sequence[View]) -> tuple[View, ...]:
+    """Views that a member is asked for: where it knows which way is north, none but the scene as it is."""
+    return tuple(augment_tta.views("off") if getattr(member.model, "upright", False) else views)
 
 
 def network_input(member: LoadedModel, piece: Piece, planes: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -56,6 +56,12 @@ def test_few_labelled_pixels_ask_for_the_recipe_made_for_them(workspace, make_da
     assert propose(workspace.open(make_dataset("bare", masks=False)).dataset) is None
 
 
+def test_of_two_classes_the_surroundings_are_proposed(workspace, make_dataset):
+    proposal = propose(workspace.open(make_dataset(scheme="glacier2")).dataset)
+    assert proposal.recipe == "surroundings"
+    assert "how to weigh what surrounds a pixel" in proposal.reason
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")
 def test_the_commands_say_what_the_plan_says(workspace, tmp_path):
     plan = Plan("smoke", tmp_path, tmp_path / "it's a run", epochs=7, init_from="a: b'c", tiles=("02_07", "x y"))

@@ -43,6 +43,7 @@ NETWORK_SIZES: Mapping[tuple[str, str], NetworkSize] = MappingProxyType(
         ("pspnet", "resnet34"): NetworkSize(1521316, 654, 351),
         ("segformer", "resnet34"): NetworkSize(21883588, 1208, 628),
         ("segnet", ""): NetworkSize(29479748, 4984, 2622),
+        ("surroundings", ""): NetworkSize(41988, 3848, 2444),
         ("unet", "efficientnet-b0"): NetworkSize(6252480, 2684, 1350),
         ("unet", "resnet34"): NetworkSize(24443076, 1502, 775),
         ("unetplusplus", "resnet34"): NetworkSize(26085316, 3374, 1711),

@@ -3,6 +3,8 @@
     device = (weights + gradients + two moments + running mean) + kept bytes x pixels of a step x 1.3
     process = 0.95 GB of libraries + decoded tiles, and on a CPU the device's part
 
+Where single pixels are learnt, crops are only looked at, one at a time, and the features of an epoch's pixels are kept.
+
 1.3 is for what lives beside the kept tensors: gradients of activations, logits and loss in float32, buffers of
 convolutions. `tests/training/test_memory.py` holds the estimate against the peak of real runs.
 """
@@ -25,6 +27,8 @@ _CONTEXT = 0.6e9
 # What the trainer keeps decoded, in each process.
 _CACHE = 512 * 2**20
 _WORKER = 0.25e9
+# Of what a pixel keeps for the backward pass: what looking at it takes, and its features, kept and being joined.
+_LOOKED_AT, _FEATURES = 0.5, 0.4
 _GB = 1e9
 
 
@@ -67,6 +71,11 @@ def estimate_memory(
     processes = max(gpus, 1)
     states = size.parameters * 4 * (4 + bool(config.train.ema))
     pixels = config.train.batch_size / processes * config.sampling.crop_px**2
+    per_crop = config.sampling.pixels_per_crop
+    if per_crop is not None:
+        area = config.sampling.crop_px**2
+        crops = config.sampling.crops_per_epoch or sum(max(tile.height * tile.width / area, 1) for tile in tiles)
+        pixels = area * _LOOKED_AT + crops / processes * per_crop * _FEATURES
     step = states + (size.kept_half if half else size.kept) * pixels * _BESIDE
     decoded = sum((4 * len(config.data.channels) + 2) * tile.height * tile.width for tile in tiles)
     # Each loader process decodes the tiles that its own crops are cut from.

@@ -23,6 +23,7 @@ from napari_glacier.nn.zoo.sam2 import sam2
 from napari_glacier.nn.zoo.segnet import segnet
 from napari_glacier.nn.zoo.smp_models import smp_builders
 from napari_glacier.nn.zoo.stages import ARCHITECTURE
+from napari_glacier.nn.zoo.surroundings import surroundings
 from napari_glacier.nn.zoo.torchvision_models import deeplabv3_resnet50, fcn_resnet50
 from napari_glacier.nn.zoo.unets import advanced_unet, plain_unet
 
@@ -43,6 +44,7 @@ _BUILDERS = MappingProxyType[str, Callable[..., nn.Module]](
         "monai_segresnet": monai_segresnet,
         "monai_attentionunet": monai_attentionunet,
         "sam2": sam2,
+        "surroundings": surroundings,
     }
 )
 
