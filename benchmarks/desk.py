@@ -191,14 +191,15 @@ class Desk:
         return start
 
     def click(self, down: float, across: float) -> float:
-        """A click; gives when it began."""
+        """A click, the button held for a moment as by a hand; gives when it was let go."""
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
+        button, none, place = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self.point(down, across)
+        QTest.mousePress(self.canvas, button, none, place)
+        self.pump(0.04)
         start, self.asked_cpu = time.perf_counter(), time.thread_time()
-        QTest.mouseClick(
-            self.canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self.point(down, across)
-        )
+        QTest.mouseRelease(self.canvas, button, none, place)
         return start
 
     def key(self, key: str, control: bool = False) -> float:
@@ -240,6 +241,7 @@ class Measured:
         self.heart.rest()
         for k in range(self.rounds):
             desk.view.controller.select_class(1 + k % 3)
+            desk.pump(0.03)
             row, col = self._rng.uniform(0.2, 0.8, 2)
             path = (row, col), (row + 0.1, col + 0.1)
             self._note("stroke_durable", lambda path=path: desk.drag(*path), self._next_recorded())
@@ -276,9 +278,11 @@ class Measured:
             for k in range(3):
                 row = 0.2 + 0.2 * k
                 desk.view.controller.select_class(1)
+                desk.pump(0.03)
                 desk.drag((row, 0.2), (row, 0.8))
                 desk.pump(0.03)
                 desk.view.controller.select_class(2)
+                desk.pump(0.03)
                 path = (row + 0.1, 0.2), (row + 0.1, 0.8)
                 name = "scribble" if k else "scribble_first"
                 self._note(name, lambda path=path: desk.drag(*path), lambda: desk.tools.proposal is not None)

@@ -5,6 +5,7 @@ journal keeps it, undo takes it back.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import growing, scribbles
 from napari_glacier.core.tools.components import Area
-from napari_glacier.core.tools.evidence import FloatArray
+from napari_glacier.core.tools.evidence import Evidence, FloatArray
+from napari_glacier.core.tools.superpixels import Superpixels
 
 SCRIBBLE_PX = 5
 _WHEEL_STEP = 3
@@ -53,6 +55,8 @@ class ToolController:
         The tool in the hand; empty where it is one of napari's.
     options : Options
     proposal : Proposal or None
+    waits : bool
+        Whether what takes long is waited for. A window sets it to False, and calls `deliver` often.
 
     Signals
     -------
@@ -70,6 +74,9 @@ class ToolController:
         self.options = Options()
         self.tool = ""
         self.proposal: Proposal | None = None
+        self.waits = True
+        # What is worked on in the thread of `source`, and what to do with it.
+        self._awaited: tuple[Future[Any], Callable[[Any], None]] | None = None
         self.source = EvidenceSource(workspace)
         self._desk = Desk(workspace, self.source, self.told.emit)
         self._regions = RegionTools(self._desk, self.options)
@@ -168,7 +175,11 @@ class ToolController:
 
         Views beyond the tools' reach are read around the click.
         """
+        session = self.workspace.session
         seen = self.workspace.visible_window() if self.workspace.labels_layer is not None else None
+        if seen is not None and session is not None and not session.read_only:
+            # Here, where the window has just opened, and not at the first key.
+            self._preview.prepare()
         if seen is None or seen != self._seen:
             self._seen = seen
             return
@@ -176,14 +187,14 @@ class ToolController:
         if extent_px <= _MOST_READ_AHEAD_PX:
             self.source.prepare_painting(seen)
         if extent_px <= WORK_PX and self.tool == toolbox.SCRIBBLE:
-            self.source.prepare_superpixels(seen)
+            self.source.begin_superpixels(seen)
         elif extent_px <= WORK_PX and self.tool == toolbox.SMART_FILL:
             self.source.prepare(seen)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""
         self._need_right(self.tool)
-        self.source.prepare_superpixels(self._marks_around(*self._desk.pixel(row, col))[0])
+        self.source.begin_superpixels(self._marks_around(*self._desk.pixel(row, col))[0])
 
     def scribble(self, path: Sequence[Point]) -> None:
         """Draw with the chosen class; as soon as two classes are drawn, what lies between is proposed.
@@ -196,20 +207,52 @@ class ToolController:
         self._need_right(self.tool)
         window, marks_HW = self._marks_around(*self._desk.pixel(*path[0]))
         _draw_path(marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class)
-        drawn_HW = marks_HW != scribbles.UNMARKED
-        evidence = self.source.evidence(window)
-        if np.unique(marks_HW[drawn_HW & evidence.valid_HW]).size < 2:
-            self._propose("", Area(window, drawn_HW), marks_HW)
+        drawn, wanted = marks_HW.copy(), self.source.begin_superpixels(window)
+        if np.unique(drawn).size > 2:
+            self._later(lambda: _solved(*(one.result() for one in wanted), drawn), self._show_solution)
+        else:
+            self._show_solution((Area(window, drawn != scribbles.UNMARKED), None))
+
+    def _show_solution(self, solution: tuple[Area, npt.NDArray[np.uint8] | None]) -> None:
+        area, index_HW = solution
+        if index_HW is not None:
+            self._propose(toolbox.SCRIBBLE, area, index_HW)
+        elif self._marks is not None:
+            self._propose("", area, self._marks[1])
             self.told.emit("Now scribble over another class (Alt+number chooses it).")
-            return
-        within_HW = scribbles.reach_of(marks_HW, SCRIBBLE_PX)
-        index_HW, _ = scribbles.solve_scribbles(evidence, marks_HW, self.source.superpixels(window), within_HW)
-        self._propose(toolbox.SCRIBBLE, Area(window, (index_HW != scribbles.UNMARKED) & within_HW), index_HW)
+
+    # -- what takes long
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is worked on that a person asked for."""
+        return self._awaited is not None
+
+    def deliver(self) -> None:
+        """Go on with what was worked on in the thread, once it is done; called often.
+
+        Raises
+        ------
+        GlacierError
+            If it failed.
+        """
+        if self._awaited is not None and (self.waits or self._awaited[0].done()):
+            (work, go_on), self._awaited = self._awaited, None
+            go_on(work.result())
+
+    def _later(self, work: Callable[[], Any], go_on: Callable[[Any], None]) -> None:
+        """Work in the thread that reads, then go on here; of several only the last counts."""
+        self._awaited = self.source.submit(work), go_on
+        if self.waits:
+            self.deliver()
 
     # -- proposals
 
     def take(self) -> int:
-        """Make the proposed change; gives the number of pixels that changed."""
+        """Make the proposed change, also one that is still worked on; gives the number of pixels that changed."""
+        if self._awaited is not None:
+            wait([self._awaited[0]])
+            self.deliver()
         proposal = self.proposal
         if proposal is None:
             return 0
@@ -303,11 +346,19 @@ class ToolController:
             self.take()
             return
         window = self._desk.window_around(row, col)
-        evidence = self.source.evidence(window)
-        if not evidence.valid_HW[row - window.row, col - window.col]:
-            raise DataError("There are no data at this pixel.")
-        self._seed = row, col, window, growing.likeness(evidence, row - window.row, col - window.col)
-        self._regrow()
+        at = row - window.row, col - window.col
+        read = self.source.prepare(window)
+
+        def plant(evidence: Evidence) -> None:
+            if not evidence.valid_HW[at]:
+                raise DataError("There are no data at this pixel.")
+            self._seed = row, col, window, growing.likeness(evidence, *at)
+            self._regrow()
+
+        if read.done():
+            plant(read.result())
+        else:
+            self._later(read.result, plant)
 
     def _regrow(self) -> None:
         if self._seed is None:
@@ -334,7 +385,7 @@ class ToolController:
         self.changed.emit()
 
     def _forget(self) -> None:
-        self.proposal = self._seed = self._marks = None
+        self.proposal = self._seed = self._marks = self._awaited = None
         self._preview.clear()
 
     def _need_right(self, tool: str) -> None:
@@ -350,6 +401,18 @@ class ToolController:
         self._preview.close()
         self.tool = ""
         self.changed.emit()
+
+
+def _solved(
+    evidence: Evidence, cut: Superpixels, marks_HW: npt.NDArray[np.uint8]
+) -> tuple[Area, npt.NDArray[np.uint8] | None]:
+    """The solution of scribbles and where it says something; no solution where they lie on data of one class only."""
+    drawn_HW = marks_HW != scribbles.UNMARKED
+    if np.unique(marks_HW[drawn_HW & evidence.valid_HW]).size < 2:
+        return Area(evidence.window, drawn_HW), None
+    within_HW = scribbles.reach_of(marks_HW, SCRIBBLE_PX)
+    index_HW, _ = scribbles.solve_scribbles(evidence, marks_HW, cut, within_HW)
+    return Area(evidence.window, (index_HW != scribbles.UNMARKED) & within_HW), index_HW
 
 
 def _draw_path(marks_HW: npt.NDArray[np.uint8], path: Sequence[Point], label: int) -> None:

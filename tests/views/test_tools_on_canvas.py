@@ -32,6 +32,10 @@ class Hand:
 
     def click(self, row, col, modifier=Qt.KeyboardModifier.NoModifier):
         self.qtbot.mouseClick(self.canvas, Qt.MouseButton.LeftButton, modifier, self.at(row, col))
+        self._rest()
+
+    def _rest(self):
+        self.qtbot.waitUntil(lambda: not self.view.controller.tools.busy)
 
     def drag(self, path, modifier=Qt.KeyboardModifier.NoModifier):
         points = [self.at(*place) for place in path]
@@ -40,6 +44,7 @@ class Hand:
             QTest.mouseMove(self.canvas, point)
             QApplication.processEvents()
         self.qtbot.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, modifier, points[-1])
+        self._rest()
 
     def wheel(self, steps, place, modifier=SHIFT):
         point = QPointF(self.at(*place))

@@ -101,8 +101,7 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
         qtbot.waitUntil(lambda: bool(tools.source._kept), timeout=5000)
         for k in range(3):
             QTest.mouseClick(canvas, left, Qt.KeyboardModifier.NoModifier, middle + QPoint(100, 60 - 60 * k))
-            assert tools.proposal is not None
-            QApplication.processEvents()
+            qtbot.waitUntil(lambda: tools.proposal is not None, timeout=5000)
         QTest.keyClick(canvas, Qt.Key.Key_Return)
         assert tools.proposal is None
         for _ in range(len(session.journal.history())):
