@@ -207,9 +207,9 @@ class ToolController:
         self._need_right(self.tool)
         window, marks_HW = self._marks_around(*self._desk.pixel(*path[0]))
         _draw_path(marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class)
-        drawn, wanted = marks_HW.copy(), self.source.begin_superpixels(window)
+        drawn, (evidence, cut) = marks_HW.copy(), self.source.begin_superpixels(window)
         if np.unique(drawn).size > 2:
-            self._later(lambda: _solved(*(one.result() for one in wanted), drawn), self._show_solution)
+            self._later(lambda: _solved(evidence.result(), cut.result(), drawn), self._show_solution)
         else:
             self._show_solution((Area(window, drawn != scribbles.UNMARKED), None))
 

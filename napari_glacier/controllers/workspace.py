@@ -47,11 +47,11 @@ def tag_of(layer: Any) -> dict[str, Any]:
 
 
 def forget_history(layer: Any) -> None:
-    """Empty a Labels layer's undo history; turning editing off is napari's public way to do so."""
-    mode = layer.mode
-    layer.editable = False
-    layer.editable = True
-    layer.mode = mode
+    """Empty a Labels layer's undo history.
+
+    Turning editing off is napari's public way to do so; it takes the brush out of the hand, and time.
+    """
+    layer._reset_history()
 
 
 class Workspace:
@@ -216,23 +216,14 @@ class Workspace:
 
     def assign_window(self, window: Window, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """The same for a window of the scene (of the stack's scene on screen)."""
-        session, layer = self._need_session(), self.labels_layer
-        stroke_id = painting.paint_window(
-            session.mask, layer, window, index=index, where=where, tool=tool, model=model, plane=self.plane
-        )
-        if stroke_id != painting.TOO_LARGE:
-            self.painted.emit()
-            return self._num_pixels(stroke_id)
+        session = self._need_session()
         return self._show_stroke(session.mask.assign_window(window, index, where, tool, model=model, plane=self.plane))
 
     def take_back(self, stroke: Any, tool: str = "undo") -> int | None:
         """`EditableMask.undo_stroke`, and draw it; gives the new stroke's id, None where nothing changed."""
-        session, layer = self._need_session(), self.labels_layer
-        stroke_id = painting.paint_back(session, layer, stroke, tool)
-        if stroke_id == painting.TOO_LARGE:
-            stroke_id = session.mask.undo_stroke(stroke, tool)
-            if stroke_id is not None:
-                self.draw_strokes([stroke_id])
+        stroke_id = self._need_session().mask.undo_stroke(stroke, tool)
+        if stroke_id is not None:
+            self.draw_strokes([stroke_id])
         return stroke_id
 
     def draw_strokes(self, stroke_ids: Sequence[int]) -> None:
