@@ -19,6 +19,7 @@ from napari_glacier.controllers.evidence import WORK_PX, EvidenceSource
 from napari_glacier.controllers.preview import Preview
 from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
+from napari_glacier.controllers.sam_tool import SamTool
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
@@ -31,6 +32,8 @@ from napari_glacier.core.tools.superpixels import Superpixels
 SCRIBBLE_PX = 5
 _WHEEL_STEP = 3
 _MOST_READ_AHEAD_PX = 2048
+# Enter waits for what is nearly there; a window is not held up for longer.
+_PATIENCE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Proposal:
     tool: str
     area: Area
     index_HW: npt.NDArray[np.uint8]
+    model: str | None = None
 
 
 class ToolController:
@@ -79,8 +83,9 @@ class ToolController:
         self._awaited: tuple[Future[Any], Callable[[Any], None]] | None = None
         self.source = EvidenceSource(workspace)
         self._desk = Desk(workspace, self.source, self.told.emit)
-        self._regions = RegionTools(self._desk, self.options)
         self._preview = Preview(workspace)
+        self.sam = SamTool(self._desk, self._preview, self._later, self._show_object)
+        self._regions = RegionTools(self._desk, self.options)
         self._seed: tuple[int, int, Window, FloatArray] | None = None
         self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
         self._plane = 0
@@ -103,7 +108,7 @@ class ToolController:
                 raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
-        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE):
+        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE, toolbox.SAM):
             self._preview.prepare()
         before, self.tool = self.tool, tool
         dropped = self.drop()
@@ -143,6 +148,8 @@ class ToolController:
             self._fill(*at)
         elif self.tool == toolbox.SCRIBBLE:
             self.scribble([at])
+        elif self.tool == toolbox.SAM:
+            self.sam.click(*at, self.proposal.area if self.proposal is not None else None)
         elif self.tool == toolbox.PIXEL:
             self.probed.emit(describe_pixel(self.workspace, self.source, *at, self._desk.window_around(*at)))
         elif self.tool == toolbox.ACCEPT:
@@ -161,6 +168,9 @@ class ToolController:
         if self.tool not in toolbox.TOOL_OF or not toolbox.TOOL_OF[self.tool].loops:
             raise DataError("This tool takes clicks, not loops.")
         self._need_right(self.tool)
+        if self.tool == toolbox.SAM:
+            self.sam.box(vertices)
+            return
         area = self._desk.inside(vertices)
         act: dict[str, Callable[[Area], object]] = {
             toolbox.COMPONENT: self._regions.flip,
@@ -190,6 +200,8 @@ class ToolController:
             self.source.begin_superpixels(seen)
         elif extent_px <= WORK_PX and self.tool == toolbox.SMART_FILL:
             self.source.prepare(seen)
+        elif extent_px <= WORK_PX and self.tool == toolbox.SAM:
+            self.sam.prepare(seen)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""
@@ -209,7 +221,8 @@ class ToolController:
         _draw_path(marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class)
         drawn, (evidence, cut) = marks_HW.copy(), self.source.begin_superpixels(window)
         if np.unique(drawn).size > 2:
-            self._later(lambda: _solved(evidence.result(), cut.result(), drawn), self._show_solution)
+            solving = self.source.submit(lambda: _solved(evidence.result(), cut.result(), drawn))
+            self._later(solving, self._show_solution)
         else:
             self._show_solution((Area(window, drawn != scribbles.UNMARKED), None))
 
@@ -240,9 +253,9 @@ class ToolController:
             (work, go_on), self._awaited = self._awaited, None
             go_on(work.result())
 
-    def _later(self, work: Callable[[], Any], go_on: Callable[[Any], None]) -> None:
-        """Work in the thread that reads, then go on here; of several only the last counts."""
-        self._awaited = self.source.submit(work), go_on
+    def _later(self, work: Future[Any], go_on: Callable[[Any], None]) -> None:
+        """Go on here when a thread has done something; of several only the last counts."""
+        self._awaited = work, go_on
         if self.waits:
             self.deliver()
 
@@ -251,7 +264,7 @@ class ToolController:
     def take(self) -> int:
         """Make the proposed change, also one that is still worked on; gives the number of pixels that changed."""
         if self._awaited is not None:
-            wait([self._awaited[0]])
+            wait([self._awaited[0]], _PATIENCE_S)
             self.deliver()
         proposal = self.proposal
         if proposal is None:
@@ -259,13 +272,13 @@ class ToolController:
         self._desk.need_writable()
         # Cleared first: what listens to the stroke must not find it still proposed.
         self._forget()
-        changed = self._desk.write(proposal.tool, proposal.area, proposal.index_HW)
+        changed = self._desk.write(proposal.tool, proposal.area, proposal.index_HW, proposal.model)
         self.changed.emit()
         return changed
 
     def drop(self) -> bool:
         """Drop what is proposed; whether there was something."""
-        had = self.proposal is not None or self._marks is not None
+        had = self._has_something or self.busy
         self._forget()
         if had:
             self.told.emit("")
@@ -274,13 +287,26 @@ class ToolController:
 
     def follow_class(self) -> None:
         """The chosen class changed: a fill that is proposed takes it."""
-        if self.proposal is not None and self.proposal.tool == toolbox.SMART_FILL:
+        proposal = self.proposal
+        if proposal is not None and proposal.tool == toolbox.SMART_FILL:
             self._regrow()
+        elif proposal is not None and proposal.tool == toolbox.SAM:
+            self._show_object(proposal.area)
 
     def follow_plane(self) -> None:
         """Another scene of a stack is on screen: what was proposed belongs to the one before."""
-        if (self.proposal is not None or self._marks is not None) and self.workspace.plane != self._plane:
+        if self._has_something and self.workspace.plane != self._plane:
             self.drop()
+
+    def find_objects(self) -> None:
+        """Drop what is proposed, and let SAM 2 find all objects of the view (`SamTool.find_objects`)."""
+        self.drop()
+        self._plane = self.workspace.plane
+        self.sam.find_objects()
+
+    @property
+    def _has_something(self) -> bool:
+        return self.proposal is not None or self._marks is not None or self.sam.objects is not None
 
     # -- without a click
 
@@ -323,6 +349,7 @@ class ToolController:
         """Drop what is proposed and disconnect from the workspace."""
         self._forget()
         self._preview.close()
+        self.sam.close()
         self.source.close()
         self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
@@ -358,7 +385,7 @@ class ToolController:
         if read.done():
             plant(read.result())
         else:
-            self._later(read.result, plant)
+            self._later(read, plant)
 
     def _regrow(self) -> None:
         if self._seed is None:
@@ -375,17 +402,22 @@ class ToolController:
             self._marks = window, np.full((window.height, window.width), scribbles.UNMARKED, np.uint8)
         return self._marks
 
-    def _propose(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8]) -> None:
+    def _propose(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8], model: str | None = None) -> None:
         """Show a change; one without a tool is only drawn."""
         self._plane = self.workspace.plane
-        self.proposal = Proposal(tool, area, index_HW) if tool else None
+        self.proposal = Proposal(tool, area, index_HW, model) if tool else None
         self._preview.show(area.window, index_HW, area.where_HW)
         if tool:
             self.told.emit(f"{counted(area.num_px, 'pixel')} proposed: Enter takes them, Escape drops them.")
         self.changed.emit()
 
+    def _show_object(self, area: Area) -> None:
+        index_HW = np.full(area.where_HW.shape, self._desk.chosen_class, np.uint8)
+        self._propose(toolbox.SAM, area, index_HW, self.sam.model)
+
     def _forget(self) -> None:
         self.proposal = self._seed = self._marks = self._awaited = None
+        self.sam.forget()
         self._preview.clear()
 
     def _need_right(self, tool: str) -> None:
