@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 SMART_FILL, SCRIBBLE, COMPONENT, REMOVE, HOLES = "smart fill", "scribble", "component", "remove", "fill holes"
 SNAP, ACCEPT, ERASE, SHAPE, PIXEL = "snap", "accept here", "erase area", "shape", "pixel"
-SAM = "sam 2"
+SAM = "SAM 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ TOOLS = (
         "Click a patch to grow, shrink, open or close it. Shift+drag: the chosen class inside a loop.",
         loops=True,
     ),
+    Tool(PIXEL, "Pixel", "I", "Click a pixel: its spectrum, its class's, and the prediction."),
     Tool(
         SAM,
         "SAM 2",
@@ -82,7 +83,6 @@ TOOLS = (
         "Enter: take. Esc: begin anew.",
         loops=True,
     ),
-    Tool(PIXEL, "Pixel", "I", "Click a pixel: its spectrum, its class's, and the prediction."),
 )
 TOOL_OF = {tool.name: tool for tool in TOOLS}
 
