@@ -19,6 +19,7 @@ from napari_glacier.core.tools.superpixels import Superpixels, superpixels
 
 # The tools look at no more than this around a click: a screenful.
 WORK_PX = 1024
+_STEP_PX = 256
 
 _KEPT = 3
 Made = TypeVar("Made")
@@ -185,8 +186,12 @@ class EvidenceSource:
 
 
 def _start(first: int, length: int, at: int) -> int:
-    """Where a window of at most `WORK_PX` around `at` begins inside a longer one."""
-    return min(max(at - WORK_PX // 2, first), first + max(length - WORK_PX, 0))
+    """Where a window of at most `WORK_PX` around `at` begins inside a longer one.
+
+    On a coarse grid, so that what was read ahead around a pointer that rests serves a click beside it, too.
+    """
+    steps = max(at - WORK_PX // 2 - first, 0) // _STEP_PX
+    return min(first + steps * _STEP_PX, first + max(length - WORK_PX, 0))
 
 
 def _remembered(statistics: _Statistics, scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:

@@ -89,7 +89,7 @@ class ToolController:
         self._seed: tuple[int, int, Window, FloatArray] | None = None
         self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
         self._plane = 0
-        self._seen: Window | None = None
+        self._seen: tuple[Window | None, Window | None] = None, None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
 
@@ -183,25 +183,33 @@ class ToolController:
     def prepare_view(self) -> None:
         """Begin to read what tools will ask for, where the view rests; called a few times a second.
 
-        Views beyond the tools' reach are read around the click.
+        Of views beyond the tools' reach it is what lies around the pointer.
         """
         session = self.workspace.session
         seen = self.workspace.visible_window() if self.workspace.labels_layer is not None else None
         if seen is not None and session is not None and not session.read_only:
             # Here, where the window has just opened, and not at the first key.
             self._preview.prepare()
-        if seen is None or seen != self._seen:
-            self._seen = seen
+        window = self._window_at_pointer(seen) if seen is not None else None
+        before, self._seen = self._seen, (seen, window)
+        if seen is None or window is None or before != self._seen:
             return
         extent_px = max(seen.height, seen.width)
         if extent_px <= _MOST_READ_AHEAD_PX:
             self.source.prepare_painting(seen)
-        if extent_px <= WORK_PX and self.tool == toolbox.SCRIBBLE:
-            self.source.begin_superpixels(seen)
-        elif extent_px <= WORK_PX and self.tool == toolbox.SMART_FILL:
-            self.source.prepare(seen)
+        if self.tool == toolbox.SCRIBBLE:
+            self.source.begin_superpixels(window)
+        elif self.tool == toolbox.SMART_FILL:
+            self.source.prepare(window)
         elif extent_px <= WORK_PX and self.tool == toolbox.SAM:
-            self.sam.prepare(seen)
+            # Looking takes seconds: not wherever the pointer goes.
+            self.sam.prepare(window)
+
+    def _window_at_pointer(self, seen: Window) -> Window | None:
+        """What a click of the pointer would work on; of one beside the view, a click in its middle."""
+        place = self.workspace.labels_layer.world_to_data(self.workspace.viewer.cursor.position)
+        window = self.source.window_around(*(round(float(k)) for k in place[-2:]))
+        return window or self.source.window_around(seen.row + seen.height // 2, seen.col + seen.width // 2)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""
