@@ -259,7 +259,7 @@ class Measured:
         for k in range(self.rounds + 1):
             row, col = self._rng.uniform(0.15, 0.85, 2)
             name = "smart_fill" if k else "smart_fill_first"
-            self._note(name, lambda row=row, col=col: desk.click(row, col), lambda: desk.tools.proposal is not None)
+            self._note(name, lambda row=row, col=col: desk.click(row, col), self._proposed)
             if k % 3 == 2:
                 self._note("take", lambda: desk.key("Return"), self._next_recorded())
                 self._note("undo", lambda: desk.key("Z", control=True), self._next_recorded())
@@ -285,7 +285,7 @@ class Measured:
                 desk.pump(0.03)
                 path = (row + 0.1, 0.2), (row + 0.1, 0.8)
                 name = "scribble" if k else "scribble_first"
-                self._note(name, lambda path=path: desk.drag(*path), lambda: desk.tools.proposal is not None)
+                self._note(name, lambda path=path: desk.drag(*path), self._proposed)
             self._end("scribbles")
             desk.key("Escape")
             desk.pump(0.1)
@@ -315,6 +315,11 @@ class Measured:
     def _end(self, name: str) -> None:
         before, now = self.stalls.get(name, (0.0, 0.0)), self.heart.rest()
         self.stalls[name] = max(before[0], now[0]), max(before[1], now[1])
+
+    def _proposed(self) -> bool:
+        tools = self.desk.tools
+        # What was proposed before stays on screen while the next is worked on.
+        return tools.proposal is not None and not tools.busy
 
     def _count(self, stroke_id: int) -> None:
         self._recorded += 1

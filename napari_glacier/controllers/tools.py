@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers import toolbox
+from napari_glacier.controllers import scribbling, toolbox
 from napari_glacier.controllers.desk import Desk, Point
 from napari_glacier.controllers.evidence import WORK_PX, EvidenceSource
 from napari_glacier.controllers.preview import Preview
@@ -27,9 +27,7 @@ from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import growing, scribbles
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import Evidence, FloatArray
-from napari_glacier.core.tools.superpixels import Superpixels
 
-SCRIBBLE_PX = 5
 _WHEEL_STEP = 3
 _MOST_READ_AHEAD_PX = 2048
 # Enter waits for what is nearly there; a window is not held up for longer.
@@ -226,10 +224,12 @@ class ToolController:
         """
         self._need_right(self.tool)
         window, marks_HW = self._marks_around(*self._desk.pixel(*path[0]))
-        _draw_path(marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class)
+        scribbling.draw_path(
+            marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class
+        )
         drawn, (evidence, cut) = marks_HW.copy(), self.source.begin_superpixels(window)
         if np.unique(drawn).size > 2:
-            solving = self.source.submit(lambda: _solved(evidence.result(), cut.result(), drawn))
+            solving = self.source.submit(lambda: scribbling.solved(evidence.result(), cut.result(), drawn))
             self._later(solving, self._show_solution)
         else:
             self._show_solution((Area(window, drawn != scribbles.UNMARKED), None))
@@ -441,26 +441,3 @@ class ToolController:
         self._preview.close()
         self.tool = ""
         self.changed.emit()
-
-
-def _solved(
-    evidence: Evidence, cut: Superpixels, marks_HW: npt.NDArray[np.uint8]
-) -> tuple[Area, npt.NDArray[np.uint8] | None]:
-    """The solution of scribbles and where it says something; no solution where they lie on data of one class only."""
-    drawn_HW = marks_HW != scribbles.UNMARKED
-    if np.unique(marks_HW[drawn_HW & evidence.valid_HW]).size < 2:
-        return Area(evidence.window, drawn_HW), None
-    within_HW = scribbles.reach_of(marks_HW, SCRIBBLE_PX)
-    index_HW, _ = scribbles.solve_scribbles(evidence, marks_HW, cut, within_HW)
-    return Area(evidence.window, (index_HW != scribbles.UNMARKED) & within_HW), index_HW
-
-
-def _draw_path(marks_HW: npt.NDArray[np.uint8], path: Sequence[Point], label: int) -> None:
-    """Draw a line of `SCRIBBLE_PX` through points, as far as it lies inside."""
-    import cv2
-
-    # OpenCV counts columns first.
-    points = np.round(np.asarray(path, float)[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
-    cv2.polylines(marks_HW, [points], False, int(label), SCRIBBLE_PX)
-    if len(points) == 1:
-        cv2.circle(marks_HW, tuple(points[0, 0].tolist()), SCRIBBLE_PX // 2, int(label), -1)
