@@ -70,7 +70,7 @@ class Prompting:
         loaded = self._load()
         scene, plane = self._desk.source.scene(), self._desk.workspace.plane
         key = self.folder, scene.name, plane, window
-        if self._seen is None or self._seen[0] != key or _failed(self._seen[1]):
+        if self._seen is None or self._seen[0] != key:
             bands = composite_bands(self._desk.source.bands)
 
             def look() -> "SeenPicture":
@@ -83,7 +83,7 @@ class Prompting:
     def point(self, row: int, col: int, *, inside: bool) -> "Future[Area]":
         """Say that a pixel belongs to the object, or does not; gives what that means, and all that was said before."""
         window = self._desk.window_around(row, col)
-        self._load()
+        self._load_again()
         if self._prompt is None or not self._prompt.window.holds(row, col):
             self._prompt = _Prompt(window)
         points = self._prompt.inside if inside else self._prompt.outside
@@ -92,7 +92,7 @@ class Prompting:
 
     def box(self, vertices: Sequence[Point]) -> "Future[Area]":
         """Say that the object lies within the corners of a loop; gives what that means."""
-        self._load()
+        self._load_again()
         top, left = np.min(vertices, axis=0)
         bottom, right = np.max(vertices, axis=0)
         window = self._desk.window_around(round((top + bottom) / 2), round((left + right) / 2))
@@ -103,6 +103,7 @@ class Prompting:
 
     def everything(self, window: Window) -> "Future[tuple[Window, npt.NDArray[np.int32]]]":
         """Objects anywhere in a window, numbered from 1; 0 where there is none, and on nodata."""
+        self._load_again()
         looked, loaded = self.prepare(window), self._load()
         valid_HW = self._desk.valid(window)
         return self._submit(
@@ -128,6 +129,12 @@ class Prompting:
         valid_HW = self._desk.valid(window)
         return self._submit(lambda: Area(window, loaded.result().ask(looked.result(), inside, outside, box) & valid_HW))
 
+    def _load_again(self) -> None:
+        """Load the weights where that failed before: whoever asks may have mended it. A view that rests does not."""
+        if self._model is not None and self._model[1].done() and self._model[1].exception() is not None:
+            self._model = self._seen = None
+        self._load()
+
     def _load(self) -> "Future[PromptedSam]":
         folder = self.folder
         if folder is None:
@@ -135,7 +142,7 @@ class Prompting:
                 "SAM 2 needs weights on this computer. Choose the folder that holds its config.json and "
                 "model.safetensors (Weights…)."
             )
-        if self._model is None or self._model[0] != folder or _failed(self._model[1]):
+        if self._model is None or self._model[0] != folder:
 
             def load() -> "PromptedSam":
                 from napari_glacier.nn.prompting import PromptedSam
@@ -150,7 +157,3 @@ class Prompting:
             # One thread takes what it is given in order: what an answer needs is there by then.
             self._executor = ThreadPoolExecutor(1, "sam2")
         return self._executor.submit(make)
-
-
-def _failed(work: "Future[Any]") -> bool:
-    return work.done() and work.exception() is not None

@@ -127,3 +127,21 @@ def test_what_is_missing_is_told_in_a_sentence(tools, tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     with pytest.raises(ConfigError, match="no weights of SAM 2 in"):
         tools.click(40, 60)
+
+
+def test_weights_that_do_not_load_are_tried_again_at_a_click_only(tools, tmp_path, tiny_sam, monkeypatch):
+    from napari_glacier.nn.prompting import PromptedSam
+
+    tries, load = [], PromptedSam.load
+    monkeypatch.setattr(PromptedSam, "load", lambda folder: (tries.append(folder), load(folder))[1])
+    tools.sam.folder = tmp_path / "sam"
+    for _ in range(4):
+        tools.prepare_view()
+    with pytest.raises(ConfigError, match="no weights"):
+        tools.click(40, 60)
+    for _ in range(4):
+        tools.prepare_view()
+    assert len(tries) <= 2
+    tiny_sam.rename(tmp_path / "sam")
+    tools.click(40, 60)
+    assert tools.proposal is not None
