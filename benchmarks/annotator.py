@@ -4,13 +4,16 @@ She takes the largest wrong patch. With a brush alone she presses where a dab me
 the smart tools she chooses what mends most for an action: smart fill at five strengths (a click to see it, a click to
 take it, and one more for every three steps of the wheel), flipping or removing the patch, filling holes, snapping,
 scribbling (a stroke a class, one to take it), growing, shrinking, opening or closing the patch or one beside it by 1 to
-3 px, or all of a class in a loop round the view (two actions; a change of operation or of radius is one more each), or
-the brush. What a tool spoils is counted against it.
+3 px, or all of a class in a loop round the view (two actions; a change of operation or of radius is one more each),
+flipping all inside a loop round the patch (drawn as a polygon that keeps within 2, 4 or 8 px of its outline; each 80 px
+of the hand's path is an action, as with a brush that is dragged), or the brush. What a tool spoils is counted against
+it.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -21,6 +24,8 @@ from napari_glacier.core.tools.superpixels import superpixels
 BRUSH_RADIUS_PX, DRAG_PX, DRAG_STEP_PX = 5, 80, 3
 STRENGTHS, DEFAULT_STRENGTH, WHEEL_PER_ACTION = (27, 36, 45, 54, 63), 45, 9
 _LOOP_EVERY = 12
+# How far a hand's loop keeps from an outline.
+_LOOSE_PX = (2, 4, 8)
 
 
 class Person:
@@ -76,7 +81,9 @@ class Person:
             if not wrong_HW.any():
                 return 0
             patch_HW, row, col = self._worst(wrong_HW)
-            name, cost, index_HW = max(self._choices(row, col), key=lambda choice: self._gain(choice[2]) / choice[1])
+            name, cost, index_HW = max(
+                self._choices(row, col, patch_HW), key=lambda choice: self._gain(choice[2]) / choice[1]
+            )
             if self._gain(index_HW) <= 0:
                 self._left_HW |= patch_HW
                 continue
@@ -112,7 +119,7 @@ class Person:
         row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
         return patch_HW, int(row), int(col)
 
-    def _choices(self, row: int, col: int) -> Iterator[tuple[str, int, Any]]:
+    def _choices(self, row: int, col: int, patch_HW: Any) -> Iterator[tuple[str, int, Any]]:
         yield "brush", 1, self._brush(row, col)
         if not self.smart:
             return
@@ -124,6 +131,8 @@ class Person:
             cost = 2 + abs(strength - DEFAULT_STRENGTH) // WHEEL_PER_ACTION
             yield "smart fill", cost, self._with(grown_HW, goal)
         yield from self._loops()
+        for length_px, inside_HW in _loops_round(patch_HW):
+            yield "flip in a loop", -(-length_px // DRAG_PX), self._with(inside_HW, goal)
         yield from self._scribbles(row, col, goal)
         patch = components.component_at(lambda part: self.index_HW[part.slices], size, row, col)
         yield "flip", 1, self._with(_spread(patch, size), goal)
@@ -254,6 +263,18 @@ def _line_inside(where_HW: Any) -> Any:
         if line_HW.sum() > best.sum():
             best = line_HW
     return ndimage.binary_dilation(best, np.ones((5, 5), bool)) & where_HW
+
+
+def _loops_round(patch_HW: Any) -> Iterator[tuple[int, Any]]:
+    """Polygons along the outline of a patch, from close ones to loose ones: length in pixels, and what lies inside."""
+    outlines, _ = cv2.findContours(patch_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = max(outlines, key=len)
+    for loose_px in _LOOSE_PX:
+        loop = cv2.approxPolyDP(outline, loose_px, True)
+        if len(loop) >= 3:
+            inside_HW = np.zeros(patch_HW.shape, np.uint8)
+            cv2.fillPoly(inside_HW, [loop], 1)
+            yield max(round(cv2.arcLength(loop, True)), 1), inside_HW.astype(bool)
 
 
 def _spread(area: components.Area, size: tuple[int, int]) -> Any:

@@ -191,14 +191,15 @@ class Desk:
         return start
 
     def click(self, down: float, across: float) -> float:
-        """A click; gives when it began."""
+        """A click, the button held for a moment as by a hand; gives when it was let go."""
         from qtpy.QtCore import Qt
         from qtpy.QtTest import QTest
 
+        button, none, place = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self.point(down, across)
+        QTest.mousePress(self.canvas, button, none, place)
+        self.pump(0.04)
         start, self.asked_cpu = time.perf_counter(), time.thread_time()
-        QTest.mouseClick(
-            self.canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, self.point(down, across)
-        )
+        QTest.mouseRelease(self.canvas, button, none, place)
         return start
 
     def key(self, key: str, control: bool = False) -> float:
@@ -240,6 +241,7 @@ class Measured:
         self.heart.rest()
         for k in range(self.rounds):
             desk.view.controller.select_class(1 + k % 3)
+            desk.pump(0.03)
             row, col = self._rng.uniform(0.2, 0.8, 2)
             path = (row, col), (row + 0.1, col + 0.1)
             self._note("stroke_durable", lambda path=path: desk.drag(*path), self._next_recorded())
@@ -257,7 +259,7 @@ class Measured:
         for k in range(self.rounds + 1):
             row, col = self._rng.uniform(0.15, 0.85, 2)
             name = "smart_fill" if k else "smart_fill_first"
-            self._note(name, lambda row=row, col=col: desk.click(row, col), lambda: desk.tools.proposal is not None)
+            self._note(name, lambda row=row, col=col: desk.click(row, col), self._proposed)
             if k % 3 == 2:
                 self._note("take", lambda: desk.key("Return"), self._next_recorded())
                 self._note("undo", lambda: desk.key("Z", control=True), self._next_recorded())
@@ -276,12 +278,14 @@ class Measured:
             for k in range(3):
                 row = 0.2 + 0.2 * k
                 desk.view.controller.select_class(1)
+                desk.pump(0.03)
                 desk.drag((row, 0.2), (row, 0.8))
                 desk.pump(0.03)
                 desk.view.controller.select_class(2)
+                desk.pump(0.03)
                 path = (row + 0.1, 0.2), (row + 0.1, 0.8)
                 name = "scribble" if k else "scribble_first"
-                self._note(name, lambda path=path: desk.drag(*path), lambda: desk.tools.proposal is not None)
+                self._note(name, lambda path=path: desk.drag(*path), self._proposed)
             self._end("scribbles")
             desk.key("Escape")
             desk.pump(0.1)
@@ -311,6 +315,11 @@ class Measured:
     def _end(self, name: str) -> None:
         before, now = self.stalls.get(name, (0.0, 0.0)), self.heart.rest()
         self.stalls[name] = max(before[0], now[0]), max(before[1], now[1])
+
+    def _proposed(self) -> bool:
+        tools = self.desk.tools
+        # What was proposed before stays on screen while the next is worked on.
+        return tools.proposal is not None and not tools.busy
 
     def _count(self, stroke_id: int) -> None:
         self._recorded += 1

@@ -316,3 +316,26 @@ def _blobs(rng: np.random.Generator, size_px: int, num_classes: int) -> np.ndarr
     field = gaussian_filter(rng.normal(size=(size_px, size_px)), size_px / 10, mode="wrap")
     ranks = field.ravel().argsort().argsort().reshape(field.shape) / field.size
     return np.minimum((ranks * num_classes).astype(np.uint8), num_classes - 1)
+
+
+@pytest.fixture
+def tiny_sam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a SAM 2 of the smallest size that takes squares of 64 pixels, never trained."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from napari_glacier.nn.zoo.sam2 import _config, _known_size
+
+    size = {
+        "width": 8,
+        "blocks": [1, 1, 2, 1],
+        "global_blocks": [3],
+        "windows": [8, 4, 4, 2],
+        "background": 2,
+        "decoder_width": 32,
+        "decoder_inner": 64,
+    }
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    transformers.Sam2Model(transformers.Sam2Config(**_config(_known_size(size), 64))).save_pretrained(folder)
+    return folder

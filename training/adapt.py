@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from napari_glacier.core.classes import coarsening_sentence
 from napari_glacier.core.errors import DataError, GlacierError, SaveError
 from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.runfiles import RunFolder
@@ -75,7 +76,7 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     places = read_places(dataset)
     names = options.model or [BUNDLED]
     ensemble, before = resolve_models(names), resolve_models(names)
-    _check_classes(ensemble, dataset)
+    into = _classes_of_labels(ensemble, dataset)
     settings = Settings(steps=options.steps, lr=options.lr, seed=options.seed)
     if options.replay is not None:
         settings = replace(settings, replay=options.replay)
@@ -83,7 +84,7 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     with StopSwitch(folder) as should_stop:
         windows = plan_crops(places, settings.seed)
         for number, member in enumerate(ensemble.members):
-            crops = read_crops(places, windows, member)
+            crops = read_crops(places, windows, member, into)
             if number == 0 and options.replay is None:
                 folder.append_event("progress", message="Trying how far the corrections carry…")
                 settings = replace(settings, replay=choose_replay(member.model, crops, settings, should_stop))
@@ -98,11 +99,13 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
                 folder.append_event("stopped", message="Stopped; no model was made.")
                 return EXIT_DONE
         folder.append_event("progress", message="Looking what would change…")
-        changes, share = _changes(before, ensemble, places, options.device)
+        changes, share = _changes(before, ensemble, places, options.device, into)
         if should_stop():
             folder.append_event("stopped", message="Stopped; no model was made.")
             return EXIT_DONE
     about = _about(options, names, places, effects, settings) | share
+    assert dataset.scheme is not None
+    about["note"] = coarsening_sentence(ensemble.scheme.class_names, dataset.scheme.class_names)
     about["seconds"] = round(time.perf_counter() - started, 1)
     with replacing(folder.path / CHANGES_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **changes)
@@ -114,9 +117,9 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
 
 
 def _changes(
-    before: "Ensemble", after: "Ensemble", places: Sequence["Place"], device: str
+    before: "Ensemble", after: "Ensemble", places: Sequence["Place"], device: str, into: tuple[int, ...]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """The region's classes by the old and the new model, by tile; and how many pixels differ."""
+    """The region's classes, those of the labels, by the old and the new model, by tile; and how many pixels differ."""
     from napari_glacier.nn.predictor import Predictor
     from training.region import Excerpt
 
@@ -134,15 +137,16 @@ def _changes(
                 maps.append(end.value)
                 break
     num_pixels = int(maps[0].valid_HW.sum())
-    num_changed = int((maps[0].index_HW != maps[1].index_HW).sum())
+    old_HW, new_HW = (np.take(np.asarray(into, np.uint8), one.index_HW) if into else one.index_HW for one in maps)
+    num_changed = int((old_HW != new_HW).sum())
     for at in excerpt.placements:
         top, left = max(at.row, 0), max(at.col, 0)
         bottom = min(at.row + at.tile.height, excerpt.shape[0])
         right = min(at.col + at.tile.width, excerpt.shape[1])
         part = np.s_[top:bottom, left:right]
         arrays[f"{at.tile.id}/at"] = np.array([top - at.row, left - at.col])
-        arrays[f"{at.tile.id}/before"] = maps[0].index_HW[part]
-        arrays[f"{at.tile.id}/after"] = maps[1].index_HW[part]
+        arrays[f"{at.tile.id}/before"] = old_HW[part]
+        arrays[f"{at.tile.id}/after"] = new_HW[part]
     return arrays, {"shown_pixels": num_pixels, "changed_pixels": num_changed}
 
 
@@ -208,14 +212,22 @@ def _save(
     write_text_atomically(folder.path / ENSEMBLE_FILE, heading + yaml.safe_dump(content, sort_keys=False))
 
 
-def _check_classes(ensemble: "Ensemble", dataset: "Dataset") -> None:
+def _classes_of_labels(ensemble: "Ensemble", dataset: "Dataset") -> tuple[int, ...]:
+    """Of each class of the model, that of the labels; empty where they are the same."""
+    from napari_glacier.core.classes import coarser_classes
+
     if dataset.scheme is None:
         raise DataError(f"The classes of {dataset.root} are not known. Name their scheme with --scheme.")
-    if ensemble.scheme.class_names != dataset.scheme.class_names:
+    of_model, of_labels = ensemble.scheme.class_names, dataset.scheme.class_names
+    if of_model == of_labels:
+        return ()
+    into = coarser_classes(of_model, of_labels)
+    if into is None:
         raise DataError(
-            f"The model tells {', '.join(ensemble.scheme.class_names)} apart, the labels have "
-            f"{', '.join(dataset.scheme.class_names)}. Choose a model of the labels' classes."
+            f"The model tells {', '.join(of_model)} apart, the labels have {', '.join(of_labels)}. Choose a model of "
+            "the labels' classes, or one that divides them further."
         )
+    return into
 
 
 def _new_folder(data: Path) -> RunFolder:

@@ -114,8 +114,10 @@ def _around(centre: tuple[int, int], shape: tuple[int, int]) -> Window:
     return Window(first[0], first[1], CROP_PX, CROP_PX)
 
 
-def read_crops(places: Sequence[Place], windows: Sequence[tuple[int, Window]], member: LoadedModel) -> Crops:
-    """Read windows as a member of an ensemble takes them."""
+def read_crops(
+    places: Sequence[Place], windows: Sequence[tuple[int, Window]], member: LoadedModel, into: tuple[int, ...] = ()
+) -> Crops:
+    """Read windows as a member of an ensemble takes them; for `into` see `Crops`."""
 
     card = member.card
     bands = required_bands(card.channels)
@@ -135,8 +137,10 @@ def read_crops(places: Sequence[Place], windows: Sequence[tuple[int, Window]], m
         rows, cols = np.ogrid[window.row : window.row + CROP_PX, window.col : window.col + CROP_PX]
         probes.append((rows // PROBE_PX + 2 * (cols // PROBE_PX)) % 3 == 0)
         replays.append(valid_HW & ~(binary_dilation(said_HW, iterations=RIM_PX) if said_HW.any() else said_HW))
-    image_NCHW, *masks = (torch.from_numpy(np.stack(part)) for part in (images, targets, replays, probes))
-    return Crops(image_NCHW, *masks)
+    image_NCHW, target_NHW, replay_NHW, probe_NHW = (
+        torch.from_numpy(np.stack(part)) for part in (images, targets, replays, probes)
+    )
+    return Crops(image_NCHW, target_NHW, replay_NHW, probe_NHW, into)
 
 
 class Excerpt:

@@ -71,17 +71,28 @@ class Crops:
         Where the old answers are repeated.
     probe_NHW : bool
         Corrections that are kept back when it is tried out how far learning carries.
+    into : tuple of int
+        Of each class of the network, the class that the person has for it, where she tells fewer apart; else empty.
     """
 
     image_NCHW: Tensor
     target_NHW: Tensor
     replay_NHW: Tensor
     probe_NHW: Tensor
+    into: tuple[int, ...] = ()
 
     @property
     def corrected(self) -> list[int]:
         """Numbers of the crops in which somebody said something."""
         return torch.nonzero((self.target_NHW != IGNORE_INDEX).flatten(1).any(1)).flatten().tolist()
+
+    def in_her_classes(self, log_NKHW: Tensor) -> Tensor:
+        """Log-probabilities of the classes that the person tells apart: of each, the sum of what she has it for."""
+        if not self.into:
+            return log_NKHW
+        into = torch.tensor(self.into)
+        parts = [log_NKHW[:, into == label].logsumexp(1) for label in range(max(self.into) + 1)]
+        return torch.stack(parts, dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,8 @@ def tune(
 ) -> Tuned:
     """Teach a network corrections, in place; it comes back in evaluation mode with all parameters trainable.
 
-    Corrections count by class, however few pixels a class has; elsewhere the Kullback-Leibler divergence from the
+    Corrections count by class, however few pixels a class has; a class of theirs that the network divides is right in
+    any of its parts (the probability of their sum is learnt). Elsewhere the Kullback-Leibler divergence from the
     network's own answers before holds it to them (Li & Hoiem 2017, "Learning without forgetting", TPAMI 40).
 
     Parameters
@@ -196,7 +208,8 @@ def _right(network: nn.Module, crops: Crops, where_NHW: Tensor) -> float:
     hits = total = 0
     for number in torch.nonzero(where_NHW.flatten(1).any(1)).flatten().tolist():
         where_HW = where_NHW[number]
-        found = network(crops.image_NCHW[number : number + 1])[0].argmax(0)[where_HW]
+        log_NKHW = F.log_softmax(network(crops.image_NCHW[number : number + 1]).float(), dim=1)
+        found = crops.in_her_classes(log_NKHW)[0].argmax(0)[where_HW]
         hits += int((found == crops.target_NHW[number][where_HW]).sum())
         total += int(where_HW.sum())
     return hits / max(total, 1)
@@ -212,7 +225,7 @@ def _loss(logits_NKHW: Tensor, old_NKHW: Tensor, crops: Crops, chosen: Sequence[
     loss = log_NKHW.new_zeros(())
     said = target_NHW[target_NHW != IGNORE_INDEX]
     if said.numel():
-        error_NHW = F.nll_loss(log_NKHW, target_NHW, ignore_index=IGNORE_INDEX, reduction="none")
+        error_NHW = F.nll_loss(crops.in_her_classes(log_NKHW), target_NHW, ignore_index=IGNORE_INDEX, reduction="none")
         # Each class counts the same, however few pixels of it there are.
         errors = [error_NHW[target_NHW == label].mean() for label in torch.unique(said)]
         loss = torch.stack(errors).mean()
@@ -225,7 +238,9 @@ def _loss(logits_NKHW: Tensor, old_NKHW: Tensor, crops: Crops, chosen: Sequence[
 
 
 def _compare(old_NKHW: Tensor, new_NKHW: Tensor, crops: Crops) -> Tuned:
-    old_NHW, new_NHW = old_NKHW.argmax(1), new_NKHW.argmax(1)
+    old_NHW, new_NHW = (
+        crops.in_her_classes(F.log_softmax(logits.float(), dim=1)).argmax(1) for logits in (old_NKHW, new_NKHW)
+    )
     said_NHW = crops.target_NHW != IGNORE_INDEX
     target = crops.target_NHW[said_NHW].long()
 

@@ -98,7 +98,7 @@ class AdaptController:
                 f"Learnt from {pixels:,} pixels in {said['seconds']:.0f} s: {said['right_before']:.0%} of them were "
                 f"predicted right before, {said['right_after']:.0%} now. {said['changed_pixels']:,} of "
                 f"{said['shown_pixels']:,} pixels around would be mapped otherwise; they are shown. No label was "
-                "touched. Keep the new model?"
+                f"touched. {said.get('note', '')} Keep the new model?".replace("  ", " ")
             )
         return ""
 

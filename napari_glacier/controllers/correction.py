@@ -214,10 +214,7 @@ class CorrectionController:
         session = self._need_session()
         session.mask.commit()
         if self._undone:
-            undone = list(self._undone)
-            self.workspace.take_back(session.journal.stroke(undone.pop()), "redo")
-            # Drawing again tells that something was painted, which else ends what can be drawn again.
-            self._undone[:] = undone
+            self.workspace.take_back(session.journal.stroke(self._undone.pop()), "redo")
         self.status_changed.emit()
 
     def _undo_from_journal(self, session: Any) -> int | None:
@@ -228,7 +225,6 @@ class CorrectionController:
         """
         held: list[str] = []
         session.mask.locked_out.append(held.extend)
-        undone = list(self._undone)
         # How often strokes of a group were undone and not drawn again, after the one looked at.
         taken: dict[str, int] = {}
         try:
@@ -245,7 +241,6 @@ class CorrectionController:
                         raise DataError(f"The last stroke was not undone. {approved_sentence(tuple(held))}")
         finally:
             session.mask.locked_out.remove(held.extend)
-            self._undone[:] = undone
         return None
 
     @property
@@ -419,7 +414,6 @@ class CorrectionController:
         tool = str(event.mode)
         if tool in TOOLS and self._layer is not None:
             self._layer.data.tool = tool
-            # Emptying napari's undo history puts the tool down for a moment: no other one was taken.
             if tool not in (self._drew_with, "pan_zoom"):
                 self._drew_with = tool
                 self.tools.told.emit("")

@@ -40,7 +40,7 @@ class Desk:
     def __init__(self, workspace: Workspace, source: EvidenceSource, tell: Callable[[str], None]) -> None:
         self.workspace = workspace
         self.source = source
-        self._tell = tell
+        self.tell = tell
 
     @property
     def session(self) -> Any:
@@ -185,9 +185,9 @@ class Desk:
         name = tool[:1].upper() + tool[1:]
         if approved:
             done = f"{counted(changed, 'pixel')} changed" if changed else "nothing changed"
-            self._tell(f"{name}: {done}. {approved_sentence(tuple(approved))}")
+            self.tell(f"{name}: {done}. {approved_sentence(tuple(approved))}")
             return changed
-        self._tell(
+        self.tell(
             f"{name}: {counted(changed, 'pixel')} changed."
             if changed
             else f"{name}: nothing changed. It was so already, or the class is locked."

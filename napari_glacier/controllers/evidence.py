@@ -19,6 +19,7 @@ from napari_glacier.core.tools.superpixels import Superpixels, superpixels
 
 # The tools look at no more than this around a click: a screenful.
 WORK_PX = 1024
+_STEP_PX = 256
 
 _KEPT = 3
 Made = TypeVar("Made")
@@ -75,18 +76,18 @@ class EvidenceSource:
 
     def evidence(self, window: Window) -> Evidence:
         """The evidence of a window of the scene on screen."""
-        self.prepare(window)
-        return self._kept[self._key(window)].result()
+        return self.prepare(window).result()
 
-    def prepare(self, window: Window) -> None:
+    def prepare(self, window: Window) -> "Future[Evidence]":
         """Begin to read a window, in a thread: it is there when a person clicks."""
         self._follow_prediction()
         key = self._key(window)
         if key not in self._kept:
-            self._kept[key] = self._submit(self._plan(window))
+            self._kept[key] = self.submit(self._plan(window))
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
+        return self._kept[key]
 
     def prepare_painting(self, window: Window) -> None:
         """Begin to read what the first stroke and the first click ask for, in a thread.
@@ -99,26 +100,22 @@ class EvidenceSource:
         self._looked_at = window
         valid, scene, bands, statistics = session.valid, self.scene(), self.bands, self._statistics
         if isinstance(valid, LazyValidity):
-            self._submit(lambda: valid[window.slices])
-        self._submit(lambda: _remembered(statistics, scene, bands))
+            self.submit(lambda: valid[window.slices])
+        self.submit(lambda: _remembered(statistics, scene, bands))
 
-    def prepare_superpixels(self, window: Window) -> None:
+    def begin_superpixels(self, window: Window) -> "tuple[Future[Evidence], Future[Superpixels]]":
         """Begin to cut a window into superpixels, in a thread: they are ready when the stroke has been drawn."""
         key = self._key(window)
-        self.prepare(window)
-        evidence = self._kept[key]
+        evidence = self.prepare(window)
         if key not in self._cuts:
             # One thread takes what it is given in order: the evidence is there by then.
-            self._cuts[key] = self._submit(lambda: superpixels(evidence.result()))
+            self._cuts[key] = self.submit(lambda: superpixels(evidence.result()))
             while len(self._cuts) > 1:
                 self._cuts.popitem(last=False)
+        return evidence, self._cuts[key]
 
-    def superpixels(self, window: Window) -> Superpixels:
-        """Superpixels of a window of the scene on screen."""
-        self.prepare_superpixels(window)
-        return self._cuts[self._key(window)].result()
-
-    def _submit(self, make: Callable[[], Made]) -> "Future[Made]":
+    def submit(self, make: Callable[[], Made]) -> "Future[Made]":
+        """Do something in the thread, after what it was given before."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, "evidence")
         return self._executor.submit(make)
@@ -189,8 +186,12 @@ class EvidenceSource:
 
 
 def _start(first: int, length: int, at: int) -> int:
-    """Where a window of at most `WORK_PX` around `at` begins inside a longer one."""
-    return min(max(at - WORK_PX // 2, first), first + max(length - WORK_PX, 0))
+    """Where a window of at most `WORK_PX` around `at` begins inside a longer one.
+
+    On a coarse grid, so that what was read ahead around a pointer that rests serves a click beside it, too.
+    """
+    steps = max(at - WORK_PX // 2 - first, 0) // _STEP_PX
+    return min(first + steps * _STEP_PX, first + max(length - WORK_PX, 0))
 
 
 def _remembered(statistics: _Statistics, scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_glacier.controllers.session import Session, approved_sentence, counted
-from napari_glacier.controllers.workspace import Workspace, forget_history
+from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.history import REVERT, Sitting, reversal, revert_group, sittings
 from napari_glacier.core.correction.patch_files import By, export_corrections
 from napari_glacier.core.correction.strokes import StrokeInfo
@@ -173,11 +173,8 @@ class HistoryController:
         if not stroke_ids:
             return "Nothing was drawn there."
         done = revert(session, stroke_ids, tile_ids)
-        layer = self.workspace.labels_layer
-        if layer is not None and done.stroke_ids:
-            # napari's undo would write older values over the new ones; the journal's undo takes its place.
-            forget_history(layer)
-            layer.refresh()
+        if done.stroke_ids:
+            self.workspace.draw_strokes(done.stroke_ids)
             self.workspace.painted.emit()
         return done.sentence
 

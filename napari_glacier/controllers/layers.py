@@ -324,6 +324,11 @@ def _placement(scenes: "Sequence[Mosaic]") -> dict[str, Any]:
     return world_placement(None if stacked else scenes[0].georef, 3 if stacked else 2)
 
 
+def composite_bands(bands: Sequence[str]) -> tuple[str, ...]:
+    """The three bands of the composite that lies on top."""
+    return list(_composites(bands).values())[-1]
+
+
 def _composites(bands: Sequence[str]) -> dict[str, tuple[str, ...]]:
     possible = {name: chosen for name, chosen in COMPOSITES.items() if set(chosen) <= set(bands)}
     seen = [band for band in bands if band not in TERRAIN_BANDS]

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers.workspace import Workspace, tag_of
+from napari_glacier.core.classes import coarser_classes
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray, FloatArray, soft_labels
 
@@ -21,7 +22,8 @@ class Predicted:
         Class indices of the prediction.
     model : str
     class_names : tuple of str
-        Of the model; empty where the layer does not say.
+        Of the model, or the labels' own where these tell fewer apart (`coarser_classes`); empty where the layer does
+        not say.
     plane : int or None
         Scene of a stack; None where there is no stack.
     """
@@ -33,17 +35,20 @@ class Predicted:
     _entropy: Any
     _known: Any
     _probability: Any
+    # Of each class of the model, the class of the labels.
+    _into: tuple[int, ...] = ()
 
     def index(self, window: Window) -> npt.NDArray[np.uint8]:
         """Predicted classes of a window."""
-        return np.asarray(self.layer.data[self._at(window)], np.uint8)
+        index_HW = np.asarray(self.layer.data[self._at(window)], np.uint8)
+        return np.take(np.asarray(self._into, np.uint8), index_HW) if self._into else index_HW
 
     def known(self, window: Window) -> BoolArray:
         """Where something was predicted."""
         if self._known is not None:
             return np.asarray(self._known[self._at(window)], bool)
         # A prediction that does not say: what was not predicted is background without any doubt.
-        known_HW: BoolArray = self.index(window) > 0
+        known_HW: BoolArray = np.asarray(self.layer.data[self._at(window)]) > 0
         return known_HW if self._entropy is None else known_HW | (np.asarray(self._entropy[self._at(window)]) > 0)
 
     def known_everywhere(self) -> BoolArray:
@@ -63,7 +68,11 @@ class Predicted:
         """Probabilities of a window; made of class and entropy where they were not kept."""
         if self._probability is not None:
             lead, rows_cols = self._at(window)[:-2], self._at(window)[-2:]
-            return np.asarray(self._probability[(*lead, slice(None), *rows_cols)], np.float32)
+            kept_KHW = np.asarray(self._probability[(*lead, slice(None), *rows_cols)], np.float32)
+            if not self._into:
+                return kept_KHW
+            into = np.asarray(self._into)
+            return np.stack([kept_KHW[into == label].sum(axis=0) for label in range(len(self.class_names))])
         return soft_labels(self.index(window), self.entropy(window), num_classes)
 
     def confidence(self, window: Window) -> FloatArray:
@@ -84,12 +93,15 @@ def shown_prediction(workspace: Workspace) -> Predicted | None:
     entropy = doubt.data if doubt is not None and tuple(doubt.data.shape) == session.mask.shape else None
     features = layer.features
     tag = tag_of(layer)
+    names, labels = tuple(features["class"]) if "class" in features else (), session.scheme.class_names
+    into = coarser_classes(names, labels) if names != labels else None
     return Predicted(
         layer,
         str(tag.get("model", layer.name)),
-        tuple(features["class"]) if "class" in features else (),
+        names if into is None else labels,
         workspace.plane if session.stacked else None,
         entropy,
         tag.get("known"),
         tag.get("probabilities"),
+        into or (),
     )

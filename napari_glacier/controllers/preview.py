@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.controllers import painting
 from napari_glacier.controllers.layers import KEY, world_placement
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.tiling import Window
@@ -14,11 +15,16 @@ from napari_glacier.core.tools.evidence import BoolArray
 NONE, DARK, LIGHT = 255, 254, 253
 _OPACITY = 0.65
 _DASH_PX = 3
-_NOTHING = np.full((1, 1), NONE, np.uint8)
+# As much as the tools work on at a time.
+_SHEET_PX = 1024
+_NOWHERE = Window(0, 0, 0, 0)
 
 
 class Preview:
     """Draws classes of some pixels with a dashed dark-and-light outline, which shows on snow, rock and any class.
+
+    The layer is a sheet that is laid where it is needed and drawn on in parts: giving a layer other data lets napari
+    translate its shaders again, which takes longer than a window may stand still.
 
     Parameters
     ----------
@@ -28,14 +34,11 @@ class Preview:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._layer: Any = None
-        self._shown = False
+        # Where the sheet lies in the scene, and which part of the scene is drawn on it.
+        self._sheet = _NOWHERE
+        self._drawn = _NOWHERE
         # The labels that the layer was made for: other scenes lie elsewhere.
         self._labels: Any = None
-
-    @property
-    def layer(self) -> Any:
-        """The layer drawn, or None."""
-        return self._kept if self._shown else None
 
     @property
     def _kept(self) -> Any:
@@ -45,7 +48,7 @@ class Preview:
         """Have a layer at hand: making one takes napari longer than a window may stand still between two clicks."""
         if self._kept is None or self._labels is not self.workspace.labels_layer:
             self.close()
-            self._add(Window(0, 0, 1, 1), _NOTHING)
+            self._add(self._sheet_over(_NOWHERE))
 
     def show(self, window: Window, index_HW: npt.NDArray[np.uint8], where_HW: BoolArray) -> None:
         """Draw the classes where `where_HW`, in a window of the scene."""
@@ -55,22 +58,56 @@ class Preview:
         layers = self.workspace.viewer.layers
         if layers[-1] is not self._layer:
             layers.move(layers.index(self._layer), len(layers))
-        self._layer.data = drawn_HW
-        self._layer.translate = self._corner(window)
-        self._shown = True
+        self._lay_under(window)
+        before, self._drawn = self._drawn, window
+        self._on_sheet(before)[:] = NONE
+        self._on_sheet(window)[:] = drawn_HW
+        for part in {before, window}:
+            self._draw(part)
 
     def clear(self) -> None:
         """Show nothing; the layer stays for the next time."""
-        if self.layer is not None:
-            # Hiding a layer takes napari longer than showing an empty one.
-            self._layer.data = _NOTHING
-        self._shown = False
+        before, self._drawn = self._drawn, _NOWHERE
+        if self._kept is not None:
+            self._on_sheet(before)[:] = NONE
+            self._draw(before)
 
     def close(self) -> None:
         """Take the layer away."""
-        layer, self._layer, self._shown = self._kept, None, False
+        layer, self._layer, self._drawn = self._kept, None, _NOWHERE
         if layer is not None:
             self.workspace.viewer.layers.remove(layer)
+
+    def _lay_under(self, window: Window) -> None:
+        """Lay the sheet so that it holds a window; a larger one where it has no room."""
+        last = window.row + window.height - 1, window.col + window.width - 1
+        if self._sheet.holds(window.row, window.col) and self._sheet.holds(*last):
+            return
+        sheet = self._sheet_over(window)
+        self._on_sheet(self._drawn)[:] = NONE
+        self._drawn = _NOWHERE
+        if (sheet.height, sheet.width) != (self._sheet.height, self._sheet.width):
+            self._layer.data = _blank(sheet)
+        self._sheet = sheet
+        self._layer.translate = self._corner(sheet)
+
+    def _sheet_over(self, window: Window) -> Window:
+        """A sheet that holds a window and lies inside the scene: the scene's extent stays as it is."""
+        assert self.workspace.session is not None
+        rows, cols = self.workspace.session.mask.shape[-2:]
+        height, width = min(max(window.height, _SHEET_PX), rows), min(max(window.width, _SHEET_PX), cols)
+        return Window(min(window.row, rows - height), min(window.col, cols - width), height, width)
+
+    def _on_sheet(self, window: Window) -> npt.NDArray[np.uint8]:
+        """The part of the sheet that lies on a window of the scene."""
+        part: npt.NDArray[np.uint8] = self._layer.data[self._moved(window).slices]
+        return part
+
+    def _moved(self, window: Window) -> Window:
+        return Window(window.row - self._sheet.row, window.col - self._sheet.col, window.height, window.width)
+
+    def _draw(self, window: Window) -> None:
+        painting.draw(self._layer, self._moved(window))
 
     def _corner(self, window: Window) -> tuple[float, ...]:
         session = self.workspace.session
@@ -79,21 +116,21 @@ class Preview:
         scale, corner = place.get("scale", (1.0, 1.0)), place.get("translate", (0.0, 0.0))
         return tuple(c + s * first for c, s, first in zip(corner, scale, (window.row, window.col), strict=True))
 
-    def _add(self, window: Window, drawn_HW: npt.NDArray[np.uint8]) -> None:
+    def _add(self, sheet: Window) -> None:
         session, viewer = self.workspace.session, self.workspace.viewer
         assert session is not None
         place = world_placement(None if session.stacked else session.georef())
         active = viewer.layers.selection.active
         layer = viewer.add_labels(
-            drawn_HW,
+            _blank(sheet),
             name="Proposed change",
             colormap=self._colormap(),
             opacity=_OPACITY,
             metadata={KEY: {"role": "preview"}},
-            **{**place, "translate": self._corner(window)},
+            **{**place, "translate": self._corner(sheet)},
         )
         layer.editable = False
-        self._layer, self._labels = layer, self.workspace.labels_layer
+        self._layer, self._labels, self._sheet = layer, self.workspace.labels_layer, sheet
         viewer.layers.selection.active = active
 
     def _colormap(self) -> Any:
@@ -105,6 +142,10 @@ class Preview:
         return DirectLabelColormap(
             color_dict={**colors, DARK: "black", LIGHT: "white", NONE: "transparent", None: "transparent"}
         )
+
+
+def _blank(sheet: Window) -> npt.NDArray[np.uint8]:
+    return np.full((sheet.height, sheet.width), NONE, np.uint8)
 
 
 def _outline(drawn_HW: npt.NDArray[np.uint8], where_HW: BoolArray) -> None:

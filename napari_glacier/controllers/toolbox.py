@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 SMART_FILL, SCRIBBLE, COMPONENT, REMOVE, HOLES = "smart fill", "scribble", "component", "remove", "fill holes"
 SNAP, ACCEPT, ERASE, SHAPE, PIXEL = "snap", "accept here", "erase area", "shape", "pixel"
+SAM = "SAM 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,14 @@ TOOLS = (
         loops=True,
     ),
     Tool(PIXEL, "Pixel", "I", "Click a pixel: its spectrum, its class's, and the prediction."),
+    Tool(
+        SAM,
+        "SAM 2",
+        "Shift-S",
+        "Click an object; click outside of what is proposed to add, inside to take away. Shift+drag: a box around it. "
+        "Enter: take. Esc: begin anew.",
+        loops=True,
+    ),
 )
 TOOL_OF = {tool.name: tool for tool in TOOLS}
 

@@ -5,6 +5,7 @@ journal keeps it, undo takes it back.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +13,25 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers import toolbox
+from napari_glacier.controllers import scribbling, toolbox
 from napari_glacier.controllers.desk import Desk, Point
 from napari_glacier.controllers.evidence import WORK_PX, EvidenceSource
 from napari_glacier.controllers.preview import Preview
 from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
+from napari_glacier.controllers.sam_tool import SamTool
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import growing, scribbles
 from napari_glacier.core.tools.components import Area
-from napari_glacier.core.tools.evidence import FloatArray
+from napari_glacier.core.tools.evidence import Evidence, FloatArray
 
-SCRIBBLE_PX = 5
 _WHEEL_STEP = 3
 _MOST_READ_AHEAD_PX = 2048
+# Enter waits for what is nearly there; a window is not held up for longer.
+_PATIENCE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Proposal:
     tool: str
     area: Area
     index_HW: npt.NDArray[np.uint8]
+    model: str | None = None
 
 
 class ToolController:
@@ -53,6 +57,8 @@ class ToolController:
         The tool in the hand; empty where it is one of napari's.
     options : Options
     proposal : Proposal or None
+    waits : bool
+        Whether what takes long is waited for. A window sets it to False, and calls `deliver` often.
 
     Signals
     -------
@@ -70,14 +76,18 @@ class ToolController:
         self.options = Options()
         self.tool = ""
         self.proposal: Proposal | None = None
+        self.waits = True
+        # What is worked on in the thread of `source`, and what to do with it.
+        self._awaited: tuple[Future[Any], Callable[[Any], None]] | None = None
         self.source = EvidenceSource(workspace)
         self._desk = Desk(workspace, self.source, self.told.emit)
-        self._regions = RegionTools(self._desk, self.options)
         self._preview = Preview(workspace)
+        self.sam = SamTool(self._desk, self._preview, self._later, self._show_object)
+        self._regions = RegionTools(self._desk, self.options)
         self._seed: tuple[int, int, Window, FloatArray] | None = None
         self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
         self._plane = 0
-        self._seen: Window | None = None
+        self._seen: tuple[Window | None, Window | None] = None, None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
 
@@ -96,7 +106,7 @@ class ToolController:
                 raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
-        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE):
+        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE, toolbox.SAM):
             self._preview.prepare()
         before, self.tool = self.tool, tool
         dropped = self.drop()
@@ -136,6 +146,8 @@ class ToolController:
             self._fill(*at)
         elif self.tool == toolbox.SCRIBBLE:
             self.scribble([at])
+        elif self.tool == toolbox.SAM:
+            self.sam.click(*at, self.proposal.area if self.proposal is not None else None)
         elif self.tool == toolbox.PIXEL:
             self.probed.emit(describe_pixel(self.workspace, self.source, *at, self._desk.window_around(*at)))
         elif self.tool == toolbox.ACCEPT:
@@ -154,6 +166,9 @@ class ToolController:
         if self.tool not in toolbox.TOOL_OF or not toolbox.TOOL_OF[self.tool].loops:
             raise DataError("This tool takes clicks, not loops.")
         self._need_right(self.tool)
+        if self.tool == toolbox.SAM:
+            self.sam.box(vertices)
+            return
         area = self._desk.inside(vertices)
         act: dict[str, Callable[[Area], object]] = {
             toolbox.COMPONENT: self._regions.flip,
@@ -166,24 +181,38 @@ class ToolController:
     def prepare_view(self) -> None:
         """Begin to read what tools will ask for, where the view rests; called a few times a second.
 
-        Views beyond the tools' reach are read around the click.
+        Of views beyond the tools' reach it is what lies around the pointer.
         """
+        session = self.workspace.session
         seen = self.workspace.visible_window() if self.workspace.labels_layer is not None else None
-        if seen is None or seen != self._seen:
-            self._seen = seen
+        if seen is not None and session is not None and not session.read_only:
+            # Here, where the window has just opened, and not at the first key.
+            self._preview.prepare()
+        window = self._window_at_pointer(seen) if seen is not None else None
+        before, self._seen = self._seen, (seen, window)
+        if seen is None or window is None or before != self._seen:
             return
         extent_px = max(seen.height, seen.width)
         if extent_px <= _MOST_READ_AHEAD_PX:
             self.source.prepare_painting(seen)
-        if extent_px <= WORK_PX and self.tool == toolbox.SCRIBBLE:
-            self.source.prepare_superpixels(seen)
-        elif extent_px <= WORK_PX and self.tool == toolbox.SMART_FILL:
-            self.source.prepare(seen)
+        if self.tool == toolbox.SCRIBBLE:
+            self.source.begin_superpixels(window)
+        elif self.tool == toolbox.SMART_FILL:
+            self.source.prepare(window)
+        elif extent_px <= WORK_PX and self.tool == toolbox.SAM:
+            # Looking takes seconds: not wherever the pointer goes.
+            self.sam.prepare(window)
+
+    def _window_at_pointer(self, seen: Window) -> Window | None:
+        """What a click of the pointer would work on; of one beside the view, a click in its middle."""
+        place = self.workspace.labels_layer.world_to_data(self.workspace.viewer.cursor.position)
+        window = self.source.window_around(*(round(float(k)) for k in place[-2:]))
+        return window or self.source.window_around(seen.row + seen.height // 2, seen.col + seen.width // 2)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""
         self._need_right(self.tool)
-        self.source.prepare_superpixels(self._marks_around(*self._desk.pixel(row, col))[0])
+        self.source.begin_superpixels(self._marks_around(*self._desk.pixel(row, col))[0])
 
     def scribble(self, path: Sequence[Point]) -> None:
         """Draw with the chosen class; as soon as two classes are drawn, what lies between is proposed.
@@ -195,34 +224,69 @@ class ToolController:
         """
         self._need_right(self.tool)
         window, marks_HW = self._marks_around(*self._desk.pixel(*path[0]))
-        _draw_path(marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class)
-        drawn_HW = marks_HW != scribbles.UNMARKED
-        evidence = self.source.evidence(window)
-        if np.unique(marks_HW[drawn_HW & evidence.valid_HW]).size < 2:
-            self._propose("", Area(window, drawn_HW), marks_HW)
+        scribbling.draw_path(
+            marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class
+        )
+        drawn, (evidence, cut) = marks_HW.copy(), self.source.begin_superpixels(window)
+        if np.unique(drawn).size > 2:
+            solving = self.source.submit(lambda: scribbling.solved(evidence.result(), cut.result(), drawn))
+            self._later(solving, self._show_solution)
+        else:
+            self._show_solution((Area(window, drawn != scribbles.UNMARKED), None))
+
+    def _show_solution(self, solution: tuple[Area, npt.NDArray[np.uint8] | None]) -> None:
+        area, index_HW = solution
+        if index_HW is not None:
+            self._propose(toolbox.SCRIBBLE, area, index_HW)
+        elif self._marks is not None:
+            self._propose("", area, self._marks[1])
             self.told.emit("Now scribble over another class (Alt+number chooses it).")
-            return
-        within_HW = scribbles.reach_of(marks_HW, SCRIBBLE_PX)
-        index_HW, _ = scribbles.solve_scribbles(evidence, marks_HW, self.source.superpixels(window), within_HW)
-        self._propose(toolbox.SCRIBBLE, Area(window, (index_HW != scribbles.UNMARKED) & within_HW), index_HW)
+
+    # -- what takes long
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is worked on that a person asked for."""
+        return self._awaited is not None
+
+    def deliver(self) -> None:
+        """Go on with what was worked on in the thread, once it is done; called often.
+
+        Raises
+        ------
+        GlacierError
+            If it failed.
+        """
+        if self._awaited is not None and (self.waits or self._awaited[0].done()):
+            (work, go_on), self._awaited = self._awaited, None
+            go_on(work.result())
+
+    def _later(self, work: Future[Any], go_on: Callable[[Any], None]) -> None:
+        """Go on here when a thread has done something; of several only the last counts."""
+        self._awaited = work, go_on
+        if self.waits:
+            self.deliver()
 
     # -- proposals
 
     def take(self) -> int:
-        """Make the proposed change; gives the number of pixels that changed."""
+        """Make the proposed change, also one that is still worked on; gives the number of pixels that changed."""
+        if self._awaited is not None:
+            wait([self._awaited[0]], _PATIENCE_S)
+            self.deliver()
         proposal = self.proposal
         if proposal is None:
             return 0
         self._desk.need_writable()
         # Cleared first: what listens to the stroke must not find it still proposed.
         self._forget()
-        changed = self._desk.write(proposal.tool, proposal.area, proposal.index_HW)
+        changed = self._desk.write(proposal.tool, proposal.area, proposal.index_HW, proposal.model)
         self.changed.emit()
         return changed
 
     def drop(self) -> bool:
         """Drop what is proposed; whether there was something."""
-        had = self.proposal is not None or self._marks is not None
+        had = self._has_something or self.busy
         self._forget()
         if had:
             self.told.emit("")
@@ -231,13 +295,26 @@ class ToolController:
 
     def follow_class(self) -> None:
         """The chosen class changed: a fill that is proposed takes it."""
-        if self.proposal is not None and self.proposal.tool == toolbox.SMART_FILL:
+        proposal = self.proposal
+        if proposal is not None and proposal.tool == toolbox.SMART_FILL:
             self._regrow()
+        elif proposal is not None and proposal.tool == toolbox.SAM:
+            self._show_object(proposal.area)
 
     def follow_plane(self) -> None:
         """Another scene of a stack is on screen: what was proposed belongs to the one before."""
-        if (self.proposal is not None or self._marks is not None) and self.workspace.plane != self._plane:
+        if self._has_something and self.workspace.plane != self._plane:
             self.drop()
+
+    def find_objects(self) -> None:
+        """Drop what is proposed, and let SAM 2 find all objects of the view (`SamTool.find_objects`)."""
+        self.drop()
+        self._plane = self.workspace.plane
+        self.sam.find_objects()
+
+    @property
+    def _has_something(self) -> bool:
+        return self.proposal is not None or self._marks is not None or self.sam.objects is not None
 
     # -- without a click
 
@@ -280,6 +357,7 @@ class ToolController:
         """Drop what is proposed and disconnect from the workspace."""
         self._forget()
         self._preview.close()
+        self.sam.close()
         self.source.close()
         self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
@@ -303,11 +381,19 @@ class ToolController:
             self.take()
             return
         window = self._desk.window_around(row, col)
-        evidence = self.source.evidence(window)
-        if not evidence.valid_HW[row - window.row, col - window.col]:
-            raise DataError("There are no data at this pixel.")
-        self._seed = row, col, window, growing.likeness(evidence, row - window.row, col - window.col)
-        self._regrow()
+        at = row - window.row, col - window.col
+        read = self.source.prepare(window)
+
+        def plant(evidence: Evidence) -> None:
+            if not evidence.valid_HW[at]:
+                raise DataError("There are no data at this pixel.")
+            self._seed = row, col, window, growing.likeness(evidence, *at)
+            self._regrow()
+
+        if read.done():
+            plant(read.result())
+        else:
+            self._later(read, plant)
 
     def _regrow(self) -> None:
         if self._seed is None:
@@ -324,17 +410,22 @@ class ToolController:
             self._marks = window, np.full((window.height, window.width), scribbles.UNMARKED, np.uint8)
         return self._marks
 
-    def _propose(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8]) -> None:
+    def _propose(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8], model: str | None = None) -> None:
         """Show a change; one without a tool is only drawn."""
         self._plane = self.workspace.plane
-        self.proposal = Proposal(tool, area, index_HW) if tool else None
+        self.proposal = Proposal(tool, area, index_HW, model) if tool else None
         self._preview.show(area.window, index_HW, area.where_HW)
         if tool:
             self.told.emit(f"{counted(area.num_px, 'pixel')} proposed: Enter takes them, Escape drops them.")
         self.changed.emit()
 
+    def _show_object(self, area: Area) -> None:
+        index_HW = np.full(area.where_HW.shape, self._desk.chosen_class, np.uint8)
+        self._propose(toolbox.SAM, area, index_HW, self.sam.model)
+
     def _forget(self) -> None:
-        self.proposal = self._seed = self._marks = None
+        self.proposal = self._seed = self._marks = self._awaited = None
+        self.sam.forget()
         self._preview.clear()
 
     def _need_right(self, tool: str) -> None:
@@ -350,14 +441,3 @@ class ToolController:
         self._preview.close()
         self.tool = ""
         self.changed.emit()
-
-
-def _draw_path(marks_HW: npt.NDArray[np.uint8], path: Sequence[Point], label: int) -> None:
-    """Draw a line of `SCRIBBLE_PX` through points, as far as it lies inside."""
-    import cv2
-
-    # OpenCV counts columns first.
-    points = np.round(np.asarray(path, float)[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
-    cv2.polylines(marks_HW, [points], False, int(label), SCRIBBLE_PX)
-    if len(points) == 1:
-        cv2.circle(marks_HW, tuple(points[0, 0].tolist()), SCRIBBLE_PX // 2, int(label), -1)

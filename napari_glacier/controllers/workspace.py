@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,11 @@ def tag_of(layer: Any) -> dict[str, Any]:
 
 
 def forget_history(layer: Any) -> None:
-    """Empty a Labels layer's undo history; turning editing off is napari's public way to do so."""
-    mode = layer.mode
-    layer.editable = False
-    layer.editable = True
-    layer.mode = mode
+    """Empty a Labels layer's undo history.
+
+    Turning editing off is napari's public way to do so; it takes the brush out of the hand, and time.
+    """
+    layer._reset_history()
 
 
 class Workspace:
@@ -216,24 +216,24 @@ class Workspace:
 
     def assign_window(self, window: Window, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """The same for a window of the scene (of the stack's scene on screen)."""
-        session, layer = self._need_session(), self.labels_layer
-        stroke_id = painting.paint_window(
-            session.mask, layer, window, index=index, where=where, tool=tool, model=model, plane=self.plane
-        )
-        if stroke_id != painting.TOO_LARGE:
-            self.painted.emit()
-            return self._num_pixels(stroke_id)
+        session = self._need_session()
         return self._show_stroke(session.mask.assign_window(window, index, where, tool, model=model, plane=self.plane))
 
     def take_back(self, stroke: Any, tool: str = "undo") -> int | None:
         """`EditableMask.undo_stroke`, and draw it; gives the new stroke's id, None where nothing changed."""
-        session, layer = self._need_session(), self.labels_layer
-        stroke_id = painting.paint_back(session, layer, stroke, tool)
-        if stroke_id == painting.TOO_LARGE:
-            stroke_id = session.mask.undo_stroke(stroke, tool)
-            if stroke_id is not None and layer is not None:
-                layer.refresh()
+        stroke_id = self._need_session().mask.undo_stroke(stroke, tool)
+        if stroke_id is not None:
+            self.draw_strokes([stroke_id])
         return stroke_id
+
+    def draw_strokes(self, stroke_ids: Sequence[int]) -> None:
+        """Draw what strokes changed that were not made through the layer."""
+        session, layer = self._need_session(), self.labels_layer
+        if layer is not None and stroke_ids:
+            # napari's undo would write older values over the new ones; the journal's undo takes its place.
+            forget_history(layer)
+            for stroke_id in stroke_ids:
+                painting.draw_stroke(session, layer, session.journal.stroke(stroke_id))
 
     def _num_pixels(self, stroke_id: int | None) -> int:
         if stroke_id is None:
@@ -241,13 +241,9 @@ class Workspace:
         return sum(int(patch.edited.sum()) for patch in self._need_session().journal.stroke(stroke_id).patches)
 
     def _show_stroke(self, stroke_id: int | None) -> int:
-        layer = self.labels_layer
         if stroke_id is None:
             return 0
-        if layer is not None:
-            # napari's undo would write older values over the new ones; the journal's undo takes its place.
-            forget_history(layer)
-            layer.refresh()
+        self.draw_strokes([stroke_id])
         self.painted.emit()
         return self._num_pixels(stroke_id)
 
@@ -355,22 +351,21 @@ class Workspace:
 
     def _tie_to_journal(self, layer: Any) -> list[Callable[[], None]]:
         mask = layer.data
-        stale = False
+        stale: list[Window] = []
 
         def on_paint(event: Any = None) -> None:
             mask.commit()
             self.painted.emit()
 
         def on_refused(rows: slice, cols: slice) -> None:
-            nonlocal stale
-            stale = True
+            stale.append(Window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start))
 
         def on_drawn(event: Any = None) -> None:
             # napari has put into its own caches what was drawn; the mask knows what was let in.
-            nonlocal stale
-            if stale:
-                stale = False
-                layer.refresh(extent=False)
+            refused = list(stale)
+            stale.clear()
+            for window in refused:
+                painting.draw(layer, window, self.plane)
 
         layer.events.paint.connect(on_paint)
         # Last, so that the canvas has drawn the stale pixels before they are drawn over.

@@ -166,6 +166,35 @@ def get_scheme(name: str) -> ClassScheme:
         raise SchemeError(f"There is no class scheme {name!r}. Known schemes: {', '.join(SCHEMES)}.") from None
 
 
+def coarser_classes(fine: Sequence[str], coarse: Sequence[str]) -> tuple[int, ...] | None:
+    """Of each class of a model, the class of labels that tell fewer apart; None where there is no saying.
+
+    Labels that know glaciers alone count debris on the ice to them, as inventories do (RGI 7.0), and a lake to the
+    background.
+
+    Parameters
+    ----------
+    fine, coarse : sequence of str
+        Class names of the model and of the labels.
+    """
+    if not set(coarse) <= set(fine) or "background" not in coarse:
+        return None
+    stands_for = {"debris": "glacier", "lake": "background"}
+    named = [name if name in coarse else stands_for.get(name) for name in fine]
+    if any(name not in coarse for name in named):
+        return None
+    return tuple(list(coarse).index(name) for name in named if name is not None)
+
+
+def coarsening_sentence(fine: Sequence[str], coarse: Sequence[str]) -> str:
+    """What a person is told of `coarser_classes`; empty where the classes are the same."""
+    into = coarser_classes(fine, coarse)
+    if into is None or tuple(fine) == tuple(coarse):
+        return ""
+    counted = [f"{name} counts as {coarse[k]}" for name, k in zip(fine, into, strict=True) if name != coarse[k]]
+    return f"The labels have fewer classes than the model: {', '.join(counted)}."
+
+
 def infer_scheme(values: Iterable[float], example: str = "") -> ClassScheme:
     """Decide the scheme of five-band data from the values of ALL its masks.
 

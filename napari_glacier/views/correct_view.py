@@ -118,6 +118,8 @@ class CorrectView(GlacierView):
         self.every(250, self._show_tile)
         self.every(400, self._look_for_regions)
         self.every(120, self.controller.tools.prepare_view)
+        self.controller.tools.waits = False
+        self.every(15, lambda: self.attempt(self.controller.tools.deliver))
         self.every(50, self.controller.seeing.refresh)
         self.every(500, self.controller.seeing.step)
         self.every(300, lambda: self.attempt(self.controller.adapting.poll))

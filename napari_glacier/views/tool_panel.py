@@ -1,12 +1,14 @@
 """The part of the Correct widget with the tools beside napari's own: buttons, their settings, what to do."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
+    QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -26,12 +28,14 @@ from napari_glacier.controllers.probe import PixelReport
 from napari_glacier.controllers.region_tools import MAX_STRENGTH
 from napari_glacier.core.tools.shape import OPERATIONS
 from napari_glacier.views.pieces import checked_style, swatch_icon
+from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.spectrum_plot import SpectrumPlot
 
 # Of the width, by the longest title in each column.
 _SHARES = (7, 6, 5, 6, 5)
 _COLUMNS = len(_SHARES)
 _ANY = "Any class"
+_SAM_SETTING = "correct/sam2"
 
 
 class ToolPanel(QWidget):
@@ -66,6 +70,7 @@ class ToolPanel(QWidget):
             (toolbox.SNAP, self._make_snap()),
             (toolbox.ACCEPT, self._make_accept()),
             (toolbox.SHAPE, self._make_shape()),
+            (toolbox.SAM, self._make_sam()),
             (toolbox.PIXEL, self._make_pixel()),
         ):
             self._settings.addWidget(page)
@@ -189,6 +194,28 @@ class ToolPanel(QWidget):
         button.clicked.connect(lambda: self._attempt(self._tools.snap_last_stroke))
         row.addWidget(button, 1)
         return page
+
+    def _make_sam(self) -> QWidget:
+        page, row = _page()
+        kept_folder = kept(_SAM_SETTING, "")
+        self._tools.sam.folder = Path(kept_folder) if kept_folder else None
+        button = QPushButton("Weights…")
+        button.setToolTip("Choose the folder with config.json and model.safetensors of a SAM 2; nothing is downloaded")
+        button.clicked.connect(self._choose_weights)
+        row.addWidget(button)
+        button = QPushButton("All in view")
+        button.setToolTip("Find all objects of the view; then a click gives one the chosen class")
+        button.clicked.connect(lambda: self._attempt(self._tools.find_objects))
+        row.addWidget(button)
+        self._add_take(row)
+        return page
+
+    def _choose_weights(self) -> None:
+        start = str(self._tools.sam.folder or "")
+        folder = QFileDialog.getExistingDirectory(self, "Folder with the weights of SAM 2", start)
+        if folder:
+            settings().setValue(_SAM_SETTING, folder)
+            self._tools.sam.folder = Path(folder)
 
     def _make_shape(self) -> QWidget:
         page, row = _page()

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.measure import label
@@ -7,8 +8,11 @@ from skimage.measure import label
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
+from napari_glacier.controllers.predicted import shown_prediction
+from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster import read_raster
+from napari_glacier.core.tiling import Window
 
 
 @pytest.fixture
@@ -507,3 +511,24 @@ def test_locked_classes_and_nodata_survive_every_tool(workspace, desk, make_data
     after = _labels(workspace)
     kept = np.isin(before, sorted(locked)) | ~session.valid
     assert np.array_equal(after[kept], before[kept])
+
+
+def test_a_prediction_of_more_classes_is_accepted_in_those_of_the_labels(workspace, desk, make_dataset):
+    root = make_dataset()
+    (root / "dataset.yaml").write_text("scheme: glacier2\n")
+    for path in (root / "label").glob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.write(np.where(file.read() > 0, 255, 0).astype(np.uint8))
+    open_region(workspace, root)
+    rng = np.random.default_rng(5)
+    four = rng.integers(0, 4, workspace.session.mask.shape).astype(np.uint8)
+    share = rng.random((4, *four.shape)).astype(np.float32)
+    layer = lay_prediction(workspace, four, probabilities=share / share.sum(0))
+    layer.features = class_features(get_scheme("glacier4"))
+    before, valid = _labels(workspace), workspace.session.valid[:]
+    desk.tools.accept_everywhere(in_view=False)
+    assert np.array_equal(_labels(workspace), np.where(valid, np.isin(four, (1, 2)), before))
+    predicted = shown_prediction(workspace)
+    both = predicted.probability(Window(0, 0, 50, 60), 2)
+    np.testing.assert_allclose(both[1], (share / share.sum(0))[1:3, :50, :60].sum(0), rtol=1e-5)
+    np.testing.assert_allclose(both.sum(0), 1, rtol=1e-5)

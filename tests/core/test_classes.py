@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from napari_glacier.core.classes import IGNORE_INDEX, SCHEMES, get_scheme, infer_scheme
+from napari_glacier.core.classes import (
+    IGNORE_INDEX,
+    SCHEMES,
+    coarsening_sentence,
+    coarser_classes,
+    get_scheme,
+    infer_scheme,
+)
 from napari_glacier.core.errors import SchemeError
 
 
@@ -60,3 +67,13 @@ def test_salt_takes_any_nonzero_value():
 def test_an_unknown_scheme_name_lists_the_known_ones():
     with pytest.raises(SchemeError, match="glacier4, glacier4-index"):
         get_scheme("glacier5")
+
+
+def test_labels_of_fewer_classes_than_a_model():
+    four, two, salt = (get_scheme(name).class_names for name in ("glacier4", "glacier2", "salt2"))
+    assert coarser_classes(four, two) == (0, 1, 1, 0)
+    assert coarser_classes(four, four) == (0, 1, 2, 3)
+    assert coarser_classes(two, four) is None, "what the model does not know cannot be made of it"
+    assert coarser_classes(four, salt) is None
+    assert coarsening_sentence(four, four) == ""
+    assert "debris counts as glacier, lake counts as background" in coarsening_sentence(four, two)

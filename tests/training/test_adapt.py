@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from napari_glacier.core.classes import IGNORE_INDEX
@@ -184,6 +185,51 @@ def test_a_process_makes_a_model_of_its_own_and_touches_nothing_else(make_datase
         shown = sum(int((changes[f"{t}/before"] != changes[f"{t}/after"]).sum()) for t in ("00_00", "00_01", "01_01"))
         assert shown <= about["changed_pixels"] <= about["shown_pixels"] == 128 * 128 - 120
     assert main(["--data", str(root), "--out", str(folder)]) == 2
+
+
+def test_labels_of_fewer_classes_teach_the_sums_of_what_the_network_divides():
+    network = Pointwise()
+    crops, _ = crops_of(network)
+    with torch.no_grad():
+        old = network.eval()(crops.image_NCHW).softmax(1)
+    # The person knows two classes, her 1 is the network's 1 or 2; and she says the other one than the network.
+    coarse = (old[:, 1:].sum(1) > old[:, 0]).to(torch.uint8)
+    target = torch.where(crops.target_NHW != IGNORE_INDEX, 1 - coarse, torch.tensor(IGNORE_INDEX, dtype=torch.uint8))
+    two = Crops(crops.image_NCHW, target, crops.replay_NHW, crops.probe_NHW, into=(0, 1, 1))
+    logits = torch.randn(4, 3, 5, 5)
+    summed = two.in_her_classes(torch.log_softmax(logits, 1)).exp()
+    expected = torch.stack([logits.softmax(1)[:, 0], logits.softmax(1)[:, 1:].sum(1)], 1)
+    torch.testing.assert_close(summed, expected)
+    done = tune(network, two, Settings(steps=120, lr=2e-2, replay=BOLD))
+    assert done.right_before == 0.0
+    assert done.right_after > 0.8
+    with torch.no_grad():
+        new = network(crops.image_NCHW).softmax(1)
+    said = target != IGNORE_INDEX
+    sums = torch.stack([new[:, 0], new[:, 1:].sum(1)], 1).argmax(1)
+    assert (sums[said] == target[said]).float().mean() == pytest.approx(done.right_after, abs=1e-4)
+
+
+def test_a_model_of_four_classes_learns_from_labels_of_two(make_dataset, make_checkpoint, tmp_path, capsys):
+    root, start = make_dataset(), make_checkpoint()
+    (root / "dataset.yaml").write_text("scheme: glacier2\n")
+    for path in (root / "label").glob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.write(np.where(file.read() > 0, 255, 0).astype(np.uint8))
+    with Journal.open(root) as journal:
+        (scene,) = plan_scenes(open_dataset(root))
+        mask = EditableMask(scene.read_masks(), scene.valid(), scene.placements, journal, num_classes=2)
+        mask[20:40, 20:100] = 1 - mask[20:40, 20:100]
+        mask.close()
+    out = tmp_path / "out"
+    options = ["--data", str(root), "--model", str(start), "--steps", "3", "--device", "cpu"]
+    assert main([*options, "--out", str(out)]) == 0, capsys.readouterr().err
+    about = json.loads((out / "adapted.json").read_text())
+    assert about["note"].endswith("debris counts as glacier, lake counts as background.")
+    assert read_card(out / "member_0.safetensors").scheme.num_classes == 4
+    with np.load(out / "changes.npz") as changes:
+        shown = [changes[name] for name in changes.files if name.endswith(("before", "after"))]
+    assert {int(k) for part in shown for k in np.unique(part)} <= {0, 1}
 
 
 def test_bad_input_is_one_sentence_and_leaves_no_model(make_dataset, make_checkpoint, capsys, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
@@ -32,6 +32,10 @@ class Hand:
 
     def click(self, row, col, modifier=Qt.KeyboardModifier.NoModifier):
         self.qtbot.mouseClick(self.canvas, Qt.MouseButton.LeftButton, modifier, self.at(row, col))
+        self._rest()
+
+    def _rest(self):
+        self.qtbot.waitUntil(lambda: not self.view.controller.tools.busy)
 
     def drag(self, path, modifier=Qt.KeyboardModifier.NoModifier):
         points = [self.at(*place) for place in path]
@@ -40,6 +44,7 @@ class Hand:
             QTest.mouseMove(self.canvas, point)
             QApplication.processEvents()
         self.qtbot.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, modifier, points[-1])
+        self._rest()
 
     def wheel(self, steps, place, modifier=SHIFT):
         point = QPointF(self.at(*place))
@@ -185,6 +190,29 @@ def test_scribbles_are_drawn_and_solved(hand):
     hand.drag([(60, 60), (80, 80)], SHIFT)
     assert hand.viewer.scene.camera.center != centre
     assert np.array_equal(_labels(hand), labels)
+
+
+def test_sam_2_by_key_click_box_and_enter(hand, qtbot, tiny_sam, monkeypatch):
+    before = _labels(hand)
+    hand.key(Qt.Key.Key_S, SHIFT)
+    tools = hand.view.controller.tools
+    assert tools.tool == toolbox.SAM
+    hand.click(100, 100)
+    assert "needs weights on this computer" in hand.view.notice
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tiny_sam))
+    hand.view._tool_panel._pages[toolbox.SAM].findChild(QPushButton).click()
+    assert kept("correct/sam2", "") == str(tiny_sam)
+    hand.key(Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
+    hand.click(100, 100)
+    assert tools.proposal is not None
+    hand.drag([(40, 40), (40, 90), (80, 90)], SHIFT)
+    proposed = tools.proposal.area
+    assert proposed.num_px
+    assert np.array_equal(_labels(hand), before)
+    hand.key(Qt.Key.Key_Return)
+    expected = before.copy()
+    expected[proposed.window.slices][proposed.where_HW] = 3
+    assert np.array_equal(_labels(hand), expected)
 
 
 def test_loops_and_clicks_accept_the_prediction(hand, qtbot):

@@ -28,7 +28,7 @@ def test_a_dropped_folder_is_painted_saved_and_closed(viewer, qtbot, make_datase
 
     qtbot.waitUntil(lambda: view._desk.isVisibleTo(view))
     layer = workspace_of(viewer).labels_layer
-    assert viewer.layers[-1] is layer
+    assert [one for one in viewer.layers if one.name != "Proposed change"][-1] is layer
     view._class_buttons[3].click()
     assert layer.selected_label == 3
     assert str(layer.mode) == "paint"

@@ -101,8 +101,7 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
         qtbot.waitUntil(lambda: bool(tools.source._kept), timeout=5000)
         for k in range(3):
             QTest.mouseClick(canvas, left, Qt.KeyboardModifier.NoModifier, middle + QPoint(100, 60 - 60 * k))
-            assert tools.proposal is not None
-            QApplication.processEvents()
+            qtbot.waitUntil(lambda: tools.proposal is not None and not tools.busy, timeout=5000)
         QTest.keyClick(canvas, Qt.Key.Key_Return)
         assert tools.proposal is None
         for _ in range(len(session.journal.history())):
@@ -118,8 +117,11 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
     stood_still = sum(one == other for one, other in pairwise(beats))
     assert stood_still <= len(beats) // 4, (beats, time.monotonic() - start)
     tool_names = [info.tool for info in session.journal.history()]
-    assert tool_names[-5:] == ["smart fill", "paint", "paint", "paint", "paint"]
-    assert tool_names.count("undo") == 5
+    # A drag that a slow machine draws out becomes more than one stroke.
+    drawn = [name for name in tool_names if name != "undo"]
+    assert drawn[0] == "smart fill"
+    assert set(drawn[1:]) == {"paint"}
+    assert tool_names.count("undo") == len(drawn) >= 5
     np.testing.assert_array_equal(np.asarray(session.mask), before)
     np.testing.assert_array_equal(layer._slice.image.raw, before)
     # What was drawn, taken and undone was drawn by itself, never the 67 million pixels of the scene.
