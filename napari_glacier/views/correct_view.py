@@ -48,6 +48,8 @@ class CorrectView(GlacierView):
     napari_viewer : napari.Viewer
     """
 
+    title = "Correct"
+
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.controller = CorrectionController(self.workspace)

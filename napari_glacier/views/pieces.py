@@ -5,10 +5,22 @@ from typing import Any
 
 from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLayout, QSizePolicy, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QGridLayout,
+    QLabel,
+    QLayout,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QWidget,
+)
 from superqt import QElidingLabel
 
 SWATCH_PX = 14
+# What a style leaves free beside the text of a box.
+_TEXT_MARGIN_PX = 4
 
 
 def swatch(color: str, size_px: int = SWATCH_PX) -> QPixmap:
@@ -71,6 +83,36 @@ def let_shrink(box: QComboBox, letters: int = 14) -> None:
     """A box as wide as its place, not as its longest entry."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(letters)
+
+
+class ShrinkingBox(QComboBox):
+    """A box as wide as its place; of a longer entry it shows both ends.
+
+    Parameters
+    ----------
+    letters : int
+        For which there is always room.
+    """
+
+    def __init__(self, letters: int = 14) -> None:
+        super().__init__()
+        let_shrink(self, letters)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's own name
+        """Draw the entry cut in its middle; Qt itself would cut it off at the end, without a sign."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        style = self.style()
+        if style is not None:
+            part = QStyle.SubControl.SC_ComboBoxEditField
+            room = style.subControlRect(QStyle.ComplexControl.CC_ComboBox, option, part, self).width()
+            text = option.fontMetrics.elidedText(
+                option.currentText, Qt.TextElideMode.ElideMiddle, room - _TEXT_MARGIN_PX
+            )
+            option.currentText = text
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        painter.end()
 
 
 class ShareBar(QWidget):
