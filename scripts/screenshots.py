@@ -195,7 +195,10 @@ def _learn(shot: "Camera", workspace: Any, view: Any) -> None:
     view._adapt_panel.learn()
     _until(lambda: view.controller.adapting.state != "working", seconds=300)
     _wait(0.6)
-    view.findChild(QScrollArea).verticalScrollBar().setValue(10_000)
+    area = view.findChild(QScrollArea)
+    area.ensureWidgetVisible(view._adapt_panel._keep, 0, 20)
+    _wait(0.3)
+    area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
     workspace.labels_layer.visible = False
     shot.take("learnt")
     workspace.labels_layer.visible = True

@@ -6,7 +6,6 @@ from qtpy.QtCore import QEvent, Qt, QThread
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
 
-from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.session import Session, counted
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.views.window_bound import WindowBound
@@ -83,6 +82,9 @@ def _ask(window: QWidget, session: Session, num_tiles: int) -> QMessageBox.Stand
 
 def _save(window: QWidget, session: Session) -> bool:
     """Write the mask files; where one cannot be written, say so and stay."""
+    # The desk is no matter of whoever only looks at data.
+    from napari_glacier.controllers.correction import summarise
+
     QApplication.setOverrideCursor(Qt.CursorShape.WaitCursor)
     try:
         summarise(session.save())

@@ -1,8 +1,9 @@
 """The Correct widget: classes, tools, locks, what to look at next, undo, saving."""
 
+from threading import Thread
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
@@ -38,6 +39,8 @@ _TOOLS = (
     ("pick", "Pick", "picker", "Take the class under the cursor (L or 5)"),
     ("pan_zoom", "Look", "zoom", "Move around without painting (Z or 6)"),
 )
+# By then the widget has been drawn.
+_WARM_UP_MS = 800
 
 
 class CorrectView(GlacierView):
@@ -95,6 +98,8 @@ class CorrectView(GlacierView):
         # Whether one's work is safe stays in sight, however far the rest is scrolled.
         self.foot.addWidget(self._saving_box)
 
+        # The first click with a smart tool would wait for scipy.
+        QTimer.singleShot(_WARM_UP_MS, self, Thread(target=_warm_up, daemon=True).start)
         self._connect(napari_viewer)
         self._set_icons()
         self._show_desk()
@@ -366,3 +371,11 @@ def _alone(widget: QWidget) -> QVBoxLayout:
     layout = QVBoxLayout()
     layout.addWidget(widget)
     return layout
+
+
+def _warm_up() -> None:
+    """Import what the smart tools compute with, beside the window."""
+    import scipy.ndimage
+    import scipy.sparse.csgraph
+    import scipy.sparse.linalg
+    import scipy.spatial  # noqa: F401

@@ -6,7 +6,6 @@ from typing import Any
 from qtpy.QtWidgets import QDialog, QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout
 
 from napari_glacier.controllers.comparison import ComparisonController
-from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
 from napari_glacier.controllers.training_plans import commands
@@ -128,6 +127,8 @@ class TrainView(GlacierView):
         return run
 
     def _ask_and_start(self) -> None:
+        from napari_glacier.controllers.correction import summarise
+
         waiting = self.controller.unsaved
         session = self.workspace.session
         if waiting and session is not None and Path(self.form.data.text()) == session.root:
