@@ -9,6 +9,7 @@ is opened.
 """
 
 import argparse
+import compileall
 import json
 import os
 import shutil
@@ -42,6 +43,10 @@ def main() -> None:
             _in_own_folders(Path(folder), options.part or options.profile, options.data, profile=options.part is None)
         return
 
+    import napari_glacier
+
+    # As an installer does.
+    compileall.compile_dir(Path(napari_glacier.__file__).parent, quiet=1)
     rounds = 1 if options.quick else options.rounds
     figures: dict[str, Any] = {"widget_ms": {}}
     print(f"{'':28}{'best ms':>9}{'cpu ms':>9}{'limit':>8}   load")

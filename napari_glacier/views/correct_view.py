@@ -99,7 +99,7 @@ class CorrectView(GlacierView):
         self.foot.addWidget(self._saving_box)
 
         # The first click with a smart tool would wait for scipy.
-        QTimer.singleShot(_WARM_UP_MS, self, Thread(target=_warm_up, daemon=True).start)
+        QTimer.singleShot(_WARM_UP_MS, self._post, self._warm_up)
         self._connect(napari_viewer)
         self._set_icons()
         self._show_desk()
@@ -350,6 +350,10 @@ class CorrectView(GlacierView):
         for button in (self._save_button, self._discard_button):
             button.setEnabled(self.controller.has_unsaved and self._saving is None)
 
+    def _warm_up(self) -> None:
+        if self._open:
+            Thread(target=_import_scipy, daemon=True).start()
+
     def _show_tile(self) -> None:
         if self.isVisible() and self.controller.ready:
             self._review_panel.refresh()
@@ -373,7 +377,7 @@ def _alone(widget: QWidget) -> QVBoxLayout:
     return layout
 
 
-def _warm_up() -> None:
+def _import_scipy() -> None:
     """Import what the smart tools compute with, beside the window."""
     import scipy.ndimage
     import scipy.sparse.csgraph

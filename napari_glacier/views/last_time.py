@@ -22,6 +22,8 @@ _AREAS = {
 _AREA_NAMES = {area: name for name, area in _AREAS.items()}
 # A new dock has found its usual place by then.
 _SETTLED_MS = 60
+# Opening a widget does not wait for the disk.
+_REST_MS = 500
 _MARGIN_PX = 6
 
 
@@ -37,6 +39,10 @@ class LastTime(WindowBound):
         # As it was before this window has anything to keep.
         self._before = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
         self._views: dict[str, GlacierView] = {}
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(_REST_MS)
+        self._rest.timeout.connect(self.write)
         window.installEventFilter(self)
         if self.workspace is not None:
             self.workspace.session_changed.connect(_keep_session)
@@ -51,7 +57,7 @@ class LastTime(WindowBound):
     def add(self, view: "GlacierView") -> None:
         """A widget has found its place in the window."""
         self._views[type(view).title] = view
-        self.write()
+        self._rest.start()
         self._show_offers()
 
     def remove(self, view: "GlacierView") -> None:
@@ -141,7 +147,7 @@ class LastTime(WindowBound):
             if place.get("front"):
                 # At once it would do nothing: Qt makes tabs with its next layout.
                 QTimer.singleShot(0, dock, dock.raise_)
-        QTimer.singleShot(_SETTLED_MS, self, self.write)
+        self._rest.start()
 
 
 class OfferRow(QWidget):
