@@ -4,8 +4,8 @@
 
 Each figure is taken in a fresh process with a napari window on screen, the best of the rounds; beside it stand the
 processor time of that process over the same span and the load of the machine, which on a busy machine say more.
-`--profile WIDGET` prints where its time goes instead. A copy of the tiles of `--data` (else NAPARI_GLACIER_REAL_DATA)
-is opened.
+`--profile PART` (a widget, or mosaic) prints where its time goes. A copy of the tiles of `--data` is opened, else of the
+real ones of NAPARI_GLACIER_REAL_DATA.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--profile", metavar="WIDGET", help="where the time goes while this widget is opened")
+    parser.add_argument("--profile", metavar="PART", help="where the time goes: a widget's name, or mosaic")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part or options.profile:
@@ -107,17 +107,10 @@ def _measure(viewer: Any, part: str, data: Path, folder: Path, *, profile: bool)
         shutil.copytree(data, copy, copy_function=shutil.copyfile)
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
-        return _timed(lambda: _show(viewer, copy))
+        return _profiled(lambda: _show(viewer, copy)) if profile else _timed(lambda: _show(viewer, copy))
     viewer.open_sample("napari-glacier", "region")
     _settle(3)
-    if profile:
-        import cProfile
-
-        with cProfile.Profile() as profiler:
-            _open(viewer, part)
-        profiler.print_stats("cumulative")
-        return {}
-    return _timed(lambda: _open(viewer, part))
+    return _profiled(lambda: _open(viewer, part)) if profile else _timed(lambda: _open(viewer, part))
 
 
 def _timed(act: Callable[[], Any]) -> dict[str, Any]:
@@ -125,6 +118,15 @@ def _timed(act: Callable[[], Any]) -> dict[str, Any]:
     act()
     ms, cpu_ms = 1000 * (time.perf_counter() - start), 1000 * (time.process_time() - cpu)
     return {"ms": ms, "cpu_ms": cpu_ms, "load": os.getloadavg()[0]}
+
+
+def _profiled(act: Callable[[], Any]) -> dict[str, Any]:
+    import cProfile
+
+    with cProfile.Profile() as profiler:
+        act()
+    profiler.print_stats("cumulative")
+    return {}
 
 
 def _import() -> None:

@@ -30,7 +30,7 @@ from napari_glacier.views.pieces import Legend, ShrinkingBox, clear_layout
 _SETS = (("all_pixels", "All pixels"), ("valid_pixels", "Valid pixels"))
 _SCORES = (("iou", "IoU"), ("f1", "F1"))
 # Wide enough for "background".
-_NAME_PX = 76
+_NAME_PX = 84
 _SIGNS = {1: "▲", -1: "▼", 0: ""}
 
 
@@ -119,7 +119,7 @@ class ComparePanel(QWidget):
             row.addWidget(box, 1)
         layout.addLayout(row)
         self._table = QGridLayout()
-        self._table.setHorizontalSpacing(8)
+        self._table.setHorizontalSpacing(4)
         self._table.setVerticalSpacing(2)
         self._table.setColumnStretch(0, 1)
         self._table.setColumnMinimumWidth(0, _NAME_PX)
