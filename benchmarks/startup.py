@@ -4,8 +4,8 @@
 
 Each figure is taken in a fresh process with a napari window on screen, the best of the rounds; beside it stand the
 processor time of that process over the same span and the load of the machine, which on a busy machine say more.
-`--profile PART` (a widget, or mosaic) prints where its time goes. A copy of the tiles of `--data` is opened, else of the
-real ones of NAPARI_GLACIER_REAL_DATA.
+`--profile PART` (a widget, or mosaic) prints where its time goes. A copy of the tiles of `--data` is opened, else of
+the real ones of NAPARI_GLACIER_REAL_DATA.
 """
 
 import argparse
