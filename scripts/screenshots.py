@@ -76,9 +76,9 @@ def take_pictures(data: Path | None, out: Path, model: Path | None, epochs: int)
         viewer.open(str(data), plugin="napari-glacier")
     workspace = workspace_of(viewer)
     with shot.docked("Data") as view:
-        view.fly_to(view._model.rows[0].tile_id)
+        view.fly_to(view.tiles.model.rows[0].tile_id)
         viewer.reset_view()
-        _until(lambda: view._looking is None and view._gallery.idle)
+        _until(lambda: view.tiles.settled)
         _wait(0.6)
         shot.take("data")
         view._facts.setCurrentWidget(view.check)
@@ -115,8 +115,7 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
     with shot.docked("Predict") as view:
         if model is not None:
             view.use_model(model)
-        view.choose(scope="all", tta="off", device="cpu")
-        view._keep.setChecked(True)
+        view.choose(scope="all", tta="off", device="cpu", keep_probabilities=True)
         view.run()
         workspace.labels_layer.visible = False
         _until(lambda: view._last_step is not None and view._last_step.share > 0.2)
@@ -196,7 +195,10 @@ def _learn(shot: "Camera", workspace: Any, view: Any) -> None:
     view._adapt_panel.learn()
     _until(lambda: view.controller.adapting.state != "working", seconds=300)
     _wait(0.6)
-    view.findChild(QScrollArea).verticalScrollBar().setValue(10_000)
+    area = view.findChild(QScrollArea)
+    area.ensureWidgetVisible(view._adapt_panel._keep, 0, 20)
+    _wait(0.3)
+    area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
     workspace.labels_layer.visible = False
     shot.take("learnt")
     workspace.labels_layer.visible = True

@@ -2,7 +2,8 @@
 
     python scripts/train_bundled.py --data sample_data/region --out sample_data/ensemble
 
-Takes about a quarter of an hour on two cores.
+Takes about a quarter of an hour on two cores. With ``--cards`` nothing is trained: the members that are there get the
+fingerprints of the tiles that they were trained on, where the region's statistics are those of their cards.
 """
 
 import argparse
@@ -24,7 +25,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=root / "sample_data" / "region")
     parser.add_argument("--out", type=Path, default=root / "sample_data" / "ensemble")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
+    parser.add_argument("--cards", action="store_true", help="only write which tiles the members have learnt from")
     options = parser.parse_args()
+    if options.cards:
+        for seed in range(MEMBERS):
+            _write_seen_tiles(options.out / f"member_{seed}.safetensors", options.data)
+        return
 
     from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
 
@@ -42,6 +48,27 @@ def main() -> None:
     (options.out / "ensemble.yaml").write_text(
         text + yaml.safe_dump({"name": "bundled (synthetic)", "members": members}, sort_keys=False), encoding="utf-8"
     )
+
+
+def _write_seen_tiles(path: Path, data: Path) -> None:
+    """Name the training tiles in a member's card by their fingerprints, as a run does; weights stay as they are."""
+    import torch
+
+    from napari_glacier.core.config_files import load_config
+    from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
+    from training.data import scan
+    from training.source import open_training_data
+
+    loaded = load_checkpoint(path)
+    found = open_training_data(load_config("bundled", [f"data.train={data}"]))
+    read = scan(found.train, found.scheme)
+    if read.normalisation != loaded.card.normalisation:
+        sys.exit(f"{data} is not what {path.name} was trained on: its bands have other means. Train it again.")
+    before = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
+    save_checkpoint(path, loaded.model, replace(loaded.card, seen_tiles=tuple(sorted(read.seen_tiles))), half=True)
+    after = load_checkpoint(path).model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    print(f"{path}: {len(read.seen_tiles)} tiles, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def _train(seed: int, data: Path, output: Path, overrides: list[str]) -> Path:

@@ -15,7 +15,7 @@ from napari_glacier.core.classes import SCHEMES, get_scheme
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.models.promotion import BUNDLED, keep
 from napari_glacier.core.models.shelf import Card, ShelfModel, find_models
-from napari_glacier.core.plain_yaml import read_yaml
+from napari_glacier.core.plain_yaml import read_yaml, write_line
 
 if TYPE_CHECKING:
     from napari_glacier.nn.importing import Fit, Wanted
@@ -70,6 +70,31 @@ class ShelfController:
         several = len(model.members) > 1
         head = f"<b>{escape(model.title)}</b>" + (f", {counted(len(model.members), 'member')}" if several else "")
         return "<br>".join([head, *(_card_text(card, weight if several else None) for card, weight in model.members)])
+
+    def distil_changes(self, model: ShelfModel) -> tuple[str, ...]:
+        """What the recipe ``distill`` is to be changed by, to train one small network on a model's answers.
+
+        Raises
+        ------
+        ConfigError
+            If the model cannot be read, or knows other classes than the open dataset.
+        """
+        session = self._need_session()
+        if model.problem:
+            raise ConfigError(model.problem)
+        cards = [card for card, _ in model.members]
+        for card in cards:
+            if tuple(card.classes) != session.scheme.class_names:
+                raise ConfigError(
+                    f"{model.title} knows the classes {', '.join(card.classes)}; the labels hold "
+                    f"{', '.join(session.scheme.class_names)}. Choose a model of the same classes."
+                )
+        changes = [f"distill.teachers={write_line([str(_source(model))])}"]
+        channels = list(dict.fromkeys(name for card in cards for name in card.channels))
+        if set(channels) - set(CANONICAL_BANDS):
+            # The student is given all that a teacher looks at.
+            changes.append(f"data.channels={write_line(channels)}")
+        return tuple(changes)
 
     @property
     def schemes(self) -> list[str]:

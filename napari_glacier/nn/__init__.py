@@ -18,6 +18,9 @@ def _load_triton_apart() -> None:
     sys.setdlopenflags(flags | os.RTLD_DEEPBIND)
     try:
         importlib.import_module("triton")
+    except ImportError:
+        # Some versions want setuptools, which need not be there; torch then does without triton, too.
+        return
     finally:
         sys.setdlopenflags(flags)
 

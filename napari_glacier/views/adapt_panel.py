@@ -3,21 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton
 
 from napari_glacier.controllers.adapting import AdaptController
+from napari_glacier.views.desk_panel import DeskPanel
+from napari_glacier.views.pieces import ShrinkingBox
 
 
-class AdaptPanel(QWidget):
+class AdaptPanel(DeskPanel):
     """Choose a model, let it learn, see what would change, keep or drop.
 
     Parameters
     ----------
     controller : AdaptController
-    attempt : callable
-        Runs what a person asked for and tells of what goes wrong.
-    tell : callable
-        Gets a sentence on what was done.
+    attempt, tell : callable
+        As of `DeskPanel`.
     """
 
     def __init__(
@@ -26,19 +26,11 @@ class AdaptPanel(QWidget):
         attempt: Callable[[Callable[[], Any]], Any],
         tell: Callable[[str], None],
     ) -> None:
-        super().__init__()
+        super().__init__(attempt, tell)
         self._adapting = controller
-        self._attempt = attempt
-        self._tell = tell
         self._titles: list[str] = []
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        row = QHBoxLayout()
-        row.setSpacing(2)
-        self._model = QComboBox()
-        self._model.setMinimumContentsLength(8)
-        self._model.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        row = self._add_row()
+        self._model = ShrinkingBox(8)
         self._model.setToolTip("The model that a copy is made of; it stays as it is")
         self._learn = QPushButton("Learn from me now")
         self._learn.setToolTip(
@@ -47,16 +39,14 @@ class AdaptPanel(QWidget):
         self._learn.clicked.connect(self.learn)
         row.addWidget(self._model, 1)
         row.addWidget(self._learn)
-        layout.addLayout(row)
         self._said = QLabel()
         self._said.setWordWrap(True)
-        layout.addWidget(self._said)
+        self._column.addWidget(self._said)
         self._bar = QProgressBar()
         self._bar.setTextVisible(False)
         self._bar.setFixedHeight(8)
-        layout.addWidget(self._bar)
-        choices = QHBoxLayout()
-        choices.setSpacing(2)
+        self._column.addWidget(self._bar)
+        choices = self._add_row()
         self._keep, self._drop = QPushButton("Keep"), QPushButton("Drop")
         self._keep.setToolTip("Add the new model to the list of models of this dataset")
         self._drop.setToolTip("Delete the new model; nothing else changes")
@@ -67,7 +57,6 @@ class AdaptPanel(QWidget):
         for button in (self._keep, self._drop, self._cancel):
             button.setMinimumWidth(1)
             choices.addWidget(button)
-        layout.addLayout(choices)
         self.refresh()
 
     def refresh(self) -> None:

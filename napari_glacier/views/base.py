@@ -24,6 +24,7 @@ from napari_glacier.controllers.workspace import Workspace, workspace_of
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.core.log_file import start_log
 from napari_glacier.views import errors
+from napari_glacier.views.last_time import LastTime, OfferRow
 from napari_glacier.views.windows import look_after
 
 MARGIN_PX = 6
@@ -53,6 +54,8 @@ class GlacierView(QWidget):
         napari passes itself under this name.
     """
 
+    # As the manifest has it.
+    title = ""
     # Whether it lies as a tab beside the plugin's other widgets.
     is_tabbed = True
 
@@ -75,16 +78,20 @@ class GlacierView(QWidget):
         self.body = QVBoxLayout(content)
         self.body.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
         self.body.setSpacing(MARGIN_PX)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
+        self._scroll = QScrollArea()
+        self._scroll.setWidgetResizable(True)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._scroll.setWidget(content)
 
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
-        outer.addWidget(scroll, 1)
+        self.offer = OfferRow(self)
+        # The newcomer's panel is just as high as its text.
+        if self.is_tabbed:
+            outer.addWidget(self.offer)
+        outer.addWidget(self._scroll, 1)
         # What must stay in sight goes below the part that scrolls.
         self.foot = QVBoxLayout()
         self.foot.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX)
@@ -101,8 +108,15 @@ class GlacierView(QWidget):
             app.aboutToQuit.connect(self.shut_down)
         start_log()
         errors.watch(self)
-        look_after(napari_viewer)
+        self._last_time = look_after(napari_viewer)
+        if self._last_time is not None:
+            self._tie(self._last_time)
         self.on_close(lambda: errors.release(self))
+
+    def _tie(self, last_time: LastTime) -> None:
+        self.offer.taken.connect(lambda: last_time.restore(self))
+        self.offer.declined.connect(last_time.forget)
+        self.on_close(lambda: last_time.remove(self))
 
     def facts(self) -> dict[str, str]:
         """What a report on an error should say of this widget: names and values."""
@@ -177,6 +191,30 @@ class GlacierView(QWidget):
             layout.addWidget(button)
         return empty
 
+    def scroll_to(self, part: QWidget) -> None:
+        """Bring a part of the widget into sight, its beginning first."""
+        self._scroll.ensureWidgetVisible(part, 0, 2 * MARGIN_PX)
+        content = self._scroll.widget()
+        if content is not None and part.height() > self._scroll.height():
+            bar = self._scroll.verticalScrollBar()
+            bar.setValue(part.mapTo(content, part.rect().topLeft()).y())
+
+    def make_desk(self, text: str, *buttons: tuple[str, str]) -> QVBoxLayout:
+        """An empty state (see `empty_state`), and where the tools go that `show_desk` shows in its place."""
+        self._empty = self.empty_state(text, *buttons)
+        self._desk = QWidget()
+        desk = QVBoxLayout(self._desk)
+        desk.setContentsMargins(0, 0, 0, 0)
+        self.body.addWidget(self._empty)
+        self.body.addWidget(self._desk)
+        self.body.addStretch(1)
+        return desk
+
+    def show_desk(self, ready: bool) -> None:
+        """Show the tools where there is something to work on, else what to do."""
+        self._empty.setVisible(not ready)
+        self._desk.setVisible(ready)
+
     @property
     def notice(self) -> str:
         """The sentence at the foot of the widget."""
@@ -215,6 +253,8 @@ class GlacierView(QWidget):
             self.shut_down()
         elif isinstance(dock, QDockWidget):
             self._share_place(dock)
+            if self._last_time is not None:
+                self._last_time.add(self)
 
     def _share_place(self, dock: QDockWidget) -> None:
         """Lie as a tab beside the plugin's other docks: one above another they would each be too low for a laptop."""

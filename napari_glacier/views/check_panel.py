@@ -112,6 +112,7 @@ class CheckPanel(QWidget):
         self._detail.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
         self._detail.setFixedHeight(112)
         layout.addWidget(self._detail)
+        layout.addStretch(0)
         self._show()
 
     def _make_kinds(self) -> QHBoxLayout:
@@ -252,4 +253,6 @@ class CheckPanel(QWidget):
         shown = {severity for severity, box in self._kinds.items() if box.isChecked()}
         self.model.show_rows(by_gravity([one for one in self._findings if one.severity in shown]))
         self._detail.setPlainText("")
+        for part in (self.table, self._detail):
+            part.setVisible(bool(self.model.rows))
         self.changed.emit()

@@ -1,31 +1,21 @@
 """A question before a window is closed with strokes that are in no mask file yet."""
 
-import weakref
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, QThread
+from qtpy.QtCore import QEvent, Qt, QThread
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
 
-from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.session import Session, counted
-from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import GlacierError
+from napari_glacier.views.window_bound import WindowBound
 
 
-class ClosingQuestion(QObject):
-    """Sees a window's close event before the window does, and asks where strokes are not saved.
-
-    Parameters
-    ----------
-    window : QWidget
-        Lives as long as this.
-    viewer : napari.Viewer or napari.components.ViewerModel
-    """
+class ClosingQuestion(WindowBound):
+    """Sees a window's close event before the window does, and asks where strokes are not saved."""
 
     def __init__(self, window: QWidget, viewer: Any) -> None:
-        super().__init__(window)
-        self._viewer = weakref.ref(viewer)
+        super().__init__(window, viewer)
         self._asking = False
         window.installEventFilter(self)
 
@@ -43,8 +33,7 @@ class ClosingQuestion(QObject):
         return True
 
     def _may_close(self, window: QWidget) -> bool:
-        viewer = self._viewer()
-        session = workspace_of(viewer).session if viewer is not None else None
+        session = self.workspace.session if self.workspace is not None else None
         if session is None or session.closed or session.read_only:
             return True
         session.commit()
@@ -93,6 +82,9 @@ def _ask(window: QWidget, session: Session, num_tiles: int) -> QMessageBox.Stand
 
 def _save(window: QWidget, session: Session) -> bool:
     """Write the mask files; where one cannot be written, say so and stay."""
+    # The desk is no matter of whoever only looks at data.
+    from napari_glacier.controllers.correction import summarise
+
     QApplication.setOverrideCursor(Qt.CursorShape.WaitCursor)
     try:
         summarise(session.save())

@@ -25,10 +25,12 @@ from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import hint
-from napari_glacier.views.pieces import Legend, clear_layout
+from napari_glacier.views.pieces import Legend, ShrinkingBox, clear_layout
 
 _SETS = (("all_pixels", "All pixels"), ("valid_pixels", "Valid pixels"))
 _SCORES = (("iou", "IoU"), ("f1", "F1"))
+# Wide enough for "background".
+_NAME_PX = 84
 _SIGNS = {1: "▲", -1: "▼", 0: ""}
 
 
@@ -80,7 +82,7 @@ class ComparePanel(QWidget):
     def _make_choices(self) -> QFormLayout:
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self._champion, self._challenger = _model_box(), _model_box()
+        self._champion, self._challenger = ShrinkingBox(12), ShrinkingBox(12)
         form.addRow("Champion", self._champion)
         form.addRow("Challenger", self._challenger)
         return form
@@ -101,6 +103,7 @@ class ComparePanel(QWidget):
         self._bar.setFixedHeight(6)
         layout.addWidget(self._bar)
         self._doing = hint("")
+        self._doing.setVisible(False)
         layout.addWidget(self._doing)
         return layout
 
@@ -116,9 +119,10 @@ class ComparePanel(QWidget):
             row.addWidget(box, 1)
         layout.addLayout(row)
         self._table = QGridLayout()
-        self._table.setHorizontalSpacing(8)
+        self._table.setHorizontalSpacing(4)
         self._table.setVerticalSpacing(2)
         self._table.setColumnStretch(0, 1)
+        self._table.setColumnMinimumWidth(0, _NAME_PX)
         layout.addLayout(self._table)
         self._cautions = hint("")
         layout.addWidget(self._cautions)
@@ -297,10 +301,3 @@ def _cell(text: str, *, faint: bool = False) -> QLabel:
     label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     label.setEnabled(not faint)
     return label
-
-
-def _model_box() -> QComboBox:
-    box = QComboBox()
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
-    return box

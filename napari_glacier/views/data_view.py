@@ -1,13 +1,13 @@
 """The Data widget: open a dataset, see what is in it, find its tiles, check it, fly to what matters."""
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
@@ -26,11 +26,13 @@ from napari_glacier.controllers.session import Session
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.check_panel import CheckPanel
-from napari_glacier.views.pieces import Legend, ShareBar, let_shrink
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.pieces import Legend, ShareBar, ShrinkingBox
+from napari_glacier.views.settings import recent_folders
 from napari_glacier.views.tiles_panel import TilesPanel
 
 FILE_FILTER = "Scenes and tiles (*.tar *_MTL.txt *_MTL.json MTD_MSIL*.xml *.tif *.tiff *.TIF);;All files (*)"
+# Longer paths are cut in the menu.
+_MENU_LETTERS = 48
 
 
 class DataView(GlacierView):
@@ -40,6 +42,8 @@ class DataView(GlacierView):
     ----------
     napari_viewer : napari.Viewer
     """
+
+    title = "Data"
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
@@ -55,7 +59,7 @@ class DataView(GlacierView):
         self.listen(self.workspace.session_changed, self._on_session)
         self.on_close(self._leave)
         self.on_close(self._give_up)
-        self._path.setText(kept("data/folder", ""))
+        self._path.setText(next(iter(recent_folders()), ""))
         self._on_session(self.workspace.session)
 
     def _make_opening(self) -> QWidget:
@@ -68,6 +72,8 @@ class DataView(GlacierView):
         menu = QMenu(self._open_button)
         menu.addAction("Folder…", self._choose)
         menu.addAction("File: .tar, MTL, .tif…", self._choose_file)
+        self._recent = menu.addSection("Opened before")
+        menu.aboutToShow.connect(self._list_recent)
         self._open_button.setMenu(menu)
         row.addWidget(self._path, 1)
         row.addWidget(self._open_button)
@@ -98,6 +104,8 @@ class DataView(GlacierView):
     def _make_facts(self) -> QWidget:
         self._facts = QTabWidget()
         self._facts.setDocumentMode(True)
+        # In a dark theme it would be a white line.
+        self._facts.tabBar().setDrawBase(False)
         self.tiles = TilesPanel()
         self.tiles.tile_chosen.connect(self.fly_to)
         self.tiles.scene_chosen.connect(self._show_scene)
@@ -129,10 +137,9 @@ class DataView(GlacierView):
 
     def _make_extras(self) -> QWidget:
         row = QHBoxLayout()
-        self._extra = QComboBox()
+        self._extra = ShrinkingBox()
         self._extra.setToolTip("Indices, reflectance, temperature and clouds; below the labels, read as you look")
         self._extra.activated.connect(self._say_why_not)
-        let_shrink(self._extra)
         self._add_extra = QPushButton("Add layer")
         self._add_extra.clicked.connect(self.add_extra)
         row.addWidget(self._extra, 1)
@@ -182,7 +189,6 @@ class DataView(GlacierView):
             self._opening.cancel()
 
     def _welcome(self, session: Any) -> None:
-        settings().setValue("data/folder", str(session.root))
         # The signal comes later on the GUI thread; a person who clicks sees the answer at once.
         self._on_session(session)
         if session.recovered is not None:
@@ -220,6 +226,24 @@ class DataView(GlacierView):
         folder = QFileDialog.getExistingDirectory(self, "Open a dataset folder", start)
         if folder:
             self.open_later(folder)
+
+    def _list_recent(self) -> None:
+        """Offer the datasets that were opened before, the last one first, but the one that is open."""
+        menu = self._open_button.menu()
+        if menu is None:
+            return
+        for action in menu.actions()[menu.actions().index(self._recent) + 1 :]:
+            menu.removeAction(action)
+        now = str(self._session.root) if self._session is not None else ""
+        folders = [folder for folder in recent_folders() if folder != now]
+        self._recent.setVisible(bool(folders))
+        for folder in folders:
+            action = menu.addAction(_shortened(folder))
+            action.triggered.connect(partial(self._open_again, folder))
+            action.setToolTip(folder)
+
+    def _open_again(self, folder: str, _: bool = False) -> None:
+        self.open_later(folder)
 
     def _choose_file(self) -> None:
         start = self._path.text() or str(Path.home())
@@ -315,6 +339,13 @@ def _opened(path: Path, given_up: Event) -> Generator[None, None, Session]:
     if given_up.is_set():
         session.release(given_up)
     return session
+
+
+def _shortened(folder: str) -> str:
+    """The last parts of a path, which tell datasets apart; an & would be taken for a key."""
+    parts = Path(folder).parts
+    text = folder if len(folder) <= _MENU_LETTERS else f"…/{'/'.join(parts[-2:])}"
+    return text.replace("&", "&&")
 
 
 def _no_steps(_: Any) -> None:

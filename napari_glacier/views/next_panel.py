@@ -5,12 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.disagreement import EVERYBODY
 from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.session import counted
+from napari_glacier.views.desk_panel import DeskPanel
+from napari_glacier.views.pieces import ShrinkingBox
 from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.tool_panel import shown_key
 
@@ -30,39 +32,32 @@ _FOLDER = "Second opinion: a folder…"
 _KEPT = "correct/second_opinion"
 
 
-class NextPanel(QWidget):
+class NextPanel(DeskPanel):
     """Which regions to walk through, what is at stake, and what to do with the region on screen.
 
     Parameters
     ----------
     controller : CorrectionController
     attempt : callable
-        Runs what a person asked for and tells of what goes wrong.
+        As of `DeskPanel`.
     """
 
     def __init__(self, controller: CorrectionController, attempt: Callable[[Callable[[], Any]], Any]) -> None:
-        super().__init__()
+        super().__init__(attempt)
         self._controller = controller
         self._disagreement = controller.disagreement
         self._pointer = controller.pointer
-        self._attempt = attempt
         self._worker: Any = None
         self._walked: RegionWalk = controller.walk
         self._offered: tuple[str, ...] = ()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        self._source = QComboBox()
-        self._source.setMinimumContentsLength(8)
-        self._source.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._source = ShrinkingBox(8)
         self._source.setToolTip("Which regions to walk through")
         self._source.activated.connect(self._choose)
-        layout.addWidget(self._source)
+        self._column.addWidget(self._source)
         self._said = QLabel()
         self._said.setWordWrap(True)
-        layout.addWidget(self._said)
-        row = QHBoxLayout()
-        row.setSpacing(2)
+        self._column.addWidget(self._said)
+        row = self._add_row()
         self._buttons: dict[str, QPushButton] = {}
         for name, _, _ in _UNCERTAIN:
             button = QPushButton()
@@ -70,7 +65,6 @@ class NextPanel(QWidget):
             button.clicked.connect(lambda _=False, name=name: attempt(partial(controller.go, name)))
             self._buttons[name] = button
             row.addWidget(button)
-        layout.addLayout(row)
 
     def refresh(self) -> None:
         """Show what is left, and which region is on screen."""

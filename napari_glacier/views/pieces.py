@@ -5,10 +5,22 @@ from typing import Any
 
 from qtpy.QtCore import QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QLayout, QSizePolicy, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QGridLayout,
+    QLabel,
+    QLayout,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QWidget,
+)
 from superqt import QElidingLabel
 
 SWATCH_PX = 14
+# What napari's style takes of a box for the arrow, and leaves free beside the text.
+_ARROW_PX = 42
 
 
 def swatch(color: str, size_px: int = SWATCH_PX) -> QPixmap:
@@ -71,6 +83,31 @@ def let_shrink(box: QComboBox, letters: int = 14) -> None:
     """A box as wide as its place, not as its longest entry."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(letters)
+
+
+class ShrinkingBox(QComboBox):
+    """A box as wide as its place; of a longer entry it shows both ends.
+
+    Parameters
+    ----------
+    letters : int
+        For which there is always room.
+    """
+
+    def __init__(self, letters: int = 14) -> None:
+        super().__init__()
+        let_shrink(self, letters)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's own name
+        """Draw the entry cut in its middle; Qt itself would cut it off at the end, without a sign."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        # A style sheet's own figure for this room leaves out a third of it.
+        room = self.width() - _ARROW_PX
+        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, room)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        painter.end()
 
 
 class ShareBar(QWidget):

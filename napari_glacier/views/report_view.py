@@ -7,7 +7,6 @@ from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
@@ -15,7 +14,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -33,7 +31,8 @@ from napari_glacier.controllers.report import (
 from napari_glacier.controllers.steps import Step
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
-from napari_glacier.views.pieces import clear_layout, swatch_label
+from napari_glacier.views.job_row import JobRow
+from napari_glacier.views.pieces import ShrinkingBox, clear_layout, swatch_label
 from napari_glacier.views.settings import kept, settings
 
 _FORMATS = "GeoPackage (*.gpkg);;GeoJSON (*.geojson);;Shapefile (*.shp)"
@@ -48,24 +47,23 @@ class ReportView(GlacierView):
     napari_viewer : napari.Viewer
     """
 
+    title = "Report"
+
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.controller = ReportController(self.workspace)
         self._task: Background | None = None
         self.made: Made | None = None
 
-        self._empty = self.empty_state(
+        desk = self.make_desk(
             "<b>Nothing to measure yet.</b><br>Open a dataset. Its labels are measured as they are saved; for a "
             "prediction, run <i>Predict</i> first, with <i>Keep probabilities</i> for intervals."
         )
-        self.body.addWidget(self._empty)
-        self._desk = QWidget()
-        desk = QVBoxLayout(self._desk)
-        desk.setContentsMargins(0, 0, 0, 0)
-        self.body.addWidget(self._desk)
-        self.body.addStretch(1)
         desk.addWidget(group("Report on", self._make_choices()))
-        desk.addLayout(self._make_running())
+        self._job = JobRow()
+        self._job.run_asked.connect(self.run)
+        self._job.cancel_asked.connect(self.cancel)
+        desk.addWidget(self._job)
         desk.addWidget(self._make_result())
 
         self.listen(self.workspace.session_changed, self._on_session)
@@ -79,11 +77,7 @@ class ReportView(GlacierView):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         row = QHBoxLayout()
         row.setSpacing(4)
-        self._maps = QComboBox()
-        self._truth = QComboBox()
-        for box in (self._maps, self._truth):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(8)
+        self._maps, self._truth = ShrinkingBox(8), ShrinkingBox(8)
         self._maps.currentIndexChanged.connect(self._fill_truths)
         browse = QPushButton("…")
         browse.setFixedWidth(30)
@@ -105,23 +99,6 @@ class ReportView(GlacierView):
         self._level.setToolTip("Probability that the true area lies in the interval")
         form.addRow("Interval", self._level)
         return form
-
-    def _make_running(self) -> QVBoxLayout:
-        layout = QVBoxLayout()
-        row = QHBoxLayout()
-        self._run_button = QPushButton("Run")
-        self._run_button.clicked.connect(self.run)
-        self._cancel_button = QPushButton("Cancel")
-        self._cancel_button.clicked.connect(self.cancel)
-        row.addWidget(self._run_button, 2)
-        row.addWidget(self._cancel_button, 1)
-        layout.addLayout(row)
-        self._bar = QProgressBar()
-        self._doing = QLabel("")
-        self._doing.setWordWrap(True)
-        layout.addWidget(self._bar)
-        layout.addWidget(self._doing)
-        return layout
 
     def _make_result(self) -> QWidget:
         self._result = QWidget()
@@ -236,9 +213,8 @@ class ReportView(GlacierView):
 
     def _start(self, job: Any, on_return: Any) -> None:
         self._task = Background(self, job, self._on_step, on_return, self._on_error)
-        self._doing.setText("Beginning…")
-        self._bar.setMaximum(0)
         self._show()
+        self._job.begin("Beginning…")
 
     def _stop(self) -> None:
         if self._task is not None:
@@ -248,9 +224,7 @@ class ReportView(GlacierView):
     # -- what the worker reports
 
     def _on_step(self, step: Step) -> None:
-        self._bar.setMaximum(step.total)
-        self._bar.setValue(step.done)
-        self._doing.setText(step.what)
+        self._job.step(step.done, step.total, step.what)
 
     def _on_made(self, made: Made) -> None:
         self._task = None
@@ -273,8 +247,7 @@ class ReportView(GlacierView):
     def _on_session(self, session: Any) -> None:
         self._stop()
         self.made = None
-        self._empty.setVisible(session is None)
-        self._desk.setVisible(session is not None)
+        self.show_desk(session is not None)
         self._fill()
         self._show()
 
@@ -289,7 +262,7 @@ class ReportView(GlacierView):
             if isinstance(chosen, MapChoice) and choice.path == chosen.path:
                 self._maps.setCurrentIndex(self._maps.count() - 1)
         self._maps.blockSignals(False)
-        self._run_button.setEnabled(not self.running and self._maps.count() > 0)
+        self._job.show_running(self.running, can_run=self._maps.count() > 0)
         self._fill_truths()
 
     def _fill_truths(self) -> None:
@@ -302,10 +275,7 @@ class ReportView(GlacierView):
 
     def _show(self) -> None:
         running = self.running
-        self._run_button.setEnabled(not running and self._maps.count() > 0)
-        self._cancel_button.setEnabled(running)
-        self._bar.setVisible(running)
-        self._doing.setVisible(running)
+        self._job.show_running(running, can_run=self._maps.count() > 0)
         self._outline_button.setEnabled(not running)
         made = self.made
         self._result.setVisible(made is not None)

@@ -5,11 +5,12 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.review import FILTERS
 from napari_glacier.core.correction.reviews import APPROVED, REVIEW_STATES, ReviewEvent
+from napari_glacier.views.desk_panel import DeskPanel
 from napari_glacier.views.tool_panel import shown_key
 
 _LAST_SHOWN = 3
@@ -17,16 +18,14 @@ _LAST_SHOWN = 3
 _MARKS = dict(zip(REVIEW_STATES, ("○", "◐", "●", "✔", "✘"), strict=True))
 
 
-class ReviewPanel(QWidget):
+class ReviewPanel(DeskPanel):
     """State and notes of the tile in view, and the walk to others.
 
     Parameters
     ----------
     controller : CorrectionController
-    attempt : callable
-        Runs what a person asked for and tells of what goes wrong.
-    tell : callable
-        Gets a sentence on what was done.
+    attempt, tell : callable
+        As of `DeskPanel`.
     """
 
     def __init__(
@@ -35,24 +34,19 @@ class ReviewPanel(QWidget):
         attempt: Callable[[Callable[[], Any]], Any],
         tell: Callable[[str], None],
     ) -> None:
-        super().__init__()
+        super().__init__(attempt, tell)
         self._review = controller.review
         self._pointer = controller.pointer
-        self._attempt = attempt
-        self._tell = tell
         self._shown: tuple[Any, ...] = ()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(self._make_walk())
-        layout.addLayout(self._make_state())
+        self._make_walk()
+        self._make_state()
         self._note = QLineEdit()
         self._note.setPlaceholderText("Note on this tile; Enter keeps it")
         self._note.returnPressed.connect(self._keep_note)
-        layout.addWidget(self._note)
+        self._column.addWidget(self._note)
         self._said = QLabel()
         self._said.setWordWrap(True)
-        layout.addWidget(self._said)
+        self._column.addWidget(self._said)
 
     def refresh(self) -> None:
         """Show the tile in the middle of the view, its state and what was said of it."""
@@ -84,9 +78,8 @@ class ReviewPanel(QWidget):
     def _key(self, name: str) -> str:
         return shown_key(self._pointer.keys[name])
 
-    def _make_walk(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(2)
+    def _make_walk(self) -> None:
+        row = self._add_row()
         self._previous, self._next = QPushButton(), QPushButton()
         self._filter = QComboBox()
         self._filter.addItems(FILTERS)
@@ -102,11 +95,9 @@ class ReviewPanel(QWidget):
         row.addWidget(self._previous)
         row.addWidget(self._filter, 1)
         row.addWidget(self._next)
-        return row
 
-    def _make_state(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(2)
+    def _make_state(self) -> None:
+        row = self._add_row()
         self._tile = QLabel()
         self._states = QComboBox()
         for state in REVIEW_STATES:
@@ -118,7 +109,6 @@ class ReviewPanel(QWidget):
         row.addWidget(self._tile, 1)
         row.addWidget(self._states)
         row.addWidget(self._approve)
-        return row
 
     def _go(self, act: Callable[[], str]) -> None:
         self._attempt(act)

@@ -7,7 +7,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QHBoxLayout,
     QMenu,
@@ -23,6 +22,7 @@ from napari_glacier.controllers.training import TrainingController
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import hint
 from napari_glacier.views.curves import MAX_OTHERS, CurvesPlot
+from napari_glacier.views.pieces import ShrinkingBox
 
 
 class RunPanel(QWidget):
@@ -60,8 +60,7 @@ class RunPanel(QWidget):
         layout.addWidget(self.log, 1)
 
     def _make_choice(self) -> QHBoxLayout:
-        self.runs = QComboBox()
-        self.runs.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.runs = ShrinkingBox(8)
         self.runs.setToolTip("Runs in the output folder")
         self.runs.activated.connect(self._choose_run)
         self.overlay = QToolButton()

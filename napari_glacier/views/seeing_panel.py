@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QSizePolicy, QSlider, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QSlider, QToolButton
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
-from napari_glacier.views.pieces import checked_style
+from napari_glacier.views.desk_panel import DeskPanel
+from napari_glacier.views.pieces import ShrinkingBox, checked_style
 from napari_glacier.views.tool_panel import shown_key
 
 _BUTTONS = (
@@ -19,42 +20,33 @@ _BUTTONS = (
 _FINE = 1000
 
 
-class SeeingPanel(QWidget):
+class SeeingPanel(DeskPanel):
     """Which two pictures, and how.
 
     Parameters
     ----------
     controller : CorrectionController
     attempt : callable
-        Runs what a person asked for and tells of what goes wrong.
+        As of `DeskPanel`.
     """
 
     def __init__(self, controller: CorrectionController, attempt: Callable[[Callable[[], Any]], Any]) -> None:
-        super().__init__()
+        super().__init__(attempt)
         self._seeing = controller.seeing
         self._pointer = controller.pointer
-        self._attempt = attempt
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        row = QHBoxLayout()
-        row.setSpacing(2)
-        self._left, self._right = QComboBox(), QComboBox()
+        row = self._add_row()
+        self._left, self._right = ShrinkingBox(6), ShrinkingBox(6)
         self._exchange = QToolButton()
         self._exchange.setText("⇄")
         self._exchange.setToolTip("Exchange left and right")
         self._exchange.clicked.connect(self._seeing.exchange)
         for box, tip in ((self._left, "Left"), (self._right, "Right")):
-            box.setMinimumContentsLength(6)
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setToolTip(tip)
             box.activated.connect(self._choose)
         row.addWidget(self._left, 1)
         row.addWidget(self._exchange)
         row.addWidget(self._right, 1)
-        layout.addLayout(row)
-        row = QHBoxLayout()
-        row.setSpacing(2)
+        row = self._add_row()
         self._buttons: dict[str, QToolButton] = {}
         for mode, _, tip in _BUTTONS:
             button = QToolButton()
@@ -64,12 +56,11 @@ class SeeingPanel(QWidget):
             button.clicked.connect(lambda _=False, mode=mode: self._turn(mode))
             self._buttons[mode] = button
             row.addWidget(button, 1)
-        layout.addLayout(row)
         self._divider = QSlider(Qt.Orientation.Horizontal)
         self._divider.setRange(0, _FINE)
         self._divider.setToolTip("Where the divider is; it can be drawn on the canvas, too")
         self._divider.valueChanged.connect(lambda value: self._seeing.move_divider(value / _FINE))
-        layout.addWidget(self._divider)
+        self._column.addWidget(self._divider)
         self.refresh()
 
     def refresh(self) -> None:

@@ -1,6 +1,7 @@
 """The folded part of the form of a new run: all that its configuration has besides."""
 
 import html
+from collections.abc import Sequence
 
 from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
@@ -70,6 +71,21 @@ class SettingsPanel(QWidget):
             self.tree.take_recipe(recipe)
             self._refresh()
 
+    def take_changes(self, changes: Sequence[str]) -> None:
+        """Change just these settings, as ``key=value``; none, where together they are no longer valid."""
+        if self.tree is None and not changes:
+            return
+        tree = self._need_tree()
+        tree.reset()
+        known = {setting.key for setting in tree}
+        for change in changes:
+            key, _, text = change.partition("=")
+            if key in known:
+                tree.set_text(key, "" if text == "null" else text)
+        if tree.problem:
+            tree.reset()
+        self._refresh()
+
     def reset(self, *keys: str) -> None:
         """Go back to the recipe's values; of all settings where none is named."""
         assert self.tree is not None
@@ -79,13 +95,17 @@ class SettingsPanel(QWidget):
 
     def _on_toggled(self, is_open: bool) -> None:
         if is_open and self._body is None:
-            self.tree = SettingsTree(self._recipe)
-            self._body = self._make_body(self.tree)
+            self._body = self._make_body(self._need_tree())
             self._layout.addWidget(self._body)
             self._refresh()
         if self._body is not None:
             self._body.setVisible(is_open)
         self._show_header()
+
+    def _need_tree(self) -> SettingsTree:
+        if self.tree is None:
+            self.tree = SettingsTree(self._recipe)
+        return self.tree
 
     def _make_body(self, tree: SettingsTree) -> QWidget:
         body = QWidget()
@@ -162,7 +182,8 @@ class SettingsPanel(QWidget):
         self._show_changes()
 
     def _show_changes(self) -> None:
-        self.reset_all.setVisible(bool(self.overrides))
+        if self._body is not None:
+            self.reset_all.setVisible(bool(self.overrides))
         self._show_header()
 
     def _show_header(self) -> None:

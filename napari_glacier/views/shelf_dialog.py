@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -45,6 +46,8 @@ class ShelfDialog(QDialog):
     parent : QWidget
     """
 
+    distil_asked = QtSignal(str, tuple)
+
     def __init__(self, controller: ShelfController, device: Callable[[], str], parent: QWidget) -> None:
         super().__init__(parent)
         self.controller = controller
@@ -57,7 +60,6 @@ class ShelfDialog(QDialog):
         self._list = QTreeWidget()
         self._list.setHeaderLabels(_COLUMNS)
         self._list.setRootIsDecorated(False)
-        self._list.setAlternatingRowColors(True)
         header = self._list.header()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setStretchLastSection(False)
@@ -105,6 +107,9 @@ class ShelfDialog(QDialog):
         self._import_button = QPushButton("Import weights…")
         self._import_button.setToolTip("A plain state dict of another program (.pth, .safetensors)")
         self._import_button.clicked.connect(self._choose_weights)
+        self._distil_button = QPushButton("Distil…")
+        self._distil_button.setToolTip("Fill in the Train form: one small network learns from the chosen model")
+        self._distil_button.clicked.connect(self.distil)
         self._bundle_button = QPushButton("Export bundle…")
         self._bundle_button.setToolTip("A folder that maps tiles where this program is not installed")
         self._bundle_button.clicked.connect(self._choose_bundle_folder)
@@ -113,6 +118,7 @@ class ShelfDialog(QDialog):
         close = QPushButton("Close")
         close.clicked.connect(self.close)
         row.addWidget(self._import_button)
+        row.addWidget(self._distil_button)
         row.addWidget(self._bundle_button)
         row.addStretch(1)
         row.addWidget(self._cancel_button)
@@ -175,6 +181,18 @@ class ShelfDialog(QDialog):
         model = self.chosen
         if model is not None:
             self._start(lambda: self.controller.bundle_job(model, out), str)
+
+    def distil(self) -> None:
+        """Have a run planned in which one network learns from the chosen model."""
+        model = self.chosen
+        if model is None:
+            return
+        try:
+            changes = self.controller.distil_changes(model)
+        except GlacierError as error:
+            self._said.setText(f"⚠ {error}")
+            return
+        self.distil_asked.emit(model.title, changes)
 
     def cancel(self) -> None:
         """End the job under way."""
@@ -249,6 +267,7 @@ class ShelfDialog(QDialog):
     def _show_state(self) -> None:
         model = self.chosen
         self._compose_button.setEnabled(not self.running and len(self.ticked) > 1)
+        self._distil_button.setEnabled(not self.running and model is not None and not model.problem)
         self._bundle_button.setEnabled(not self.running and model is not None and not model.problem)
         self._import_button.setEnabled(not self.running)
         self._cancel_button.setVisible(self.running)

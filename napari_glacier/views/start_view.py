@@ -19,6 +19,7 @@ class StartView(GlacierView):
     napari_viewer : napari.Viewer
     """
 
+    title = "Start here"
     # It stays in sight above the widget that a step is done in.
     is_tabbed = False
 

@@ -17,10 +17,10 @@ from napari_glacier.views.pieces import swatch
 
 COLUMNS: tuple[tuple[Key, str, int], ...] = (
     ("tile", "Tile", 100),
-    ("split", "Split", 44),
-    ("classes", "Classes", 56),
-    ("edits", "Edits", 40),
-    ("review", "Review", 94),
+    ("split", "Split", 42),
+    ("classes", "Classes", 54),
+    ("edits", "Edits", 38),
+    ("review", "Review", 90),
 )
 CLASSES, EDITS, REVIEW = 2, 3, 4
 _ROW_PX, _ICON_PX, _DOT_PX = 30, 28, 10

@@ -15,8 +15,8 @@ from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import hint
 from napari_glacier.views.footprint_map import FootprintMap
-from napari_glacier.views.pieces import let_shrink
-from napari_glacier.views.tile_table import TileTable, make_table
+from napari_glacier.views.pieces import ShrinkingBox, let_shrink
+from napari_glacier.views.tile_table import EDITS, TileTable, make_table
 
 # What is counted in the background is shown so often, not at every tile.
 _SHOW_MS = 250
@@ -49,10 +49,9 @@ class TilesPanel(QWidget):
         tiles = QVBoxLayout(self)
         tiles.setContentsMargins(0, 4, 0, 0)
         tiles.setSpacing(4)
-        self.scene = QComboBox()
+        self.scene = ShrinkingBox()
         self.scene.setToolTip("The tiles differ in size, so one is shown at a time")
         self.scene.activated.connect(self.scene_chosen.emit)
-        let_shrink(self.scene)
         tiles.addWidget(self.scene)
         tiles.addLayout(self._make_filters())
         self.model = TileTable(self, self._want_picture, self._sort)
@@ -176,6 +175,8 @@ class TilesPanel(QWidget):
         key, descending = self._order
         rows = self._tiles.shown(self._chosen_filter(), key, descending)
         self.model.show_rows(rows)
+        # Its room is the names'.
+        self.table.setColumnHidden(EDITS, not any(row.unsaved for row in self._tiles.rows))
         total = len(self._tiles.rows)
         shown = f"{len(rows):,} of {total:,} tiles." if len(rows) < total else f"{counted(total, 'tile')}."
         self.count.setText(f"{shown} Click one to fly to it.")

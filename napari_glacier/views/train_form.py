@@ -1,6 +1,7 @@
 """The form of a new run: what is asked, what becomes of the tiles, and what the run will want."""
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.training_plans import Plan, TilesThatCount, tiles_that_count
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.views.base import group, hint
+from napari_glacier.views.pieces import ShrinkingBox
+from napari_glacier.views.settings import keep, keep_of, kept, kept_of, of_dataset
 from napari_glacier.views.settings_panel import SettingsPanel
 from napari_glacier.views.split_panel import SplitPanel
 from napari_glacier.views.train_pieces import DeviceBox, folder_field
@@ -22,6 +25,8 @@ _TILES: tuple[tuple[TilesThatCount, str], ...] = (
     ("edited", "Edited or approved"),
     ("approved", "Approved"),
 )
+# With a dataset: recipe, epochs, tiles, start, changed settings.
+_REMEMBERED = "train"
 
 
 class TrainForm(QWidget):
@@ -40,13 +45,14 @@ class TrainForm(QWidget):
         super().__init__()
         self._controller = controller
         self._split: PlannedSplit | None = None
-        # What a person chose is not changed when another dataset is opened.
+        # What a person chose is not changed when a dataset is opened with which nothing was chosen yet.
         self._recipe_chosen = False
-        self.recipe, self.tiles, self.start_from = QComboBox(), QComboBox(), QComboBox()
+        self.recipe, self.tiles, self.start_from = QComboBox(), QComboBox(), ShrinkingBox()
         self.epochs, self.device = QSpinBox(), DeviceBox()
         self._recipe_note, self.estimate = hint(""), hint("")
         self.settings = SettingsPanel()
         self.settings.changed.connect(self._look_again)
+        self.settings.changed.connect(self.remember)
         self.split = SplitPanel(lambda: controller.split_of(self.plan()) if self.data.text() else None)
         self.split.found.connect(self._on_split)
         layout = QVBoxLayout(self)
@@ -78,12 +84,14 @@ class TrainForm(QWidget):
         form.addRow(self.split)
         self.epochs.setRange(1, 100_000)
         self.epochs.valueChanged.connect(self.show_estimate)
+        self.epochs.editingFinished.connect(self.remember)
         form.addRow("Epochs", self.epochs)
-        self.start_from.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.start_from.setToolTip("Fresh weights, or those of a model that is there already")
         self.start_from.currentIndexChanged.connect(self._look_again)
         form.addRow("Start from", self.start_from)
         self.device.currentTextChanged.connect(self.show_estimate)
+        for box in (self.recipe, self.tiles, self.start_from, self.device):
+            box.activated.connect(lambda _: self.remember())
         form.addRow("Device", self.device)
         form.addRow(self.settings)
         return form
@@ -131,16 +139,55 @@ class TrainForm(QWidget):
         self._recipe_chosen = True
         self.recipe.setCurrentText(name)
 
+    def prepare(self, recipe: str, changes: Sequence[str]) -> None:
+        """Fill in a recipe with just these changes, ``key=value``, for a person to look at and start."""
+        self.choose_recipe(recipe)
+        self.show_recipe(recipe)
+        self.settings.take_changes(changes)
+        self._look_again()
+
     def take_dataset(self) -> None:
         """Take the open dataset's folders and the recipe that suits it, and look at its tiles."""
         if self._controller.default_data is not None:
             self.data.setText(str(self._controller.default_data))
             self.output.setText(str(self._controller.default_output))
-        if not self._recipe_chosen and self.recipe.count():
+        if not self._take_remembered() and not self._recipe_chosen and self.recipe.count():
             proposal = self._controller.proposal
-            self.recipe.setCurrentText(proposal.recipe if proposal is not None else self._controller.recipes()[0])
+            usual = kept("train/recipe", "")
+            usual = usual if self.recipe.findText(usual) >= 0 else self._controller.recipes()[0]
+            self.recipe.setCurrentText(proposal.recipe if proposal is not None else usual)
         self._show_note(self.recipe.currentText())
         self._look_again()
+
+    def remember(self) -> None:
+        """Keep what is chosen: the device for all runs, the rest with the dataset."""
+        keep("train/device", self.device.currentText().strip() or "auto")
+        keep("train/recipe", self.recipe.currentText())
+        if self.data.text().strip() and not self.settings.problem:
+            chosen = {
+                "recipe": self.recipe.currentText(),
+                "epochs": self.epochs.value(),
+                "tiles": self.tiles.currentData(),
+                "start": self.start_from.currentData(),
+                "settings": list(self.settings.overrides),
+            }
+            keep_of(of_dataset(self.data.text(), _REMEMBERED), chosen)
+
+    def _take_remembered(self) -> bool:
+        """Fill in what was chosen with this dataset last; False where nothing was, or its recipe is gone."""
+        chosen = kept_of(of_dataset(self.data.text(), _REMEMBERED)) if self.data.text().strip() else None
+        if not isinstance(chosen, dict) or self.recipe.findText(str(chosen.get("recipe"))) < 0:
+            return False
+        self.recipe.setCurrentText(str(chosen["recipe"]))
+        # Of another dataset it might be here.
+        self.show_recipe(self.recipe.currentText())
+        if isinstance(epochs := chosen.get("epochs"), int):
+            self.epochs.setValue(epochs)
+        self.tiles.setCurrentIndex(max(0, self.tiles.findData(chosen.get("tiles"))))
+        self.fill_starts()
+        self.start_from.setCurrentIndex(max(0, self.start_from.findData(chosen.get("start"))))
+        self.settings.take_changes([str(change) for change in chosen.get("settings") or ()])
+        return True
 
     def fill_starts(self) -> None:
         """List the models that a run can start from."""
@@ -169,7 +216,7 @@ class TrainForm(QWidget):
         if not name:
             return
         proposal = self._controller.proposal
-        lines = [self._controller.recipe_note(name), proposal.reason if proposal is not None else ""]
+        lines = [_as_sentence(self._controller.recipe_note(name)), proposal.reason if proposal is not None else ""]
         self._recipe_note.setText("<br>".join(line for line in lines if line))
         self._recipe_note.setVisible(any(lines))
 
@@ -217,3 +264,7 @@ class TrainForm(QWidget):
     def _on_split(self, split: PlannedSplit | None) -> None:
         self._split = split
         self.show_estimate()
+
+
+def _as_sentence(text: str) -> str:
+    return text if not text or text[-1] in ".!?" else f"{text}."

@@ -6,7 +6,6 @@ from typing import Any
 from qtpy.QtWidgets import QDialog, QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout
 
 from napari_glacier.controllers.comparison import ComparisonController
-from napari_glacier.controllers.correction import summarise
 from napari_glacier.controllers.shelf import ShelfController
 from napari_glacier.controllers.training import Plan, TrainingController
 from napari_glacier.controllers.training_plans import commands
@@ -15,7 +14,7 @@ from napari_glacier.views.base import GlacierView, group
 from napari_glacier.views.commands_dialog import CommandsDialog
 from napari_glacier.views.compare_panel import ComparePanel
 from napari_glacier.views.run_panel import RunPanel
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.settings import kept
 from napari_glacier.views.shelf_dialog import ShelfDialog
 from napari_glacier.views.train_form import TrainForm
 
@@ -30,6 +29,8 @@ class TrainView(GlacierView):
     ----------
     napari_viewer : napari.Viewer
     """
+
+    title = "Train"
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
@@ -121,12 +122,13 @@ class TrainView(GlacierView):
         self.tell("")
         run: RunFolder | None = self.attempt(lambda: self.controller.start(self.plan()))
         if run is not None:
-            settings().setValue("train/recipe", self.form.recipe.currentText())
-            settings().setValue("train/device", self.form.device.currentText())
+            self.form.remember()
             self._fill_runs()
         return run
 
     def _ask_and_start(self) -> None:
+        from napari_glacier.controllers.correction import summarise
+
         waiting = self.controller.unsaved
         session = self.workspace.session
         if waiting and session is not None and Path(self.form.data.text()) == session.root:
@@ -165,10 +167,17 @@ class TrainView(GlacierView):
         """Open the model shelf."""
         if self._shelf is None:
             self._shelf = ShelfDialog(ShelfController(self.workspace), lambda: self.device, self)
+            self._shelf.distil_asked.connect(self._plan_distilling)
         self._shelf.fill()
         self._shelf.show()
         self._shelf.raise_()
         return self._shelf
+
+    def _plan_distilling(self, title: str, changes: tuple[str, ...]) -> None:
+        self.form.prepare("distill", changes)
+        self._close_models()
+        self.scroll_to(self.form)
+        self.tell(f"The form is filled in: a small network learns from {title}. Look it over, then Start training.")
 
     def _close_models(self) -> None:
         if self._shelf is not None:
@@ -254,7 +263,5 @@ class TrainView(GlacierView):
         self.run_panel.draw()
 
     def _restore(self) -> None:
-        if recipe := kept("train/recipe", ""):
-            self.form.choose_recipe(recipe)
         self.form.device.setCurrentText(kept("train/device", "auto"))
         self.form.show_recipe(self.form.recipe.currentText())

@@ -5,13 +5,14 @@ from typing import Any
 from qtpy.QtWidgets import QWidget
 
 from napari_glacier.views.closing import ClosingQuestion
+from napari_glacier.views.last_time import LastTime
 from napari_glacier.views.looks import Looks
 
 
-def look_after(viewer: Any) -> None:
-    """Ask before a viewer's window is closed with unsaved strokes, and keep the looks of its layers.
+def look_after(viewer: Any) -> LastTime | None:
+    """Ask before a viewer's window is closed with unsaved strokes; keep the looks of its layers, and what is open.
 
-    Once set, it stays as long as the window.
+    Once set, it stays as long as the window. Gives what knows the widgets of the last time.
 
     Parameters
     ----------
@@ -21,6 +22,11 @@ def look_after(viewer: Any) -> None:
     # Plugins get the viewer in a proxy that warns of what has no public name; the window has none.
     viewer = getattr(viewer, "__wrapped__", viewer)
     window = getattr(getattr(viewer, "window", None), "_qt_window", None)
-    if isinstance(window, QWidget) and window.findChild(ClosingQuestion) is None:
-        ClosingQuestion(window, viewer)
-        Looks(window, viewer)
+    if not isinstance(window, QWidget):
+        return None
+    known = window.findChild(LastTime)
+    if isinstance(known, LastTime):
+        return known
+    ClosingQuestion(window, viewer)
+    Looks(window, viewer)
+    return LastTime(window, viewer)

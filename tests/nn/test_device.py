@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,3 +75,11 @@ def test_allocator_is_tuned_without_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() in {"True", "False"}
+
+
+def test_a_triton_that_cannot_be_imported_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("import there_is_no_such_package\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import napari_glacier.nn; print('fine')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "fine"

@@ -191,9 +191,9 @@ def test_a_report_is_made_shown_and_outlined(report, qtbot, tmp_path, monkeypatc
     root = report.workspace.session.root
     assert not report._result.isVisibleTo(report)
     report.choose(maps=root / "predictions" / "m", truth="All labelled")
-    report._run_button.click()
+    report._job.run_button.click()
     assert report.running
-    assert report._cancel_button.isEnabled()
+    assert report._job.cancel_button.isEnabled()
     qtbot.waitUntil(lambda: not report.running, timeout=60_000)
 
     assert report.notice.startswith("Written to reports/m-")
@@ -227,5 +227,5 @@ def test_what_cannot_be_reported_on_is_said_and_cancelling_writes_nothing(report
     report.run()
     qtbot.waitUntil(lambda: not report.running, timeout=60_000)
     assert report.notice.startswith("⚠")
-    assert report._run_button.isEnabled()
+    assert report._job.run_button.isEnabled()
     assert not report._result.isVisibleTo(report)

@@ -71,7 +71,7 @@ def _click(viewer, row, col, *, drag_px=0):
 
 def test_layers_grow_and_cancelling_keeps_and_marks_them(viewer, qtbot, widget, gate):
     workspace = workspace_of(viewer)
-    widget._run_button.click()
+    widget._job.run_button.click()
     qtbot.waitUntil(lambda: gate.reached.is_set() and workspace.prediction_layer is not None, timeout=60_000)
     qtbot.waitUntil(lambda: widget._last_step.share == 0.5, timeout=10_000)
     layer = workspace.prediction_layer
@@ -81,10 +81,10 @@ def test_layers_grow_and_cancelling_keeps_and_marks_them(viewer, qtbot, widget, 
     shown = viewer.window._qt_viewer.canvas.layer_to_visual[layer].node._data
     assert np.array_equal(shown, layer.data), "what is drawn is what has been computed"
     assert not widget._accept_button.isEnabled()
-    assert widget._bar.maximum() > 0
+    assert widget._job.bar.maximum() > 0
 
     task = widget._task
-    widget._cancel_button.click()
+    widget._job.cancel_button.click()
 
     assert not widget.running, "a person need not wait for the batch under way"
     assert task.is_alive
@@ -112,15 +112,15 @@ def test_cancelling_while_members_are_made_ready_is_at_once_and_the_next_run_fol
 
     monkeypatch.setattr(predictor, "make_engine", slow)
     widget.run()
-    qtbot.waitUntil(lambda: "preparing member 1 of 1" in widget._doing.text(), timeout=60_000)
-    assert widget._bar.maximum() == 0
+    qtbot.waitUntil(lambda: "preparing member 1 of 1" in widget._job.said, timeout=60_000)
+    assert widget._job.bar.maximum() == 0
     assert reached.wait(10)
     first = widget._task
     widget.cancel()
     assert not widget.running
     assert "before any of it" in widget.notice
     widget.run()
-    qtbot.waitUntil(lambda: "cancelled" in widget._doing.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "cancelled" in widget._job.said, timeout=10_000)
     opened.set()
     qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
     assert not first.is_alive

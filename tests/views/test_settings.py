@@ -1,10 +1,12 @@
 """What a person chose comes back in the next window."""
 
 import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QTabBar
 
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.views.looks import Looks
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.settings import kept, recent_folders, settings
 
 pytestmark = pytest.mark.gui
 
@@ -47,13 +49,136 @@ def test_the_model_used_last_is_chosen_again(viewer, qtbot, make_dataset, make_c
     dock, again = _dock(viewer, "Predict")
     assert again is not view
     assert again.model.source == model
-    assert again._tta.currentText() == "2 views"
+    assert (again.form.scope, again.form.tta, again.form.device) == ("tile", 2, "cpu")
     viewer.window.remove_dock_widget(dock)
     qtbot.waitUntil(lambda: not again._open)
 
     model.unlink()
     _, last = _dock(viewer, "Predict")
     assert last.model.source is None, "a model that is gone is not offered"
+
+
+def test_a_model_belongs_to_the_dataset_that_it_was_chosen_for(viewer, qtbot, make_dataset, make_checkpoint):
+    first, second = make_dataset(), make_dataset("second")
+    models = [make_checkpoint(name) for name in ("one", "two")]
+    viewer.open(str(first), plugin="napari-glacier")
+    _, view = _dock(viewer, "Predict")
+    view.use_model(models[0])
+    viewer.open(str(second), plugin="napari-glacier")
+    qtbot.waitUntil(lambda: view.workspace.session.root == second)
+    assert view.model.source == models[0], "nothing was chosen for it yet: the model used last"
+    view.use_model(models[1])
+    workspace_of(viewer).open(first)
+    assert view.model.source == models[0]
+    view.use_bundled()
+    view.form.models.activated.emit(view.form.models.currentIndex())  # as a person's choice does
+    workspace_of(viewer).open(second)
+    assert view.model.source == models[1]
+    workspace_of(viewer).open(first)
+    assert view.model.source is None
+
+
+def test_a_model_promoted_since_comes_before_the_one_used_last(viewer, make_dataset, make_checkpoint):
+    from napari_glacier.core.models.promotion import promote
+    from napari_glacier.nn.shelving import model_files
+
+    root = make_dataset()
+    viewer.open(str(root), plugin="napari-glacier")
+    _, view = _dock(viewer, "Predict")
+    used = make_checkpoint("used")
+    view.use_model(used)
+    promote(root, model_files(make_checkpoint("better"), "better"))
+    workspace_of(viewer).models_changed.emit()
+    champion = view.model.source
+    assert champion != used
+    workspace_of(viewer).close_session()
+    workspace_of(viewer).open(root)
+    assert view.model.source == champion
+    view.use_model(used)
+    workspace_of(viewer).close_session()
+    workspace_of(viewer).open(root)
+    assert view.model.source == used, "chosen in spite of the champion, it is what the person wants"
+
+
+def test_a_plan_of_training_comes_back_with_its_dataset(viewer, qtbot, make_dataset):
+    first, second = make_dataset(), make_dataset("second")
+    viewer.open(str(first), plugin="napari-glacier")
+    dock, view = _dock(viewer, "Train")
+    form = view.form
+    form.choose_recipe("finetune")
+    form.epochs.setValue(7)
+    form.settings.header.click()
+    form.settings.rows["optim.lr"].editor.setValue(0.002)
+    assert view.plan().settings == ("optim.lr=0.002",)
+    viewer.window.remove_dock_widget(dock)
+    qtbot.waitUntil(lambda: not view._open)
+
+    _, again = _dock(viewer, "Train")
+    plan = again.plan()
+    assert (plan.recipe, plan.epochs, plan.settings) == ("finetune", 7, ("optim.lr=0.002",))
+    assert "1 changed" in again.form.settings.header.text()
+    again.form.settings.header.click()
+    assert again.form.settings.rows["optim.lr"].editor.value() == 0.002
+    workspace_of(viewer).open(second)
+    qtbot.waitUntil(lambda: again.form.data.text() == str(second))
+    assert again.plan().recipe == "tiny_data", "of another dataset nothing was chosen: what suits it is proposed"
+
+
+def test_datasets_that_were_opened_are_offered_the_last_one_first(viewer, qtbot, make_dataset):
+    _, view = _dock(viewer, "Data")
+    roots = [make_dataset(name) for name in ("a & b", "second", "third")]
+    for root in roots:
+        workspace_of(viewer).open(root)
+    workspace_of(viewer).open(roots[1])
+    assert recent_folders() == [str(roots[k]) for k in (1, 2, 0)]
+    menu = view._open_button.menu()
+    menu.aboutToShow.emit()
+    offered = [action for action in menu.actions() if action.toolTip() in map(str, roots)]
+    assert [action.toolTip() for action in offered] == [str(roots[2]), str(roots[0])]
+    offered[1].trigger()
+    qtbot.waitUntil(lambda: workspace_of(viewer).session is not None and workspace_of(viewer).session.root == roots[0])
+
+
+def test_the_class_in_the_hand_comes_back_for_the_same_classes_alone(viewer, qtbot, make_dataset):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    _dock(viewer, "Correct")[1].controller.select_class(3)
+    qtbot.waitUntil(lambda: kept("looks/labels_selected_label_glacier4", 0) == 3)
+    workspace_of(viewer).open(make_dataset("two", scheme="glacier2"))
+    assert workspace_of(viewer).labels_layer.selected_label == 1
+    workspace_of(viewer).open(make_dataset("four"))
+    assert workspace_of(viewer).labels_layer.selected_label == 3
+
+
+@pytest.mark.usefixtures("_plugin")
+def test_widgets_of_last_time_are_opened_on_request_where_they_lay(make_napari_viewer, qtbot):
+    viewer = make_napari_viewer()
+    window = viewer.window._qt_window
+    docks = {name: _dock(viewer, name)[0] for name in ("Data", "Predict", "Report")}
+    qtbot.waitUntil(lambda: docks["Report"] in window.tabifiedDockWidgets(docks["Data"]))
+    window.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, docks["Predict"])
+    viewer.close()
+
+    viewer = make_napari_viewer()
+    window = viewer.window._qt_window
+    _, train = _dock(viewer, "Train")
+    qtbot.waitUntil(lambda: not train.offer.isHidden())
+    assert len(viewer.window.dock_widgets) == 1, "nothing opens by itself"
+    train.offer.button.click()
+    qtbot.waitUntil(lambda: len(viewer.window.dock_widgets) == 4)
+    assert train.offer.isHidden()
+    docks = {widget.title: widget.parent() for widget in viewer.window.dock_widgets.values()}
+    qtbot.waitUntil(lambda: window.dockWidgetArea(docks["Predict"]) == Qt.DockWidgetArea.LeftDockWidgetArea)
+    qtbot.waitUntil(lambda: docks["Report"] in window.tabifiedDockWidgets(docks["Data"]))
+    assert not window.tabifiedDockWidgets(docks["Predict"])
+    (bar,) = [bar for bar in window.findChildren(QTabBar) if bar.parent() is window and bar.count() > 1]
+    qtbot.waitUntil(lambda: bar.tabText(bar.currentIndex()) == docks["Report"].windowTitle())
+    viewer.close()
+
+    viewer = make_napari_viewer()
+    _, view = _dock(viewer, "Data")
+    qtbot.waitUntil(lambda: not view.offer.isHidden())
+    _dock(viewer, "Report")
+    qtbot.waitUntil(view.offer.isHidden)
 
 
 def test_a_value_of_another_kind_is_passed_over():

@@ -38,6 +38,28 @@ def _item(shelf: ShelfDialog, title):
     )
 
 
+def test_distilling_fills_in_the_train_form_and_starts_nothing(shelf, qtbot, root):
+    from napari_glacier.controllers.training_plans import overrides
+    from napari_glacier.core.config_files import load_config
+    from training.distill import load_teachers
+
+    train = shelf.parent()
+    shelf._list.setCurrentItem(_item(shelf, "2-new"))
+    shelf._distil_button.click()
+    assert not shelf.isVisible()
+    assert not train.controller.active
+    plan = train.plan()
+    assert (plan.recipe, plan.data) == ("distill", root)
+    assert "2-new" in train.notice
+    config = load_config(plan.recipe, overrides(plan))
+    teachers = load_teachers(config.distill, train.workspace.session.scheme, config.data.channels)
+    assert [member.card.name for member in teachers.members] == ["tiny"]
+
+    shelf._list.setCurrentItem(_item(train.show_models(), "Bundled ensemble"))
+    shelf._distil_button.click()
+    assert train.plan().settings == (), "the recipe's own teachers"
+
+
 def test_cards_are_shown_and_an_ensemble_is_made(shelf, qtbot, root):
     assert not shelf._compose_button.isEnabled()
     shelf._list.setCurrentItem(_item(shelf, "2-new"))

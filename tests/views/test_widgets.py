@@ -10,7 +10,7 @@ from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster import read_raster
 from napari_glacier.views.base import WIDTH_PX
-from napari_glacier.views.settings import kept
+from napari_glacier.views.settings import recent_folders
 
 pytestmark = pytest.mark.gui
 
@@ -136,7 +136,7 @@ def test_data_widget_opens_lists_and_flies(viewer, qtbot, make_dataset, tmp_path
     assert not view.notice
     assert len(view.tiles.model.rows) == 8
     assert not view.tiles.table.isColumnHidden(1)
-    assert kept("data/folder", "") == str(root)
+    assert recent_folders() == [str(root)]
     session = workspace_of(viewer).session
     for row in view.tiles.model.rows:
         view.fly_to(row.tile_id)
@@ -151,9 +151,9 @@ def test_predict_widget_runs_in_a_thread_and_accepts(viewer, qtbot, make_dataset
     view.use_model(make_checkpoint())
     view.choose(scope="all", tta="off", device="cpu")
 
-    view._run_button.click()
+    view._job.run_button.click()
     assert view.running
-    assert view._cancel_button.isEnabled()
+    assert view._job.cancel_button.isEnabled()
     qtbot.waitUntil(lambda: not view.running, timeout=60_000)
 
     workspace = workspace_of(viewer)
@@ -178,7 +178,7 @@ def test_predict_widget_says_what_is_wrong_with_a_model(viewer, qtbot, make_data
 
     assert view.notice.startswith("⚠")
     assert "bad.safetensors" in view.notice
-    assert view._run_button.isEnabled()
+    assert view._job.run_button.isEnabled()
 
 
 def test_closing_the_predict_widget_ends_its_job(viewer, qtbot, make_dataset, make_checkpoint):

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray
@@ -168,6 +167,8 @@ def outline_sides(where_HW: BoolArray) -> int:
 
 
 def _regions_of(where_HW: BoolArray, min_area_px: int) -> Iterator[tuple[Window, BoolArray]]:
+    from scipy import ndimage
+
     label_HW, _ = ndimage.label(where_HW, np.ones((3, 3), bool))
     for number, (rows, cols) in enumerate(ndimage.find_objects(label_HW), start=1):
         part_HW = label_HW[rows, cols] == number

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from napari_glacier.core.errors import ConfigError
 
@@ -230,6 +229,8 @@ def _lloyd(centres_T2: Floats, num_folds: int, rng: np.random.Generator) -> Ints
 
 def _assign(cost_TF: Floats) -> Ints:
     """Tiles to folds at the least sum of costs, with sizes that differ by at most one."""
+    from scipy.optimize import linear_sum_assignment
+
     num_tiles, num_folds = cost_TF.shape
     if num_tiles > _MAX_EXACT:
         return _assign_nearest_first(cost_TF)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from napari_glacier.core.correction.strokes import MaskArray
 from napari_glacier.core.tiling import Window
@@ -47,6 +46,8 @@ class Area:
 
     def trimmed(self) -> "Area":
         """The same pixels in the smallest window; one of no pixels where there are none."""
+        from scipy import ndimage
+
         found = ndimage.find_objects(self.where_HW.astype(np.uint8))
         if not found:
             return Area(Window(self.window.row, self.window.col, 0, 0), np.zeros((0, 0), bool))
@@ -91,12 +92,16 @@ def component_at(read: Callable[[Window], MaskArray], shape: tuple[int, int], ro
 
 def holes_of(where_HW: BoolArray) -> BoolArray:
     """Pixels enclosed by a region (not 4-connected to the outside of the array)."""
+    from scipy import ndimage
+
     filled_HW: BoolArray = ndimage.binary_fill_holes(where_HW)
     return filled_HW & ~where_HW
 
 
 def surrounding_class(index_HW: MaskArray, where_HW: BoolArray, valid_HW: BoolArray) -> int:
     """The commonest class along the outer rim of a region, over valid pixels; 0 where nothing surrounds it."""
+    from scipy import ndimage
+
     rim_HW = ndimage.binary_dilation(where_HW, _EIGHT) & ~where_HW & valid_HW
     counts = np.bincount(index_HW[rim_HW], minlength=1)
     return int(counts.argmax())
@@ -112,6 +117,8 @@ def nearest_other(index_HW: MaskArray, taken_HW: BoolArray, valid_HW: BoolArray)
         The region that gives pixels up.
     valid_HW : bool array
     """
+    from scipy import ndimage
+
     source_HW = valid_HW & ~taken_HW
     if not source_HW.any():
         return np.zeros(index_HW.shape, np.uint8)

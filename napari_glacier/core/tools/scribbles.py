@@ -1,17 +1,17 @@
 """Smart scribble: a few strokes of each class, and a random walk decides what lies between them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.sparse import linalg
-from scipy.spatial import cKDTree
 
 from napari_glacier.core.correction.strokes import MaskArray
 from napari_glacier.core.tools.evidence import BoolArray, Evidence, FloatArray
 from napari_glacier.core.tools.superpixels import Superpixels, superpixels
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 UNMARKED = 255
 
@@ -57,6 +57,9 @@ def random_walk(
     -------
     float64 array, shape (N, K)
     """
+    from scipy import sparse
+    from scipy.sparse import linalg
+
     count = len(seed_N)
     ends = np.concatenate([first_E, second_E]), np.concatenate([second_E, first_E])
     weights = sparse.coo_matrix((np.tile(weight_E, 2).astype(float), ends), shape=(count, count)).tocsr()
@@ -168,6 +171,8 @@ def _weights(
 
 def _looks(features_NF: FloatArray, drawn: Sequence[npt.NDArray[np.float32]], spread: float) -> npt.NDArray[np.float64]:
     """How much each superpixel looks like the nearest of each class's scribbled pixels; sums to 1 over classes."""
+    from scipy.spatial import cKDTree
+
     nearest = [cKDTree(pixels_NF[:: -(-len(pixels_NF) // _LOOKS_PX)]).query(features_NF)[0] for pixels_NF in drawn]
     squared_NK = np.square(np.stack(nearest, axis=1))
     squared_NK -= squared_NK.min(axis=1, keepdims=True)
@@ -197,11 +202,13 @@ def _refined(index_HW: MaskArray, edge_HW: FloatArray, marked_HW: BoolArray) -> 
     return np.where(band_HW & (side_HW > 0), side_HW - 1, index_HW).astype(np.uint8)
 
 
-def _has_anchor(weights: sparse.csr_matrix, anchored_N: BoolArray) -> BoolArray:
+def _has_anchor(weights: "sparse.csr_matrix", anchored_N: BoolArray) -> BoolArray:
     """Nodes connected to a seed or a prior; the others would make the system singular."""
     if anchored_N.all():
         return anchored_N
-    _, part_N = sparse.csgraph.connected_components(weights, directed=False)
+    from scipy.sparse.csgraph import connected_components
+
+    _, part_N = connected_components(weights, directed=False)
     reached_N: BoolArray = np.isin(part_N, np.unique(part_N[anchored_N]))
     return reached_N
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, sparse
 
 from napari_glacier.core.tools.evidence import Evidence, FloatArray
 
@@ -56,6 +55,8 @@ def superpixels(evidence: Evidence, size_px: int = SIZE_PX) -> Superpixels:
     evidence : Evidence
     size_px : int
     """
+    from scipy import ndimage
+
     height, width = evidence.valid_HW.shape
     rows, cols = (np.arange(min(size_px // 2, length - 1), length, size_px) for length in (height, width))
     marker_HW = np.zeros((height, width), np.int32)
@@ -85,6 +86,8 @@ def _apart(label_HW: npt.NDArray[np.int32], valid_HW: npt.NDArray[np.bool_]) -> 
 def _borders(
     label_HW: npt.NDArray[np.int32], count: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
+    from scipy import sparse
+
     sides = []
     for one_HW, other_HW in ((label_HW[:, :-1], label_HW[:, 1:]), (label_HW[:-1], label_HW[1:])):
         differ_HW = one_HW != other_HW
