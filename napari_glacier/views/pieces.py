@@ -86,7 +86,7 @@ def let_shrink(box: QComboBox, letters: int = 14) -> None:
 
 
 class ShrinkingBox(QComboBox):
-    """A box as wide as its place; of a longer entry it shows both ends.
+    """A box as wide as its place; of a longer entry it shows the end, by which runs and folders are told apart.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ class ShrinkingBox(QComboBox):
         let_shrink(self, letters)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's own name
-        """Draw the entry cut in its middle; Qt itself would cut it off at the end, without a sign."""
+        """Draw the entry cut at its beginning; Qt itself would cut it off at the end, without a sign."""
         painter, option = QStylePainter(self), QStyleOptionComboBox()
         self.initStyleOption(option)
         # A style sheet's own figure for this room leaves out a third of it.
         room = self.width() - _ARROW_PX
-        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, room)
+        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideLeft, room)
         painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
         painter.end()
