@@ -92,7 +92,7 @@ def test_an_archive_is_chosen_in_the_dialog(viewer, qtbot, make_landsat, monkeyp
 
     monkeypatch.setattr("napari_glacier.views.data_view.QFileDialog.getOpenFileName", choose)
     _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Data")
-    folder, file = view._open_button.menu().actions()
+    folder, file, *_ = view._open_button.menu().actions()
     assert folder.text().startswith("Folder")
     file.trigger()
     assert "*.tar" in asked[0]
