@@ -62,16 +62,10 @@ class CorrectView(GlacierView):
         self._class_buttons: list[QPushButton] = []
         self._lock_buttons: list[QToolButton] = []
 
-        self._empty = self.empty_state(
+        desk = self.make_desk(
             "<b>Nothing to correct yet.</b><br>Drop a folder of tiles or a scene on the window, or open one. Tiles "
             "without masks are drawn from nothing, or from a prediction."
         )
-        self._desk = QWidget()
-        desk = QVBoxLayout(self._desk)
-        desk.setContentsMargins(0, 0, 0, 0)
-        self.body.addWidget(self._empty)
-        self.body.addWidget(self._desk)
-        self.body.addStretch(1)
 
         self._recovered = hint("")
         desk.addWidget(self._recovered)
@@ -102,11 +96,11 @@ class CorrectView(GlacierView):
         QTimer.singleShot(_WARM_UP_MS, self._post, self._warm_up)
         self._connect(napari_viewer)
         self._set_icons()
-        self._show_desk()
+        self._show_state()
         self._show_status()
 
     def _connect(self, napari_viewer: Any) -> None:
-        self.listen(self.controller.changed, self._show_desk)
+        self.listen(self.controller.changed, self._show_state)
         self.listen(self.controller.status_changed, self._show_status)
         self.listen(self.controller.tools.changed, self._show_tools)
         self.listen(self.controller.tools.told, self.tell)
@@ -274,10 +268,9 @@ class CorrectView(GlacierView):
         if self.controller.ready:
             self.controller.set_brush(diameter_px)
 
-    def _show_desk(self) -> None:
+    def _show_state(self) -> None:
         ready = self.controller.ready
-        self._empty.setVisible(not ready)
-        self._desk.setVisible(ready)
+        self.show_desk(ready)
         self._saving_box.setVisible(ready)
         if not ready:
             return
