@@ -274,6 +274,10 @@ class ToolController:
         if self._awaited is not None:
             wait([self._awaited[0]], _PATIENCE_S)
             self.deliver()
+        if self.busy:
+            # What is shown lacks what was asked for last, which would be lost.
+            self.told.emit("This is still worked on. Press Enter again once it is shown; Escape drops it.")
+            return 0
         proposal = self.proposal
         if proposal is None:
             return 0

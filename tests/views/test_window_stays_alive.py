@@ -79,6 +79,8 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
     camera.zoom = 1 / 30
     camera.center = (0.0, *layer.data_to_world((SIDE_PX / 2, SIDE_PX / 2)))
     qtbot.wait(200)
+    # On a busy machine a drag may rest for longer than the person who would get two strokes of it.
+    session.mask._recorder._idle_s = 30.0
     before = np.asarray(session.mask)
     left, middle = Qt.MouseButton.LeftButton, QPoint(canvas.width() // 2, canvas.height() // 2)
     full_draws, shown = [], []
@@ -117,11 +119,8 @@ def test_strokes_fills_and_undo_on_a_large_mosaic_leave_the_window_alive(viewer,
     stood_still = sum(one == other for one, other in pairwise(beats))
     assert stood_still <= len(beats) // 4, (beats, time.monotonic() - start)
     tool_names = [info.tool for info in session.journal.history()]
-    # A drag that a slow machine draws out becomes more than one stroke.
-    drawn = [name for name in tool_names if name != "undo"]
-    assert drawn[0] == "smart fill"
-    assert set(drawn[1:]) == {"paint"}
-    assert tool_names.count("undo") == len(drawn) >= 5
+    assert tool_names[-5:] == ["smart fill", "paint", "paint", "paint", "paint"]
+    assert tool_names.count("undo") == 5
     np.testing.assert_array_equal(np.asarray(session.mask), before)
     np.testing.assert_array_equal(layer._slice.image.raw, before)
     # What was drawn, taken and undone was drawn by itself, never the 67 million pixels of the scene.
