@@ -51,7 +51,8 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
         from napari.utils.notifications import show_info
 
         show_info(f"{session.recovered.sentence} (Plugins > Glacier > Correct)")
-    return session.layer_data()
+    layers = session.layer_data()
+    return layers if viewer is None else workspace_of(viewer).seen_first(layers)
 
 
 def _is_ours(path: Path) -> bool:

@@ -102,8 +102,8 @@ class CorrectionController:
             },
             held={"flicker": self.seeing.flip},
         )
-        # Strokes that took others back by the journal; undoing them is the redo.
-        self._undone: list[int] = []
+        # Strokes that took others back by the journal, those of one undo together; undoing them is the redo.
+        self._undone: list[list[int]] = []
         self._drew_with = ""
         # Later strokes were drawn in this window: they can be undone when they are saved, too.
         self._first_of_window = 0
@@ -203,9 +203,9 @@ class CorrectionController:
         session = self._need_session()
         session.mask.commit()
         # napari remembers only what was painted by hand in this window; the journal remembers everything.
-        stroke_id = self._undo_from_journal(session)
-        if stroke_id is not None:
-            self._undone.append(stroke_id)
+        undone = self._undo_from_journal(session)
+        if undone:
+            self._undone.append(undone)
         self.status_changed.emit()
 
     def redo(self) -> None:
@@ -213,12 +213,12 @@ class CorrectionController:
         self._need_layer()
         session = self._need_session()
         session.mask.commit()
-        if self._undone:
-            self.workspace.take_back(session.journal.stroke(self._undone.pop()), "redo")
+        for stroke_id in reversed(self._undone.pop() if self._undone else ()):
+            self.workspace.take_back(session.journal.stroke(stroke_id), "redo")
         self.status_changed.emit()
 
-    def _undo_from_journal(self, session: Any) -> int | None:
-        """Undo the newest stroke that shows and was not undone.
+    def _undo_from_journal(self, session: Any) -> list[int]:
+        """Undo the newest stroke that shows and was not undone, whole: with what was drawn in the same go.
 
         `DataError` where that stroke lies on approved tiles alone: taking back an older one in its place would
         surprise.
@@ -234,14 +234,15 @@ class CorrectionController:
                 elif taken.get(info.group, 0) > 0:
                     taken[info.group] -= 1
                 elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
-                    stroke_id: int | None = self.workspace.take_back(session.journal.stroke(info.id))
-                    if stroke_id is not None:
-                        return stroke_id
+                    parts = reversed(session.drawn_at_once.get(info.id, (info.id,)))
+                    undone = [self.workspace.take_back(session.journal.stroke(part)) for part in parts]
+                    if any(undone):
+                        return [stroke_id for stroke_id in undone if stroke_id is not None]
                     if held:
                         raise DataError(f"The last stroke was not undone. {approved_sentence(tuple(held))}")
         finally:
             session.mask.locked_out.remove(held.extend)
-        return None
+        return []
 
     @property
     def status(self) -> str:

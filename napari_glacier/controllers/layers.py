@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from napari_glacier.core.raster import GeoRef
 
 KEY = "napari_glacier"
+# What napari's readers give for a layer: data, keyword arguments, type.
+LayerData = tuple[Any, dict[str, Any], str]
 
 # Drawn in this order: the last one lies on top and is the one shown first.
 COMPOSITES: dict[str, tuple[str, ...]] = {
@@ -112,7 +114,7 @@ def class_features(scheme: "ClassScheme") -> dict[str, list[Any]]:
 
 def scene_layers(
     scenes: "Sequence[Mosaic]", mask: Any, scheme: "ClassScheme", bands: Sequence[str], tag: dict[str, Any]
-) -> list[tuple[Any, dict[str, Any], str]]:
+) -> list[LayerData]:
     """Layer data tuples of a scene (or a stack of equal scenes), bottom layer first.
 
     Parameters
@@ -134,7 +136,7 @@ def scene_layers(
     limits = band_limits(scenes, bands)
     composites = _composites(bands)
 
-    layers: list[tuple[Any, dict[str, Any], str]] = []
+    layers: list[LayerData] = []
     for band in sorted(bands, key=_band_order, reverse=True):
         image = for_napari(LazyBand(scenes, band), scenes)
         layers.append(
@@ -185,7 +187,7 @@ def scene_layers(
     return layers
 
 
-def derived_layer(scenes: "Sequence[Mosaic]", wanted: Derived, tag: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+def derived_layer(scenes: "Sequence[Mosaic]", wanted: Derived, tag: dict[str, Any]) -> LayerData:
     """Layer data tuple of an index, reflectance or temperature.
 
     Raises
@@ -228,7 +230,7 @@ def derived_layer(scenes: "Sequence[Mosaic]", wanted: Derived, tag: dict[str, An
     return image.pop("data"), {**arguments, **image}, "image"
 
 
-def quality_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+def quality_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> LayerData:
     """Layer data tuple of the clouds, shadows and saturated pixels that the scenes' makers found.
 
     Raises
@@ -254,7 +256,7 @@ def quality_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> tuple[Any,
     return image.pop("data"), {**arguments, **image}, "labels"
 
 
-def sources_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> tuple[Any, dict[str, Any], str]:
+def sources_layer(scenes: "Sequence[Mosaic]", tag: dict[str, Any]) -> LayerData:
     """Layer data tuple of which scene, of which day, each pixel of a mosaic is of.
 
     Raises

@@ -1,5 +1,7 @@
-"""Drawing the pixels of a Labels layer that changed, and not the whole scene. No Qt."""
+"""A Labels layer and its journal: what a hand draws, and drawing what changed instead of the whole scene. No Qt."""
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from napari_glacier.controllers.session import Session
@@ -46,3 +48,74 @@ def draw_stroke(session: Session, layer: Any, stroke: Stroke) -> None:
         if session.stacked or number == session.scene_number:
             window = Window(place.row + patch.row, place.col + patch.col, *patch.before_HW.shape)
             draw(layer, window, number if session.stacked else 0)
+
+
+class HandStrokes:
+    """Brings what is drawn on a Labels layer by hand to the journal, and draws again what the mask refused.
+
+    A brush that is held still is on the disk after a moment, so that what one drag drew may be several strokes:
+    `Session.drawn_at_once` tells which.
+
+    Parameters
+    ----------
+    session : Session
+    layer : napari.layers.Labels
+        Its data are the session's mask.
+    plane : callable
+        Gives the scene of a stack that is on screen.
+    painted : callable
+        Called after a stroke.
+    """
+
+    def __init__(self, session: Session, layer: Any, plane: Callable[[], int], painted: Callable[[], object]) -> None:
+        self._session, self._layer, self._mask = session, layer, layer.data
+        self._plane, self._painted = plane, painted
+        self._stale: list[Window] = []
+        self._held, self._parts = False, list[int]()
+        layer.events.paint.connect(self._on_paint)
+        # Last, so that the canvas has drawn the stale pixels before they are drawn over.
+        layer.events.labels_update.connect(self._on_drawn, position="last")
+        # First, so that a button is known to be up before napari tells what was painted with it.
+        layer.mouse_drag_callbacks.insert(0, self._hold)
+        self._mask.refused.append(self._on_refused)
+        self._mask.recorded.append(self._on_recorded)
+
+    def let_go(self) -> None:
+        """Leave the layer and the mask as they were."""
+        self._layer.events.paint.disconnect(self._on_paint)
+        self._layer.events.labels_update.disconnect(self._on_drawn)
+        with suppress(ValueError):
+            # Others may have emptied the list.
+            self._layer.mouse_drag_callbacks.remove(self._hold)
+        self._mask.refused.remove(self._on_refused)
+        self._mask.recorded.remove(self._on_recorded)
+
+    def _hold(self, layer: Any, event: Any) -> Iterator[None]:
+        self._held, self._parts = True, []
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._held = False
+
+    def _on_recorded(self, stroke_id: int) -> None:
+        # Comes from the journal's thread while the hand rests.
+        if self._held:
+            self._parts.append(stroke_id)
+
+    def _on_paint(self, event: Any = None) -> None:
+        last = self._mask.commit()
+        parts, self._parts = self._parts, []
+        if last is not None:
+            parts.append(last)
+        if len(parts) > 1:
+            self._session.drawn_at_once[parts[-1]] = tuple(parts)
+        self._painted()
+
+    def _on_refused(self, rows: slice, cols: slice) -> None:
+        self._stale.append(Window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start))
+
+    def _on_drawn(self, event: Any = None) -> None:
+        # napari has put into its own caches what was drawn; the mask knows what was let in.
+        refused, self._stale = self._stale, []
+        for window in refused:
+            draw(self._layer, window, self._plane())

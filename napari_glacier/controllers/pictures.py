@@ -77,13 +77,15 @@ def composite_rgba(
     uint8 array, shape (..., H, W, 4)
         Nodata is transparent.
     """
-    rgba = np.zeros((*valid_HW.shape, 4), np.uint8)
+    rgba = np.empty((*valid_HW.shape, 4), np.uint8)
     for channel, band in enumerate(image_CHW):
         bottom, top = limits[channel] if limits is not None else stretch_limits(band, valid_HW)
         scaled = (band - np.float32(bottom)) * np.float32(255.0 / (top - bottom))
-        rgba[..., channel] = np.clip(np.nan_to_num(scaled) + 0.5, 0.0, 255.0)
-    rgba[~valid_HW] = 0
-    rgba[..., 3] = np.where(valid_HW, 255, 0)
+        scaled += np.float32(0.5)
+        # Unlike clip these make zero of what is not a number.
+        np.fmin(np.fmax(scaled, 0, out=scaled), 255, out=scaled)
+        np.multiply(scaled, valid_HW, out=rgba[..., channel], casting="unsafe")
+    np.multiply(valid_HW, 255, out=rgba[..., 3], casting="unsafe")
     return rgba
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from psygnal import Signal
 
 from napari_glacier.controllers.layers import (
+    LayerData,
     derived_layer,
     quality_layer,
     scene_layers,
@@ -130,6 +131,8 @@ class Session:
         self.closed = False
         self.recovered: Recovered | None = None
         self.conflicts: tuple[str, ...] = ()
+        # Strokes that were drawn without letting go of the button, in order, by the last of them.
+        self.drawn_at_once: dict[int, tuple[int, ...]] = {}
         self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._masks: dict[int, EditableMask] = {}
         self._valid: dict[int, npt.NDArray[np.bool_] | LazyValidity] = {}
@@ -288,7 +291,7 @@ class Session:
         self.mask_of(self.scene_number)
         return self._valid[0 if self.stacked else self.scene_number]
 
-    def layer_data(self, number: int | None = None) -> list[tuple[Any, dict[str, Any], str]]:
+    def layer_data(self, number: int | None = None) -> list[LayerData]:
         """Layers of a scene for napari, bottom first; makes it the current one."""
         if number is not None:
             self.scene_number = 0 if self.stacked else number
@@ -303,7 +306,7 @@ class Session:
         found.append(Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes)))
         return found if (reason := why_no_sources(scenes)) else [*found, Extra(SOURCES, "Scenes and dates", reason)]
 
-    def extra_layer(self, key: str) -> tuple[Any, dict[str, Any], str]:
+    def extra_layer(self, key: str) -> LayerData:
         """One of `extra_layers` for napari.
 
         Raises

@@ -4,12 +4,12 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from psygnal import Signal
 
 from napari_glacier.controllers import painting
-from napari_glacier.controllers.layers import KEY, map_text
+from napari_glacier.controllers.layers import KEY, LayerData, map_text
 from napari_glacier.controllers.session import Session, approved_sentence
 from napari_glacier.core.tiling import Window
 
@@ -54,6 +54,20 @@ def forget_history(layer: Any) -> None:
     layer._reset_history()
 
 
+class SpareTime(Protocol):
+    """A window's time between its other work."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there will be any: the window is on screen."""
+
+    def paint(self) -> None:
+        """Paint what is new."""
+
+    def spend_on(self, step: Callable[[], bool]) -> None:
+        """Call `step` again and again, the window alive in between, until it gives False."""
+
+
 class Workspace:
     """Follows the layers of one viewer and ties the Labels layer to the journal.
 
@@ -81,6 +95,9 @@ class Workspace:
         # A layer's connections, to be undone when it leaves.
         self._adopted: dict[Any, list[Callable[[], None]]] = {}
         self._replacing = False
+        # Set where there is a window; layers that nobody sees yet are then added in it.
+        self.spare_time: SpareTime | None = None
+        self._unseen: list[LayerData] = []
         self._told: tuple[tuple[str, ...], float] = ((), 0.0)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -136,13 +153,30 @@ class Workspace:
         self._replacing = True
         try:
             self._remove_layers_of(session)
-            for data, arguments, kind in session.layer_data(number):
+            for data, arguments, kind in self.seen_first(session.layer_data(number)):
                 getattr(self.viewer, f"add_{kind}")(data, **arguments)
         finally:
             self._replacing = False
         self.viewer.layers.selection.active = self.labels_layer
         self.viewer.reset_view()
         self.layers_changed.emit()
+
+    def seen_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
+        """Put the picture of a scene into the window, where it is seen at once, and give what belongs over it.
+
+        What nobody sees yet follows below the picture, in the window's spare time, once the Labels layer is there.
+        Where no window is on screen, all layers are given back.
+        """
+        self._unseen = []
+        if self.spare_time is None or not self.spare_time.is_there:
+            return list(layers)
+        seen = [one for one in layers if one[1].get("visible", True)]
+        pictures = [one for one in seen if one[2] == "image"]
+        for data, arguments, _ in pictures:
+            self.viewer.add_image(data, **arguments)
+        self.spare_time.paint()
+        self._unseen = [one for one in layers if one not in seen]
+        return [one for one in seen if one not in pictures]
 
     def add_extra(self, key: str) -> Any:
         """Show an index, reflectance, temperature or the clouds (see `Session.extra_layers`) below the labels.
@@ -328,6 +362,34 @@ class Workspace:
             self._adopt(event.value)
             if not self._replacing:
                 self.layers_changed.emit()
+        if self._unseen and self.spare_time is not None and tag_of(event.value).get("role") == "labels":
+            lowest = next(layer for layer in self.viewer.layers if tag_of(layer).get("session") is session)
+            self.spare_time.spend_on(lambda: self._add_unseen(lowest))
+
+    def _add_unseen(self, above: Any) -> bool:
+        """Add the next hidden layer, below `above`, what is selected staying so; whether more are left."""
+        from napari.layers import Layer
+
+        layers, labels = self.viewer.layers, self.labels_layer
+        if (
+            not self._unseen
+            or labels is None
+            or tag_of(labels)["session"] is not self._unseen[0][1]["metadata"][KEY]["session"]
+        ):
+            self._unseen = []
+            return False
+        selected, active = set(layers.selection), layers.selection.active
+        self._replacing = True
+        try:
+            layers.insert(layers.index(above if above in layers else labels), Layer.create(*self._unseen.pop(0)))
+            # napari selects what it adds, which would take the brush from the labels.
+            layers.selection.active = active
+            layers.selection.update(selected)
+        finally:
+            self._replacing = False
+        if not self._unseen:
+            self.layers_changed.emit()
+        return bool(self._unseen)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
@@ -346,36 +408,9 @@ class Workspace:
         undo: list[Callable[[], None]] = [_say_where(layer, tag["session"])]
         if tag.get("role") == "labels":
             layer.editable = not layer.data.read_only
-            undo += self._tie_to_journal(layer)
+            strokes = painting.HandStrokes(tag["session"], layer, lambda: self.plane, self.painted.emit)
+            undo.append(strokes.let_go)
         self._adopted[layer] = undo
-
-    def _tie_to_journal(self, layer: Any) -> list[Callable[[], None]]:
-        mask = layer.data
-        stale: list[Window] = []
-
-        def on_paint(event: Any = None) -> None:
-            mask.commit()
-            self.painted.emit()
-
-        def on_refused(rows: slice, cols: slice) -> None:
-            stale.append(Window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start))
-
-        def on_drawn(event: Any = None) -> None:
-            # napari has put into its own caches what was drawn; the mask knows what was let in.
-            refused = list(stale)
-            stale.clear()
-            for window in refused:
-                painting.draw(layer, window, self.plane)
-
-        layer.events.paint.connect(on_paint)
-        # Last, so that the canvas has drawn the stale pixels before they are drawn over.
-        layer.events.labels_update.connect(on_drawn, position="last")
-        mask.refused.append(on_refused)
-        return [
-            lambda: layer.events.paint.disconnect(on_paint),
-            lambda: layer.events.labels_update.disconnect(on_drawn),
-            lambda: mask.refused.remove(on_refused),
-        ]
 
     def _drop(self, layer: Any) -> None:
         for undo in self._adopted.pop(layer, ()):

@@ -1,10 +1,11 @@
 """What goes with a whole window rather than with one of its widgets."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
-from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QWidget
+from qtpy.QtCore import QEventLoop, QObject, Qt, QTimer
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_glacier.controllers.workspace import Workspace, workspace_of
 
@@ -34,3 +35,31 @@ class WindowBound(QObject):
         """What is open in the window; None once its viewer is gone."""
         viewer = self._viewer()
         return workspace_of(viewer) if viewer is not None else None
+
+
+class SpareTime(WindowBound):
+    """The window's time between what a person does in it."""
+
+    # Between two steps the window paints and answers.
+    _PAUSE_MS = 20
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the window is on screen, so that its events are served."""
+        return self.window.isVisible()
+
+    def paint(self) -> None:
+        """Paint what is new; clicks and keys wait."""
+        QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+
+    def spend_on(self, step: Callable[[], bool]) -> None:
+        """Call `step` again and again, never while a mouse button is held, until it gives False."""
+
+        def go_on() -> None:
+            if self.workspace is None:
+                return
+            drawing = QApplication.mouseButtons() != Qt.MouseButton.NoButton
+            if drawing or step():
+                QTimer.singleShot(self._PAUSE_MS, self, go_on)
+
+        QTimer.singleShot(self._PAUSE_MS, self, go_on)

@@ -37,12 +37,13 @@ class Hand:
     def _rest(self):
         self.qtbot.waitUntil(lambda: not self.view.controller.tools.busy)
 
-    def drag(self, path, modifier=Qt.KeyboardModifier.NoModifier):
+    def drag(self, path, modifier=Qt.KeyboardModifier.NoModifier, at_each=lambda: None):
         points = [self.at(*place) for place in path]
         self.qtbot.mousePress(self.canvas, Qt.MouseButton.LeftButton, modifier, points[0])
         for point in points[1:]:
             QTest.mouseMove(self.canvas, point)
             QApplication.processEvents()
+            at_each()
         self.qtbot.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, modifier, points[-1])
         self._rest()
 
@@ -288,6 +289,28 @@ def test_naparis_own_tools_take_over(hand):
     hand.view._tool_buttons["pan_zoom"].click()
     assert hand.view.controller.tools.tool == ""
     assert hand.layer.mouse_pan
+
+
+def test_a_stroke_with_a_rest_in_it_is_undone_as_one(hand, qtbot):
+    session = workspace_of(hand.viewer).session
+    before = _labels(hand).copy()
+    hand.view._class_buttons[3].click()
+    hand.view._tool_buttons["paint"].click()
+    hand.drag([(100, 60), (100, 64)])
+    apart = _labels(hand).copy()
+    # The hand rests with the button held until what it drew is on the disk.
+    hand.drag([(70, 60), (70, 70), (70, 90)], at_each=lambda: qtbot.waitUntil(lambda: not session.mask.has_pending))
+    drawn = _labels(hand).copy()
+    assert session.mask.dirty_tiles
+    assert len(session.journal.history(10)) > 2, "the rest was long enough for a part to be recorded"
+
+    hand.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    np.testing.assert_array_equal(_labels(hand), apart)
+    hand.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | SHIFT)
+    np.testing.assert_array_equal(_labels(hand), drawn)
+    for left in (apart, before):
+        hand.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+        np.testing.assert_array_equal(_labels(hand), left)
 
 
 def test_the_pixel_is_explained(hand, qtbot):

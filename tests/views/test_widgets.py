@@ -297,3 +297,53 @@ def test_saving_a_layer_writes_one_georeferenced_geotiff(viewer, make_dataset, t
         assert written.transform[:6] == (30.0, 0.0, 500_000.0, 0.0, -30.0, 3_800_000.0)
         assert np.array_equal(written.read(1), np.array([0, 85, 170, 255])[np.asarray(layer.data)])
         assert written.colormap(1)[85][:3] == (0x56, 0xB4, 0xE9)
+
+
+def test_on_screen_the_picture_comes_first_and_hidden_layers_in_time(viewer, qtbot, make_dataset):
+    _dock(viewer, "Correct")
+    viewer.show()
+    qtbot.waitUntil(viewer.window._qt_window.isVisible)
+    drawn_before_labels = []
+
+    def look(event):
+        if not any(layer.name == "Labels" for layer in viewer.layers):
+            picture = [layer for layer in viewer.layers if layer.name == "True colour"]
+            drawn_before_labels.extend(layer._slice.image.view.any() for layer in picture)
+
+    viewer.window._qt_viewer.canvas._scene_canvas.events.draw.connect(look)
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+
+    assert True in drawn_before_labels
+    labels = workspace_of(viewer).labels_layer
+    assert viewer.layers.selection == {labels}
+    labels.mode = "paint"
+    qtbot.waitUntil(lambda: "SWIR-green-blue" in viewer.layers)
+    names = [layer.name for layer in viewer.layers if layer.name != "Proposed change"]
+    assert names == [
+        "B10 thermal",
+        "B6 SWIR",
+        "B4 red",
+        "B3 green",
+        "B2 blue",
+        "SWIR-green-blue",
+        "True colour",
+        "Labels",
+    ]
+    assert viewer.layers.selection == {labels}
+    assert str(labels.mode) == "paint"
+    assert [name for name in names if viewer.layers[name].visible] == ["True colour", "Labels"]
+    viewer.window._qt_window.hide()
+
+
+def test_what_is_closed_at_once_brings_no_hidden_layers_after(viewer, qtbot, make_dataset):
+    viewer.show()
+    qtbot.waitUntil(viewer.window._qt_window.isVisible)
+    viewer.open(str(make_dataset("first")), plugin="napari-glacier")
+    viewer.layers.clear()
+    viewer.open(str(make_dataset("second")), plugin="napari-glacier")
+
+    qtbot.waitUntil(lambda: len(viewer.layers) >= 8)
+    qtbot.wait(300)
+    assert len(viewer.layers) == 8
+    assert {layer.metadata["napari_glacier"]["session"].root.name for layer in viewer.layers} == {"second"}
+    viewer.window._qt_window.hide()
