@@ -71,16 +71,18 @@ class Person:
             actions += cost
         return actions
 
-    def act(self, within_HW: Any = True) -> int:
-        """Mend the largest wrong patch, of those within an area, by what is worth most; gives the number of actions.
+    def act(self, within_HW: Any = True, least_px: int = 1) -> int:
+        """Mend the largest wrong patch, of those that reach into an area, by what is worth most; gives the actions.
 
-        0 where whatever these tools can do there spoils more than it mends.
+        0 where none there is as large as `least_px`, or whatever these tools can do to it spoils more than it mends.
         """
         while True:
-            wrong_HW = self.wrong() & ~self._left_HW & within_HW
-            if not wrong_HW.any():
+            wrong_HW = self.wrong() & ~self._left_HW
+            if not (wrong_HW & within_HW).any():
                 return 0
-            patch_HW, row, col = self._worst(wrong_HW)
+            patch_HW, row, col = self._worst(wrong_HW, within_HW)
+            if np.count_nonzero(patch_HW) < least_px:
+                return 0
             name, cost, index_HW = max(
                 self._choices(row, col, patch_HW), key=lambda choice: self._gain(choice[2]) / choice[1]
             )
@@ -104,8 +106,8 @@ class Person:
         before = np.count_nonzero((self.index_HW != self.goal_HW) & self.valid_HW)
         return before - np.count_nonzero((index_HW != self.goal_HW) & self.valid_HW)
 
-    def _worst(self, wrong_HW: Any) -> tuple[Any, int, int]:
-        """The largest patch that is wrong in one and the same way, and its deepest pixel."""
+    def _worst(self, wrong_HW: Any, within_HW: Any) -> tuple[Any, int, int]:
+        """The largest patch that is wrong in one and the same way and reaches into an area, and its deepest pixel."""
         label_HW = np.zeros(wrong_HW.shape, np.int32)
         count = 0
         for label in np.unique(self.goal_HW[wrong_HW]):
@@ -113,7 +115,8 @@ class Person:
             label_HW[parts_HW > 0] = parts_HW[parts_HW > 0] + count
             count += parts
         sizes = np.bincount(label_HW.ravel())
-        sizes[0] = 0
+        reaching = np.unique(label_HW[np.broadcast_to(within_HW, label_HW.shape)])
+        sizes[np.isin(np.arange(len(sizes)), reaching[reaching > 0], invert=True)] = 0
         patch_HW = label_HW == sizes.argmax()
         depth_HW = shape.depth(patch_HW)
         row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)

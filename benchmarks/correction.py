@@ -18,10 +18,11 @@
     direction that mends most. No hand is as sure, so this is the hardest comparison.
 
 The person (see `annotator.py`) knows the truth and looks at the largest mistake. With the queue she is led to its
-regions, best first, mends what is wrong in and around each, and says that it is right: one action. After 40 actions,
-and again after as many (twice as many where it mended less than a fiftieth of what was wrong), she lets the model learn
-(two actions: learn, and keep or drop, by whether more is right) and takes its new prediction for all that she has
-neither drawn nor found right (two more: predict, accept). For that the models must know the labels' classes.
+regions, best first, and mends the patches that reach into each, whole: large ones in a first round and those half as
+large in each later one. Of a region without mistakes she says that it is right: one action. After 40 actions, and again
+after as many (twice as many where it mended less than a fiftieth of what was wrong), she lets the model learn (two
+actions: learn, and keep or drop, by whether more is right) and takes its new prediction for all that she has neither
+drawn nor found right (two more: predict, accept). For that the models must know the labels' classes.
 """
 
 import argparse
@@ -59,6 +60,8 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "region"
 SIDE_PX = 1024
 PERSONS = ("brush", "smart", "learning")
 LEARN_EVERY, REGION_RIM_PX = 40, 12
+# Wrong patches that she mends in the first round through the queue, and in the last one.
+LARGE_PX, SMALL_PX = 3200, 50
 _WORTH_LEARNING = 0.02
 
 
@@ -73,6 +76,8 @@ def main() -> None:
     parser.add_argument("--tiles", nargs="+", metavar="ID", help="those to correct (default: the split val)")
     parser.add_argument("--crossval", type=Path, metavar="RUN", help="run of the trainer with folds, for these data")
     parser.add_argument("--folds", type=int, nargs="+", metavar="N", help="which of them (default: all)")
+    parser.add_argument("--persons", nargs="+", choices=PERSONS, default=PERSONS, help="whose actions to count")
+    parser.add_argument("--clicks", action="store_true", help="only where the brush leaves dabs")
     parser.add_argument("--skip-times", action="store_true", help="count actions only")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
@@ -200,12 +205,11 @@ def _compare_persons(options: argparse.Namespace) -> dict[str, Any]:
     shown = open_dataset(options.data)
     totals: dict[str, int] = {}
     for model, tile_ids in _models(options, shown):
-        for drags in (False, True):
+        for drags in (False,) if options.clicks else (False, True):
             with tempfile.TemporaryDirectory() as folder:
                 root = Path(folder) / "region"
-                for name, per_tile in _work_on(shown, tile_ids, model, root, options.target, drags=drags).items():
+                for name, per_tile in _work_on(shown, tile_ids, model, root, options, drags=drags).items():
                     key = f"{name}{'_drags' if drags else ''}"
-                    print(f"{key}: {per_tile}", file=sys.stderr, flush=True)
                     for tile_id, actions in per_tile.items():
                         totals[f"{tile_id}: {key}"] = actions
                         totals[f"actions_{key}"] = totals.get(f"actions_{key}", 0) + actions
@@ -213,7 +217,7 @@ def _compare_persons(options: argparse.Namespace) -> dict[str, Any]:
         f"interactions_ratio_{name}{way}": totals[f"actions_{name}{way}"] / totals[f"actions_brush{way}"]
         for name in PERSONS[1:]
         for way in ("", "_drags")
-        if f"actions_{name}{way}" in totals
+        if f"actions_{name}{way}" in totals and f"actions_brush{way}" in totals
     }
     return {"target_percent": options.target, **totals, **ratios}
 
@@ -233,16 +237,16 @@ def _models(options: argparse.Namespace, shown: Dataset) -> Iterator[tuple[str, 
 
 
 def _work_on(
-    shown: Dataset, tile_ids: Sequence[str], model: str, root: Path, target_percent: float, *, drags: bool
+    shown: Dataset, tile_ids: Sequence[str], model: str, root: Path, options: argparse.Namespace, *, drags: bool
 ) -> dict[str, dict[str, int]]:
     """Actions of each person on each tile, negative where the tools cannot reach the target."""
     dataset, truth = copy_without_masks(shown, root, tile_ids)
     scene = plan_scenes(dataset)[0]
     prediction = _predict(scene, model)
     actions: dict[str, dict[str, int]] = {}
-    for name in PERSONS:
+    for name in options.persons:
         desks = [
-            Desk(scene, place, prediction, truth[place.tile.id], target_percent, smart=name != "brush", drags=drags)
+            Desk(scene, place, prediction, truth[place.tile.id], options.target, smart=name != "brush", drags=drags)
             for place in scene.placements
         ]
         if name == "learning":
@@ -253,6 +257,7 @@ def _work_on(
             for desk in desks:
                 desk.actions = desk.person.work(desk.allowed)
         actions[name] = {desk.place.tile.id: desk.actions for desk in desks}
+        print(f"{name}{'_drags' if drags else ''}: {actions[name]}", file=sys.stderr, flush=True)
         unfinished = [desk.place.tile.id for desk in desks if not desk.is_done]
         if unfinished:
             print(f"{name}: the target was not reached on {unfinished}", file=sys.stderr)
@@ -301,10 +306,10 @@ class Desk:
         """Whether few enough pixels are wrong."""
         return np.count_nonzero(self.person.wrong()) <= self.allowed
 
-    def act(self, within_HW: Any, mask: EditableMask) -> int:
+    def act(self, within_HW: Any, mask: EditableMask, least_px: int = 1) -> int:
         """One action, and its stroke in the journal; gives what it cost."""
         before_HW = self.person.index_HW
-        cost = self.person.act(within_HW)
+        cost = self.person.act(within_HW, least_px)
         changed_HW = self.person.index_HW != before_HW
         if changed_HW.any():
             mask.assign_tiles({self.place.tile.id: (self.person.index_HW, changed_HW)}, "paint")
@@ -337,6 +342,7 @@ class QueueWork:
     def __init__(self, desks: Sequence[Desk], scene: Mosaic, prediction: Any, model: str) -> None:
         self.desks, self.scene, self.model = desks, scene, model
         self._queue = AttentionQueue(prediction.entropy_HW, prediction.valid_HW)
+        self._least_px = LARGE_PX
         self._root = scene.dataset.root
 
     def work(self, start_HW: Any) -> None:
@@ -362,23 +368,19 @@ class QueueWork:
             mask.close()
 
     def _mend_next(self, mask: EditableMask, journal: Journal) -> tuple[Desk, int]:
-        """Mend the best region of the queue in which something is wrong; the largest mistake where there is none."""
-        for region in self._queue.regions():
-            desk = self._desk_at(region.window)
-            if desk is None or desk.is_done:
-                continue
-            within_HW = desk.area_around(region.window)
-            enough = desk.allowed * np.count_nonzero(within_HW) // desk.person.valid_HW.size
-            spent = 0
-            while np.count_nonzero(desk.person.wrong() & within_HW) > enough and not desk.is_done:
-                cost = desk.act(within_HW, mask)
-                if not cost:
-                    break
-                spent += cost
-            self._queue.settle(region.number)
-            if spent:
-                desk.confirm(within_HW, journal)
-                return desk, spent + 1
+        """Mend the best region of the queue in which something large is wrong; the largest mistake where none is."""
+        while self._least_px >= SMALL_PX:
+            for region in self._queue.regions():
+                desk = self._desk_at(region.window)
+                if desk is None or desk.is_done:
+                    continue
+                within_HW = desk.area_around(region.window)
+                spent = 0
+                while not desk.is_done and (cost := desk.act(within_HW, mask, self._least_px)):
+                    spent += cost
+                if spent:
+                    return desk, spent
+            self._least_px //= 2
         desk = max(self.desks, key=lambda one: -1 if one.is_done else int(np.count_nonzero(one.person.wrong())))
         return desk, desk.act(True, mask)
 

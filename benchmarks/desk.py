@@ -10,7 +10,8 @@ drives the canvas with mouse and keys. Milliseconds by the clock, from the event
 `scribble_ms`            the same for a scribble over two classes; `scribble_first_ms` the first one of a view
 `take_ms`, `undo_ms`     the labels having changed, on the disk and in the layer
 `…_frame_ms`             the same until the canvas has drawn it, too (here without a graphics card)
-`longest_stall_ms`       the longest time between two beats of a timer of 2 ms while all this is done
+`longest_stall_ms`       the longest time between two beats of a timer of 2 ms while all this is done;
+                         `stall_view_ms` while the view is only moved, for comparison
 
 Medians, but for the stall. A machine that does other things as well stretches them: `load` tells. `…_cpu_ms` is what
 the window's thread worked in the same time, whatever else the machine did.
@@ -231,6 +232,19 @@ class Measured:
         self._recorded = 0
         desk.mask.recorded.append(self._count)
 
+    def views(self) -> None:
+        """Nothing but moving the view: what drawing it costs napari, the scene and its labels being shown."""
+        desk = self.desk
+        desk.view.controller.set_tool("pan_zoom")
+        desk.pump(0.5)
+        self.heart.rest()
+        for _ in range(self.rounds):
+            row, col = self._rng.uniform(0.4, 0.6, 2)
+            desk.drag((row, col), (row + 0.05, col + 0.05), (row, col))
+            desk.pump(0.05)
+        self._end("view")
+        desk.look_at(SIDE_PX / 2, SIDE_PX / 2)
+
     def strokes(self) -> None:
         """Brush strokes, then Ctrl+Z for each."""
         desk = self.desk
@@ -294,7 +308,7 @@ class Measured:
         found = {name: statistics.median(values) for name, values in sorted(self.spent.items())}
         for k, name in enumerate(("stall", "stall_cpu")):
             found |= {f"{name}_{stage}_ms": values[k] for stage, values in self.stalls.items()}
-            found[f"longest_{name}_ms"] = max(values[k] for values in self.stalls.values())
+            found[f"longest_{name}_ms"] = max(values[k] for stage, values in self.stalls.items() if stage != "view")
         return {**found, "load": os.getloadavg()[0]}
 
     def _note(self, name: str, ask: Callable[[], float], done: Callable[[], bool]) -> None:
@@ -333,6 +347,7 @@ def measure(root: Path, rounds: int, profile: bool) -> dict[str, float]:
     profiler = cProfile.Profile() if profile else None
     desk = Desk(root)
     measured = Measured(desk, rounds, profiler)
+    measured.views()
     measured.strokes()
     measured.fills()
     measured.scribbles()
