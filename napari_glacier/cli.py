@@ -9,14 +9,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_glacier import __version__, cli_data, cli_inventory, cli_models
-from napari_glacier.core.errors import GlacierError
+from napari_glacier.core.errors import ConfigError, GlacierError
 from napari_glacier.core.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from napari_glacier.nn.batch import Job, Report
 
 # What the system says of a path that was given wrong: no folder, a file in its place, not for this person, read-only.
 _OF_THE_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -26,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    if not options.verbose:
+        # What it finds wrong with a file is said in a sentence of ours, once.
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         return int(options.run(options))
     except GlacierError as error:
@@ -54,9 +60,30 @@ def _predict(options: argparse.Namespace) -> int:
     from napari_glacier.nn.device import tune_allocator
 
     tune_allocator()
-    from tqdm import tqdm
+    job = _job(options)
+    reports: list[Report] = []
+    said: set[str] = set()
+    for report in _mapped_here(job) if options.scheduler is None else _mapped_on_cluster(job, options.scheduler):
+        reports.append(report)
+        # Of a thousand tiles most say the same.
+        _print_warnings([warning for warning in report.warnings if warning not in said])
+        said.update(report.warnings)
+        if report.problem:
+            print(f"Failed: {report.scene}: {report.problem}", file=sys.stderr)
+    there = sum(report.was_there for report in reports)
+    if there:
+        scenes = "1 scene was" if there == 1 else f"{there} scenes were"
+        print(f"{scenes} there already, made by these models and settings. To map again, delete the masks.")
+    written = sum(len(report.written) for report in reports)
+    print(f"{written} {'file' if written == 1 else 'files'} written to {options.out}")
+    failed = [report.scene for report in reports if report.problem]
+    if failed:
+        print(f"{len(failed)} of {len(reports)} failed: {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
 
-    from napari_glacier.nn.batch import Batch, ClusterBatch, Job, Report
+
+def _job(options: argparse.Namespace) -> "Job":
+    from napari_glacier.nn.batch import Job
     from napari_glacier.nn.cleaning import Cleaning
 
     settings = {
@@ -72,7 +99,9 @@ def _predict(options: argparse.Namespace) -> int:
         "engine": options.engine,
         "compile": options.compile,
     }
-    job = Job(
+    if options.threshold:
+        settings["thresholds"] = _thresholds(options.threshold)
+    return Job(
         data=options.data.expanduser().absolute(),
         out=options.out.expanduser().absolute(),
         models=tuple(map(_model_name, options.model or ())),
@@ -83,55 +112,47 @@ def _predict(options: argparse.Namespace) -> int:
         uncertainty=options.uncertainty,
         votes=options.votes,
     )
-    reports: list[Report] = []
 
-    def tell(report: Report) -> None:
-        reports.append(report)
-        _print_warnings(report.warnings)
-        if report.problem:
-            print(f"Failed: {report.scene}: {report.problem}", file=sys.stderr)
 
-    if options.scheduler is not None:
-        cluster = ClusterBatch(job, options.scheduler)
-        _print_warnings(cluster.warnings)
-        for report in cluster.failed:
-            tell(report)
-        print(f"Progress page: {cluster.progress_page}", file=sys.stderr)
-        with tqdm(total=cluster.num_scenes, unit="scene", disable=None) as bar:
-            for report in cluster.run():
-                bar.update()
-                tell(report)
-    else:
-        batch = Batch(job)
-        _print_warnings(batch.warnings)
-        for report in batch.failed:
-            tell(report)
-        for scene in batch.scenes:
-            run = batch.map(scene)
-            with tqdm(total=None, unit="window", desc=scene.name, disable=None) as bar:
-                while True:
-                    try:
-                        progress = next(run)
-                    except StopIteration as end:
-                        tell(end.value)
-                        break
-                    except GlacierError as error:
-                        if len(batch.scenes) == 1:
-                            raise
-                        tell(Report(scene.name, problem=str(error)))
-                        break
-                    bar.total = progress.total
-                    bar.update(progress.done - bar.n)
-    there = sum(report.was_there for report in reports)
-    if there:
-        scenes = "1 scene was" if there == 1 else f"{there} scenes were"
-        print(f"{scenes} there already, made by these models and settings. To map again, delete the masks.")
-    written = sum(len(report.written) for report in reports)
-    print(f"{written} {'file' if written == 1 else 'files'} written to {options.out}")
-    failed = [report.scene for report in reports if report.problem]
-    if failed:
-        print(f"{len(failed)} of {len(reports)} failed: {', '.join(failed)}.", file=sys.stderr)
-    return 1 if failed else 0
+def _mapped_on_cluster(job: "Job", scheduler: str) -> "Iterator[Report]":
+    from tqdm import tqdm
+
+    from napari_glacier.nn.batch import ClusterBatch
+
+    cluster = ClusterBatch(job, scheduler)
+    _print_warnings(cluster.warnings)
+    yield from cluster.failed
+    print(f"Progress page: {cluster.progress_page}", file=sys.stderr)
+    with tqdm(total=cluster.num_scenes, unit="scene", disable=None) as bar:
+        for report in cluster.run():
+            bar.update()
+            yield report
+
+
+def _mapped_here(job: "Job") -> "Iterator[Report]":
+    from tqdm import tqdm
+
+    from napari_glacier.nn.batch import Batch, Report
+
+    batch = Batch(job)
+    _print_warnings(batch.warnings)
+    yield from batch.failed
+    for scene in batch.scenes:
+        run = batch.map(scene)
+        with tqdm(total=None, unit="window", desc=scene.name, disable=None) as bar:
+            while True:
+                try:
+                    progress = next(run)
+                except StopIteration as end:
+                    yield end.value
+                    break
+                except GlacierError as error:
+                    if len(batch.scenes) == 1:
+                        raise
+                    yield Report(scene.name, problem=str(error))
+                    break
+                bar.total = progress.total
+                bar.update(progress.done - bar.n)
 
 
 def _model_name(name: str) -> str:
@@ -219,6 +240,13 @@ def _add_predict(commands: Any) -> None:
         help="test-time augmentation views (default: those of the ensemble file, else 6)",
     )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    predict.add_argument(
+        "--threshold",
+        nargs="+",
+        action="extend",
+        metavar="CLASS=P",
+        help="a class may be chosen from this probability on, as in glacier=0.4 (default: those of the ensemble file)",
+    )
     predict.add_argument("--scheme", help="class scheme of the dataset's masks, where they do not tell")
     cli_data.add_mosaic_rule(predict)
     predict.add_argument("--probabilities", action="store_true", help="write class probabilities, too")
@@ -358,6 +386,20 @@ def _write_json(path: Path | None, content: dict[str, Any]) -> None:
 
 def _tta(text: str) -> Any:
     return text if text == "off" else int(text)
+
+
+def _thresholds(texts: Sequence[str]) -> dict[str, float]:
+    """`CLASS=P` texts as a mapping."""
+    thresholds = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            thresholds[name] = float(number)
+        except ValueError:
+            raise ConfigError(
+                f"--threshold {text} is not of the form CLASS=P. Write for example glacier=0.4."
+            ) from None
+    return thresholds
 
 
 def _print_warnings(warnings: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ def add_commands(commands: Any) -> None:
     outlines.add_argument(
         "--out", type=Path, required=True, metavar="FILE|DIR", help=".gpkg, .geojson or .shp; a folder with --like"
     )
-    outlines.add_argument("--data", type=Path, metavar="DIR", help="the masks' dataset: adds review states")
+    _add_data(outlines)
     _add_review(outlines)
     outlines.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     outlines.add_argument("--classes", nargs="+", default=(), metavar="CLASS", help="outline only these")
@@ -56,6 +56,7 @@ def add_commands(commands: Any) -> None:
         "source", type=Path, metavar="SOURCE", help="a mask, a folder of masks, or a dataset (its labels)"
     )
     report.add_argument("--out", type=Path, required=True, metavar="DIR", help="report.html, areas.csv and tiles.csv")
+    _add_data(report)
     report.add_argument("--labels", type=Path, metavar="PATH", help="corrected labels: a dataset or a folder of masks")
     report.add_argument(
         "--calibrate-on",
@@ -91,6 +92,15 @@ def _add_corrections(commands: Any) -> None:
     corrections.add_argument("--scheme", help="class scheme of the masks, where they do not tell")
     corrections.add_argument("--overwrite", action="store_true", help="replace an export that is there")
     corrections.set_defaults(run=_corrections)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the masks' dataset: adds review states, and the georeference where the masks have none",
+    )
 
 
 def _add_review(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +152,9 @@ def _corrections(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.directory, options.scheme)
     root = journal_root(dataset.root)
     if root is None:
-        raise DataError(f"{dataset.root} has no journal: nothing was corrected in it yet.")
+        raise DataError(
+            f"{dataset.root} has no journal: nothing was corrected in it yet. Correct its labels in napari first."
+        )
     with Journal.open(root) as journal:
         rows = export_corrections(dataset, journal, options.out, options.by, overwrite=options.overwrite)
     pixels = sum(row["pixels"] for row in rows)
@@ -169,11 +181,11 @@ def _report(options: argparse.Namespace) -> int:
     from napari_glacier.core.inventory.report_files import check_folder, write_report
 
     check_folder(options.out, options.overwrite)
-    # Review states are kept with the dataset of the labels; a folder of masks has none.
+    # Review states are kept with the dataset, which is mostly that of the labels; a folder of masks has none.
     labelled = options.labels if options.labels is not None and is_dataset(options.labels) else None
     source_is_data = options.source.is_dir() and is_dataset(options.source)
     data = labelled if options.review is not None and not source_is_data else None
-    source = open_maps(options.source, options.scheme, data, options.review)
+    source = open_maps(options.source, options.scheme, options.data or data, options.review)
     labels = None
     if options.labels is not None:
         # The labels have a scheme of their own where it is said how the two go together.

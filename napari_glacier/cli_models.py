@@ -112,6 +112,7 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         match = _matched(options, _named(options.champion, options), _named(options.challenger, options))
     _print_match(match)
+    _write_match(match, options)
     if options.maps is not None:
         from napari_glacier.core.data.dataset import open_dataset
 
@@ -151,6 +152,7 @@ def _promote(options: argparse.Namespace) -> int:
     else:
         match = _matched(options, _named("promoted", options), str(path))
         _print_match(match)
+        _write_match(match, options)
         figures = match.as_dict()
     if not options.yes and input(f"Let {root.name} work with {model.title}? [y/N] ").strip().lower() not in {
         "y",
@@ -280,7 +282,7 @@ def _pairs(texts: Sequence[str], *, values: bool = False) -> dict[str, Any]:
 
 
 def _matched(options: argparse.Namespace, champion: str, challenger: str) -> "Match":
-    """Compare with a progress bar, and write the figures where a file was named."""
+    """Compare with a progress bar."""
     from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.nn.comparing import compare_models
     from napari_glacier.nn.ensemble import resolve_models
@@ -296,13 +298,11 @@ def _matched(options: argparse.Namespace, champion: str, challenger: str) -> "Ma
         draws=options.draws,
         seed=options.seed,
     )
-    match: Match = _with_bar(run)
-    _write_match(match, options)
-    return match
+    return _with_bar(run)
 
 
 def _matched_folds(options: argparse.Namespace) -> "Match":
-    """Compare the maps that two cross-validations wrote, and write the figures where a file was named."""
+    """Compare the maps that two cross-validations wrote."""
     from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
     from napari_glacier.nn.comparing_folds import compare_folds
@@ -317,9 +317,7 @@ def _matched_folds(options: argparse.Namespace) -> "Match":
         draws=options.draws,
         seed=options.seed,
     )
-    match: Match = _with_bar(run)
-    _write_match(match, options)
-    return match
+    return _with_bar(run)
 
 
 def _check_draws(options: argparse.Namespace) -> None:
@@ -330,6 +328,7 @@ def _check_draws(options: argparse.Namespace) -> None:
 
 
 def _write_match(match: "Match", options: argparse.Namespace) -> None:
+    """Write the figures where a file was named; after they were printed, lest a bad path lose them."""
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(options.json, json.dumps(match.as_dict(), indent=2, allow_nan=False) + "\n")

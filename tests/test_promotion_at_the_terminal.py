@@ -58,6 +58,16 @@ def test_a_person_promotes_and_predict_follows(make_dataset, make_checkpoint, tm
     assert main(["rollback", "--data", str(root)]) == 2
 
 
+def test_figures_that_cannot_be_written_are_printed_all_the_same(make_dataset, make_checkpoint, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    one, other = make_checkpoint("one"), make_checkpoint("other")
+    arguments = ["compare", str(one), str(other), "--data", str(make_dataset()), "--device", "cpu", "--draws", "50"]
+    assert main([*arguments, "--json", str(tmp_path / "taken" / "figures.json")]) == 2
+    said = capsys.readouterr()
+    assert "labelled pixels change" in said.out
+    assert "taken" in said.err
+
+
 def test_without_tiles_to_compare_on_it_is_said(make_dataset, make_checkpoint, capsys):
     root, model = make_dataset(masks=False), make_checkpoint("mine")
     promote = ["promote", str(model), "--data", str(root), "--yes"]

@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell_failure(folder, str(error))
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        _tell_failure(folder, "Stopped; no model was made.")
+        sys.stderr.write("Stopped at once; no model was made.\n")
+        return EXIT_ERROR
     except Exception as error:
         _tell_failure(folder, f"{type(error).__name__}: {error}")
         raise
@@ -263,7 +267,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="auto", help="where the region is mapped: auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.steps < 1 or not 0 < options.lr < float("inf") or options.seed < 0:
+        parser.error("--steps is 1 or more, --lr above 0, and --seed 0 or more")
+    if options.replay is not None and not 0 <= options.replay < float("inf"):
+        parser.error("--replay is 0 or more")
+    return options
 
 
 if __name__ == "__main__":

@@ -52,11 +52,11 @@ def describe(config: RunConfig) -> str:
     sampler = CropSampler(seen.index, config.sampling, config.seed, config.train.batch_size * config.train.accumulate)
     achieved = sampler.mix_of(sampler.plan(1))
     lines.append(f"crops      {sampler.num_crops} an epoch of {config.sampling.crop_px} px, {config.sampling.kind}")
-    for name, *shares in zip(
-        start.data.scheme.class_names, sampler.natural_mix, sampler.target_mix, achieved, strict=True
-    ):
+    for k, name in enumerate(start.data.scheme.class_names):
+        # Where any place is as good, no mix is aimed at.
+        target = "" if config.sampling.kind == "uniform" else f"target {sampler.target_mix[k]:6.2%}  "
         lines.append(
-            "mix        {:<11} in the tiles {:6.2%}  target {:6.2%}  in the crops {:6.2%}".format(name, *shares)
+            f"mix        {name:<11} in the tiles {sampler.natural_mix[k]:6.2%}  {target}in the crops {achieved[k]:6.2%}"
         )
     lines.append(f"           crops come from {sampler.num_places:.0f} places, as evenly drawn ones would")
     lines += [f"note       {message}" for message in start.notes.messages]

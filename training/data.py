@@ -211,7 +211,17 @@ def scan(tiles: TileSet, scheme: ClassScheme, normalize: Literal["zscore", "perc
         if same and not k
     ]
     normalisation = Normalisation(tuple(means), tuple(scales), normalize)
-    return Scan(tuple(index), normalisation, digest.hexdigest(), tuple(fingerprints), tuple(constant))
+    warnings = (*constant, *_one_class_alone(index, scheme))
+    return Scan(tuple(index), normalisation, digest.hexdigest(), tuple(fingerprints), warnings)
+
+
+def _one_class_alone(index: Sequence[TileIndex], scheme: ClassScheme) -> Iterator[str]:
+    there = np.flatnonzero(sum(tile.pixels_K for tile in index))
+    if len(there) == 1:
+        yield (
+            f"Every training pixel that counts is {scheme.class_names[there[0]]}, so the model will call everything "
+            "that. Label what is something else, too."
+        )
 
 
 class CropDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):

@@ -92,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GlacierError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        # While libraries and data load, or for the second time.
+        sys.stderr.write("Stopped at once. Of a run that had begun, the epochs that were finished are kept.\n")
+        return EXIT_ERROR
 
 
 @contextmanager
@@ -358,8 +362,8 @@ def _choose_processes(devices: str, config: RunConfig) -> tuple[int, RunConfig]:
         return int(os.environ["WORLD_SIZE"]), config
     num_gpus = torch.cuda.device_count() if config.device in {"auto", "cuda"} else 0
     if devices == "auto":
-        batch_size = config.train.batch_size
-        return max(n for n in range(1, max(num_gpus, 1) + 1) if batch_size % n == 0), config
+        shared = _shared_out(config).values()
+        return max(n for n in range(1, max(num_gpus, 1) + 1) if not any(number % n for number in shared)), config
     number = _count_of(devices)
     if num_gpus and number > num_gpus:
         raise DeviceError(f"--devices {number} was asked for; there are {num_gpus} GPUs. Ask for at most that many.")
@@ -379,11 +383,20 @@ def _count_of(devices: str) -> int:
 
 
 def _check_batch(config: RunConfig, num_processes: int) -> None:
-    if config.train.batch_size % num_processes:
-        raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, which {num_processes} processes cannot share equally. "
-            f"Choose a multiple of {num_processes}."
-        )
+    for key, number in _shared_out(config).items():
+        if number % num_processes:
+            raise ConfigError(
+                f"{key} is {number}, which {num_processes} processes cannot share equally. "
+                f"Choose a multiple of {num_processes}."
+            )
+
+
+def _shared_out(config: RunConfig) -> dict[str, int]:
+    """What processes that train one model share out among them, by its key."""
+    shared = {"train.batch_size": config.train.batch_size}
+    if config.sampling.pixels_per_crop is not None:
+        shared["train.pixels"] = config.train.pixels
+    return shared
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

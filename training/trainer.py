@@ -285,8 +285,10 @@ class Trainer:
                 "warning",
             )
         shares = "  ".join(
-            f"{name} {mix['class_mix_achieved'][name]:.0%} (target {mix['class_mix_target'][name]:.0%})"
-            for name in self.scheme.class_names
+            f"{name} {share:.0%}"
+            # Where any place is as good, no mix is aimed at.
+            + ("" if self.config.sampling.kind == "uniform" else f" (target {mix['class_mix_target'][name]:.0%})")
+            for name, share in mix["class_mix_achieved"].items()
         )
         self.report.message(
             f"{len(data.train)} tiles train, {len(data.val)} validate; {sampler.num_crops} crops an epoch on "

@@ -14,6 +14,7 @@ from napari_glacier.core.band_order import SATURATED_FROM, Evidence, evidence, m
 from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.classes import SCHEMES
 from napari_glacier.core.data.dataset import Dataset, Tile, missing_band_warnings, open_dataset
+from napari_glacier.core.data.description import described_scheme
 from napari_glacier.core.data.leakage import buffer_for, find_leaks
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.data.statistics import PooledStatistics
@@ -102,11 +103,11 @@ def _open(path: Path, scheme: str | None, findings: list[Finding]) -> Dataset:
         if best is None or odd < best[0]:
             best = odd, dataset
     assert best is not None
-    if best[0] == 0:
-        # Each mask fits, but they are of different schemes: nothing else would say so.
+    if best[0] == 0 or described_scheme(best[1].root) is not None:
+        # Each mask fits, but they are of different schemes, or dataset.yaml names an unknown one: nothing else says so.
         findings.append(Finding.of(unread))
     read_as = best[1].scheme.name if best[1].scheme else ", ".join(SCHEMES)
-    findings.append(Finding("info", None, f"The masks fit no scheme; most fit {read_as}, which the rest is read with."))
+    findings.append(Finding("info", None, f"The masks are read as {read_as}, which most of them fit."))
     return best[1]
 
 
@@ -141,7 +142,7 @@ def _examine_tile(dataset: Dataset, tile: Tile, census: _Census) -> Iterator[Fin
             )
         elif values.size and band in CANONICAL_BANDS:
             yield from _examine_saturation(tile, band, values, census)
-    if not tile.is_picture:  # grey pictures are stored with three equal colours
+    if num_valid and not tile.is_picture:  # grey pictures are stored with three equal colours
         planes = {band: plane_HW for band, plane_HW in zip(bands, image_CHW, strict=True) if band not in flat}
         yield from _examine_doubles(tile, planes, valid_HW)
     if num_valid:

@@ -312,6 +312,8 @@ def _card(path: Path, metadata: Mapping[str, str]) -> ModelCard:
 
 def _checked_path(path: str | Path) -> Path:
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder. Name the checkpoint in it, such as {path / 'best.safetensors'}.")
     if not path.is_file():
         raise CheckpointError(f"There is no model file {path}. Check the path.")
     if looks_like_pickle(path):

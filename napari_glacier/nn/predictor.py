@@ -38,6 +38,7 @@ from napari_glacier.nn.inference import (
     free_cached_memory,
     memory_signalled,
     network_input,
+    views_of,
 )
 from napari_glacier.nn.lookahead import Lookahead
 from napari_glacier.nn.memory import ComputeSettings, usual_batch
@@ -423,7 +424,10 @@ class Predictor:
             "fingerprint": self.fingerprint(scene),
             "shape": list(scene.shape),
             "ensemble": self.ensemble.name,
-            "members": member_records(self.ensemble),
+            "members": [
+                {**record, "num_views": len(views_of(member, self._views))}
+                for record, member in zip(member_records(self.ensemble), self.ensemble.members, strict=True)
+            ],
             "classes": list(classes),
             "average": self.ensemble.average,
             "tta": self.tta,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional
 
 from napari_glacier.core.errors import ConfigError
@@ -71,8 +72,8 @@ class PromptedSam:
             # Its types know nothing of the second thing it gives.
             load: Any = Sam2Model.from_pretrained
             model, found = load(folder, local_files_only=True, use_safetensors=True, output_loading_info=True)
-        except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConfigError(f"The weights in {folder} are not of SAM 2 ({reason}). {_MEND}") from error
         # Published files hold the parts for video, too, which are not asked for here.
         wrong = sorted({str(key) for kind in ("missing_keys", "mismatched_keys") for key in found[kind]})

@@ -87,6 +87,9 @@ def test_a_tile_that_cannot_be_opened_is_told_and_the_others_are_read(make_datas
 def test_what_does_not_open_is_one_error(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 2
     assert "No tiles were found" in capsys.readouterr().out
+    (tmp_path / "notes.txt").write_text("these are words")
+    assert main(["doctor", str(tmp_path / "notes.txt")]) == 2
+    assert "notes.txt is not a TIFF image" in capsys.readouterr().out
 
 
 def test_the_real_tiles_and_the_sample_region_are_clean(real_tiles):
@@ -178,6 +181,18 @@ def test_masks_of_no_scheme_do_not_hide_the_rest(make_dataset):
     for number, path in enumerate(sorted((root / "label").glob("*.tif"))):
         write_raster(path, np.full((64, 64), (85, 1)[number % 2], "u1"))
     assert examine(root).exit_code == 2  # each mask fits a scheme, all of them none
+    (root / "label" / "mask_00_00.tif").write_bytes(b"II*\0nothing")
+    (root / "dataset.yaml").write_text("scheme: glacier9\n")
+    assert "dataset.yaml says scheme: 'glacier9'" in _warnings(root)["error", None]
+
+
+def test_a_tile_of_nodata_alone_has_no_other_fault(make_dataset):
+    root = make_dataset()
+    for path in root.glob("Band*/*_00_01.tif"):
+        write_raster(path, np.zeros((64, 64), "u2"))
+    said = [finding.message for finding in examine(root).findings if finding.tile == "00_01"]
+    assert len([text for text in said if "nodata" not in text]) == 0, said
+    assert "Every pixel is nodata." in said
 
 
 def test_values_of_another_scale_than_a_models_are_found(make_dataset, make_checkpoint, capsys):

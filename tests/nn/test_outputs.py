@@ -209,22 +209,21 @@ def terminal(make_dataset, make_member, tmp_path, monkeypatch):
         assert main([*usual, *arguments]) == 0
         return read_raster(next(out.glob("*.tif")))[0]
 
-    run.predictor = lambda **settings: Predictor(bundled, tta="off", device="cpu", engine="torch", **settings)
-    run.scene = plan_scenes(open_dataset(root))[0]
-    return run
-
-
-def test_clean_at_the_terminal(terminal) -> None:
-    scheme = get_scheme("glacier4")
-
     def expected(**settings) -> np.ndarray:
-        steps = terminal.predictor(**settings).run(terminal.scene)
+        predictor = Predictor(bundled, tta="off", device="cpu", engine="torch", **settings)
+        steps = predictor.run(plan_scenes(open_dataset(root))[0])
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                return scheme.encode(end.value.index_HW)
+                return get_scheme("glacier4").encode(end.value.index_HW)
 
+    run.expected = expected
+    return run
+
+
+def test_clean_at_the_terminal(terminal) -> None:
+    expected = terminal.expected
     plain, clean = terminal(), terminal("--clean")
     assert (plain != clean).any()
     np.testing.assert_array_equal(plain, expected())
@@ -233,9 +232,23 @@ def test_clean_at_the_terminal(terminal) -> None:
     np.testing.assert_array_equal(smooth, expected(cleaning=Cleaning(opening_px=1, closing_px=2)))
 
 
-def test_a_warning_is_said_once_at_the_terminal(terminal, capsys, caplog) -> None:
+def test_a_warning_is_said_once_at_the_terminal(terminal, capsys, caplog, make_dataset, tmp_path) -> None:
     terminal()
     assert (capsys.readouterr().err + caplog.text).count("trained on synthetic scenes") == 1
+    stack = make_dataset("stack", grid=(1, 3), georeferenced=False)
+    arguments = ["predict", "--data", str(stack), "--out", str(tmp_path / "three"), "--tta", "off", "--device", "cpu"]
+    assert main([*arguments, "--engine", "torch"]) == 0
+    assert len(list((tmp_path / "three").glob("*.tif"))) == 3
+    assert capsys.readouterr().err.count("trained on synthetic scenes") == 1
+
+
+def test_thresholds_at_the_terminal(terminal, capsys) -> None:
+    seldom = terminal("--threshold", "glacier=0.9999", "lake=0.01")
+    assert (seldom != terminal.expected()).any()
+    np.testing.assert_array_equal(seldom, terminal.expected(thresholds={"glacier": 0.9999, "lake": 0.01}))
+    with pytest.raises(AssertionError):
+        terminal("--threshold", "debris")
+    assert "--threshold debris is not of the form CLASS=P" in capsys.readouterr().err
 
 
 def test_a_mosaic_of_scenes_is_mapped_as_one_and_keeps_the_days(make_landsat, make_member, tmp_path, monkeypatch):

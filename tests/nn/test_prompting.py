@@ -9,6 +9,7 @@ import torch
 
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.nn.prompting import PromptedSam
+from napari_glacier.nn.zoo import build_model
 
 # Of the fixture's model.
 SIDE_PX = 64
@@ -78,7 +79,13 @@ def test_masks_much_like_a_better_one_go() -> None:
 def test_what_is_missing_is_told_in_a_sentence(tmp_path: Path, tiny_sam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no weights of SAM 2 in .*Choose a folder with the config.json"):
         PromptedSam.load(tmp_path)
-    (tiny_sam / "model.safetensors").unlink()
+    weights = tiny_sam / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ConfigError, match=r"are not of SAM 2 .*header"):
+        PromptedSam.load(tiny_sam)
+    with pytest.raises(ConfigError, match=r"are not of SAM 2 .*header"):
+        build_model("sam2", channels=("red", "green", "blue"), num_classes=2, encoder_weights=str(tiny_sam))
+    weights.unlink()
     with pytest.raises(ConfigError, match="are not of SAM 2"):
         PromptedSam.load(tiny_sam)
     monkeypatch.setitem(sys.modules, "transformers", None)

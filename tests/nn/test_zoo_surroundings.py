@@ -216,6 +216,7 @@ def test_a_scene_is_never_turned_for_it(make_dataset, make_checkpoint, make_card
     np.testing.assert_array_equal(alone.probabilities_KHW, once.probabilities_KHW)
     both, told = _mapped(Predictor(Ensemble([upright, turned]), tta=8, **usual), scene)
     assert told[-1].total == 9
+    assert [record["num_views"] for record in both.provenance["members"]] == [1, 8]
     other, _ = _mapped(Predictor(Ensemble([turned]), tta=8, **usual), scene)
     np.testing.assert_allclose(
         both.probabilities_KHW, (alone.probabilities_KHW + other.probabilities_KHW) / 2, atol=2e-3

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -244,3 +245,11 @@ def test_bad_input_is_one_sentence_and_leaves_no_model(make_dataset, make_checkp
     assert main(["--data", str(root), "--model", str(other), "--out", str(tmp_path / "b")]) == 2
     assert "Choose a model of the labels' classes" in capsys.readouterr().err
     assert not list(tmp_path.glob("?/*.safetensors"))
+
+
+@pytest.mark.parametrize("wrong", [["--steps", "0"], ["--lr", "nan"], ["--replay", "-1"], ["--seed", "-1"]])
+def test_settings_out_of_range_are_refused(tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit) as caught:
+        main(["--data", str(tmp_path), *wrong])
+    assert caught.value.code == 2
+    assert re.search(f"error: .*{wrong[0]} ", capsys.readouterr().err)

@@ -185,6 +185,17 @@ def test_a_constant_channel_is_not_blown_up_and_a_missing_band_does_not_count(ma
     assert seen.normalisation.std[0] == pytest.approx(values.std(), rel=1e-9)
 
 
+def test_one_class_alone_is_warned_of(make_dataset):
+    root = make_dataset(splits=("train", "val"))
+    data = open_training_data(_config(root))
+    assert not scan(data.train, data.scheme).warnings
+    for path in (root / "train_masks").glob("*.tif"):
+        write_raster(path, np.full((64, 64), 85, np.uint8))
+    data = open_training_data(_config(root, scheme="glacier4"))
+    (warning,) = scan(data.train, data.scheme).warnings
+    assert warning.startswith("Every training pixel that counts is glacier, ")
+
+
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 1, 4), (3, 1, 2), (8, 4, 1), (4, 4, 0)])
 def test_workers_share_the_cores_that_this_process_may_use(make_dataset, monkeypatch, cores, processes, workers):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)

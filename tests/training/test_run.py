@@ -637,3 +637,28 @@ def test_a_stray_training_module_does_not_shadow_this_one(config_path, tmp_path)
     command = [sys.executable, "-P", "-m", "training.run", "--config", config_path, "--set", "data.val=/nowhere"]
     result = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
+
+
+@pytest.mark.parametrize(("key", "number"), [("train.batch_size", 4), ("train.pixels", 1024)])
+def test_what_processes_cannot_share_equally_is_named(make_dataset, capsys, key, number):
+    shared = {"train.batch_size": 6, "train.pixels": 1023, key: number}
+    settings = [f"{name}={value}" for name, value in shared.items()]
+    arguments = ["--config", "surroundings", "--train_data", make_dataset(), "--devices", "3", "--set", *settings]
+    code, _, err = _run(capsys, *arguments)
+    assert (code, err.startswith(f"{key} is {number}, which 3 processes cannot share")) == (2, True), err
+
+
+def test_a_stop_before_the_training_begins_is_no_traceback(config_path, tmp_path, capsys, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.start.prepare", interrupted)
+    code, out, err = _run(capsys, "--config", config_path)
+    assert (code, out) == (1, "")
+    assert err.startswith("Stopped at once.")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_crops_drawn_anywhere_have_no_target_mix(config_path, capsys):
+    code, out, _ = _run(capsys, "--config", config_path, "--check", "--set", "sampling.kind=uniform")
+    assert (code, "target" in out, "in the crops" in out) == (0, False, True)

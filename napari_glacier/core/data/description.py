@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks
+from napari_glacier.core.classes import SCHEMES, ClassScheme, get_scheme, scheme_of_masks
 from napari_glacier.core.data.joining import check_rule
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.tiles import Tile
-from napari_glacier.core.errors import DataError, RasterError, SaveError
+from napari_glacier.core.errors import DataError, RasterError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.plain_yaml import read_yaml
 from napari_glacier.core.raster import read_mask_codes
@@ -44,6 +44,11 @@ def choose_scheme(
         return get_scheme(name), ()
     written = described_scheme(root)
     if written is not None:
+        if written not in SCHEMES:
+            raise SchemeError(
+                f"{Path(root) / DESCRIPTION_FILE} says scheme: {written!r}. Known are: {', '.join(SCHEMES)}. Correct "
+                "the line."
+            )
         return get_scheme(written), ()
     masks = [tile.mask_path for tile in tiles if tile.mask_path is not None]
     pictures = any(tile.is_picture for tile in tiles)

@@ -237,7 +237,7 @@ def _tiles_of_rasters(files: Sequence[Path], wanted: Sequence[Path]) -> list[Til
             path.stem,
             "all",
             {band: BandSource(path, index) for index, band in enumerate(CANONICAL_BANDS)},
-            paired[path],
+            paired.get(path),
             mask_folder,
         )
         for path in wanted

@@ -283,3 +283,16 @@ class _Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
+
+
+def test_masks_without_a_place_take_that_of_the_tiles(make_dataset, tmp_path, capsys):
+    root = make_dataset()
+    dataset = open_dataset(root)
+    for tile in dataset.tiles:
+        write_mask(tmp_path / "bare" / tile.name, dataset.read_mask(tile), FOUR, None)
+    arguments = ["report", str(tmp_path / "bare"), "--out", str(tmp_path / "r")]
+    assert main(arguments) == 2
+    assert "has no georeference" in capsys.readouterr().err
+    assert main([*arguments, "--data", str(root)]) == 0
+    assert main(["report", str(root), "--out", str(tmp_path / "own")]) == 0
+    assert (tmp_path / "r" / "areas.csv").read_text() == (tmp_path / "own" / "areas.csv").read_text()
