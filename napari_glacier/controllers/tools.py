@@ -264,6 +264,7 @@ class ToolController:
     def _later(self, work: Future[Any], go_on: Callable[[Any], None]) -> None:
         """Go on here when a thread has done something; of several only the last counts."""
         self._awaited = work, go_on
+        self._plane = self.workspace.plane
         if self.waits:
             self.deliver()
 
@@ -306,8 +307,8 @@ class ToolController:
             self._show_object(proposal.area)
 
     def follow_plane(self) -> None:
-        """Another scene of a stack is on screen: what was proposed belongs to the one before."""
-        if self._has_something and self.workspace.plane != self._plane:
+        """Another scene of a stack is on screen: what was proposed, or is worked on, belongs to the one before."""
+        if (self._has_something or self.busy) and self.workspace.plane != self._plane:
             self.drop()
 
     def find_objects(self) -> None:

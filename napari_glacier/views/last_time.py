@@ -111,9 +111,7 @@ class LastTime(WindowBound):
             places.append(
                 {
                     "title": title,
-                    "area": next(
-                        (name for name, area in _AREAS.items() if area == window.dockWidgetArea(dock)), "right"
-                    ),
+                    "area": _AREA_NAMES.get(window.dockWidgetArea(dock), "right"),
                     # Of tabs the one that is seen.
                     "front": not dock.visibleRegion().isEmpty(),
                     "floating": dock.isFloating(),
@@ -130,8 +128,7 @@ class LastTime(WindowBound):
         first: dict[Any, QDockWidget] = {}
         for dock, place in docks:
             area = _AREAS.get(str(place.get("area")), Qt.DockWidgetArea.RightDockWidgetArea)
-            where = place.get("place")
-            rect = QRect(*where) if isinstance(where, list) and len(where) == 4 else QRect()
+            rect = _rect_of(place.get("place"))
             if place.get("floating") and _is_on_a_screen(rect):
                 dock.setFloating(True)
                 dock.setGeometry(rect)
@@ -176,6 +173,14 @@ class OfferRow(QWidget):
         """Offer these widgets; nothing, where there are none."""
         self.button.setToolTip(f"{', '.join(titles)}, where they lay")
         self.setVisible(bool(titles))
+
+
+def _rect_of(kept: Any) -> QRect:
+    """A place as it was kept; an empty one where the settings file holds something else."""
+    match kept:
+        case [int(x), int(y), int(width), int(height)]:
+            return QRect(x, y, width, height)
+    return QRect()
 
 
 def _is_on_a_screen(rect: QRect) -> bool:

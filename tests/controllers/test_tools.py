@@ -1,3 +1,5 @@
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 import rasterio
@@ -423,6 +425,19 @@ def test_a_stack_is_corrected_on_the_plane_on_screen(workspace, desk, make_datas
     after = _labels(workspace)
     assert (after[2] != before[2]).any()
     assert np.array_equal(np.delete(after, 2, 0), np.delete(before, 2, 0))
+
+
+def test_what_is_worked_on_goes_with_its_scene(workspace, desk, make_dataset, monkeypatch):
+    workspace.open(make_dataset(georeferenced=False))
+    workspace.viewer.dims.set_point(0, 1)
+    tools, reading = desk.tools, Future()
+    tools.waits = False
+    monkeypatch.setattr(tools.source, "prepare", lambda window: reading)
+    tools.select(toolbox.SMART_FILL)
+    tools.click(30, 30)
+    assert tools.busy
+    workspace.viewer.dims.set_point(0, 2)
+    assert not tools.busy, "the answer would be proposed in another scene"
 
 
 def test_another_window_looks_but_does_not_correct(workspace, desk, tools, monkeypatch):
