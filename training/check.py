@@ -49,7 +49,8 @@ def describe(config: RunConfig) -> str:
     lines += [f"           {leak.sentence()}" for leak in start.data.leakage.leaks[:_MOST_LEAKS]]
     if len(start.data.leakage.leaks) > _MOST_LEAKS:
         lines.append(f"           and {len(start.data.leakage.leaks) - _MOST_LEAKS} more pairs")
-    sampler = CropSampler(seen.index, config.sampling, config.seed, config.train.batch_size * config.train.accumulate)
+    multiple_of = 1 if config.sampling.pixels_per_crop else config.train.batch_size * config.train.accumulate
+    sampler = CropSampler(seen.index, config.sampling, config.seed, multiple_of)
     achieved = sampler.mix_of(sampler.plan(1))
     lines.append(f"crops      {sampler.num_crops} an epoch of {config.sampling.crop_px} px, {config.sampling.kind}")
     for k, name in enumerate(start.data.scheme.class_names):

@@ -4,6 +4,7 @@ Shapes: N batch, C channels, H rows, W columns, T tiles, K classes.
 """
 
 import hashlib
+import math
 import os
 import signal
 from collections import OrderedDict
@@ -258,7 +259,7 @@ class BatchPlan(torch.utils.data.Sampler[list[Crop]]):
         self._mine = slice(rank, None, num_ranks)
 
     def __len__(self) -> int:
-        return len(self.crops) // self._batch_size
+        return math.ceil(len(self.crops) / self._batch_size)
 
     def __iter__(self) -> Iterator[list[Crop]]:
         for start in range(0, len(self.crops), self._batch_size):

@@ -110,7 +110,8 @@ class PixelMixer:
         features, targets = [], []
         for features_Fhw, target_hw in zip(features_NFhw, target_Nhw, strict=True):
             counted = (target_hw.flatten() != IGNORE_INDEX).nonzero().flatten()
-            chosen = counted[torch.randperm(len(counted), generator=generator)[: self._per_crop].to(counted.device)]
+            wanted = -(-len(counted) * self._per_crop // max(len(target_hw.flatten()), self._per_crop))
+            chosen = counted[torch.randperm(len(counted), generator=generator)[:wanted].to(counted.device)]
             features.append(features_Fhw.flatten(1)[:, chosen].T)
             targets.append(target_hw.flatten()[chosen])
         return torch.cat(features), torch.cat(targets)

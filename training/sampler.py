@@ -146,6 +146,7 @@ class CropSampler:
     def __init__(self, index: Sequence[TileIndex], config: SamplingConfig, seed: int, multiple_of: int) -> None:
         self._index = list(index)
         self._kind = config.kind
+        self._covers = config.kind == "cover"
         self._crop_px = config.crop_px
         self._seed = seed
         pixels_TK = np.stack([tile.pixels_K for tile in self._index])
@@ -154,12 +155,13 @@ class CropSampler:
             raise ConfigError("No training pixel is valid: all tiles are nodata. Check data.train.")
         self.natural_mix: FloatArray = pixels_K / pixels_K.sum()
         self.target_mix = _target_mix(config.target_mix, pixels_K)
-        wanted = config.crops_per_epoch or math.ceil(sum(map(self._crops_to_cover, self._index)))
-        self.num_crops = -(-wanted // multiple_of) * multiple_of
-
-        self._step, places_M3 = self._all_places()
+        self._step, places_M3 = (
+            (config.crop_px, self._places_at(config.crop_px)) if self._covers else self._all_places()
+        )
         usable_M = self._per_tile(places_M3, TileIndex.has_pixels)
         self._places_M3 = places_M3[usable_M]
+        covering = len(self._places_M3) if self._covers else math.ceil(sum(map(self._crops_to_cover, self._index)))
+        self.num_crops = -(-(config.crops_per_epoch or covering) // multiple_of) * multiple_of
         counts_MK = self._per_tile(self._places_M3, TileIndex.compositions)
         weight_M = self._weights(config, pixels_TK, counts_MK)
         self._reached_M = weight_M.cumsum()
@@ -170,6 +172,10 @@ class CropSampler:
     def plan(self, epoch: int) -> list[Crop]:
         """Crops of an epoch in the order in which they are trained on."""
         rng = np.random.default_rng([self._seed, epoch])
+        if self._covers:
+            again = -(-self.num_crops // len(self._places_M3))
+            order = np.concatenate([rng.permutation(len(self._places_M3)) for _ in range(again)])
+            return self._crops(self._places_M3[order[: self.num_crops]], epoch)
         # Equal strata of the weights, tile by tile: an epoch sees every tile as often as it is due. Balanced
         # plans draw several crops in each, and keep those that together have the expected mix.
         per_crop = min(max(_MAX_DRAWN // self.num_crops, 2), _ALTERNATIVES) if self._kind == "balanced" else 1
@@ -181,8 +187,11 @@ class CropSampler:
             counts_MK = self._per_tile(places_M3, TileIndex.compositions)[:, :-1]
             chosen = choose_mix(counts_MK.reshape(self.num_crops, per_crop, -1), self.expected_mix, rng)
             places_M3 = places_M3.reshape(self.num_crops, per_crop, 3)[np.arange(self.num_crops), chosen]
-        shuffled = places_M3[rng.permutation(self.num_crops)].tolist()
-        return [Crop(tile, row, col, epoch, number) for number, (tile, row, col) in enumerate(shuffled)]
+        return self._crops(places_M3[rng.permutation(self.num_crops)], epoch)
+
+    @staticmethod
+    def _crops(places_M3: IntArray, epoch: int) -> list[Crop]:
+        return [Crop(tile, row, col, epoch, number) for number, (tile, row, col) in enumerate(places_M3.tolist())]
 
     def mix_of(self, crops: Sequence[Crop]) -> FloatArray:
         """Share of each class among the counted pixels of these crops, before augmentation."""
@@ -201,7 +210,7 @@ class CropSampler:
             chance_M = np.where(counts_MK[:, -1] > 0, config.interface_boost, 1.0)
             most = min(config.max_repeats, max(_LARGEST_SHARE * len(tile_M), _FEW_REPEATS))
             return balanced_weights(counts_MK[:, :-1], self.target_mix, chance_M, most)
-        if self._kind == "uniform":
+        if self._kind in ("uniform", "cover"):
             share_T = pixels_TK.sum(1).astype(np.float64)
         else:
             mix_TK = pixels_TK / np.maximum(pixels_TK.sum(1, keepdims=True), 1)
@@ -211,20 +220,25 @@ class CropSampler:
 
     def _all_places(self) -> tuple[int, IntArray]:
         """Step of the grid, and its places as (tile, row, column), tile by tile."""
+        if self._covers:
+            return self._crop_px, self._places_at(self._crop_px)
         step, coarsest = CELL_PX, max(CELL_PX, self._crop_px // 4)
         while step < coarsest and sum(self._num_places_of(tile, step) for tile in self._index) > _MAX_PLACES:
             step = min(2 * step, coarsest)
+        places_M3 = self._places_at(step)
+        if len(places_M3) > _MAX_PLACES:
+            kept = np.random.default_rng(self._seed).choice(len(places_M3), _MAX_PLACES, replace=False)
+            places_M3 = places_M3[np.sort(kept)]
+        return step, places_M3
+
+    def _places_at(self, step: int) -> IntArray:
         parts = []
         for t, tile in enumerate(self._index):
             row, col = np.meshgrid(
                 _starts(tile.height, self._crop_px, step), _starts(tile.width, self._crop_px, step), indexing="ij"
             )
             parts.append(np.stack([np.full(row.size, t), row.ravel(), col.ravel()], axis=1))
-        places_M3 = np.concatenate(parts)
-        if len(places_M3) > _MAX_PLACES:
-            kept = np.random.default_rng(self._seed).choice(len(places_M3), _MAX_PLACES, replace=False)
-            places_M3 = places_M3[np.sort(kept)]
-        return step, places_M3
+        return np.concatenate(parts)
 
     def _num_places_of(self, tile: TileIndex, step: int) -> int:
         return len(_starts(tile.height, self._crop_px, step)) * len(_starts(tile.width, self._crop_px, step))

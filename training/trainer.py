@@ -68,12 +68,14 @@ class Trainer:
         self.scheme = start.data.scheme
         self.scan: Scan = team.from_first(lambda: scan(start.data.train, self.scheme, config.data.normalize))
         self.normalisation = start.normalisation or self.scan.normalisation
-        per_update = config.train.batch_size * config.train.accumulate
-        self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, per_update)
-        self.steps = self.sampler.num_crops // per_update
-        per_crop = config.sampling.pixels_per_crop
-        if per_crop is not None:
-            self.steps = max(self.sampler.num_crops * per_crop // (config.train.pixels * config.train.accumulate), 1)
+        per_crop, accumulate = config.sampling.pixels_per_crop, config.train.accumulate
+        # Single pixels make up batches of their own: crops may be as many as there are.
+        multiple_of = config.train.batch_size * accumulate if per_crop is None else team.size
+        self.sampler = CropSampler(self.scan.index, config.sampling, config.seed, multiple_of)
+        if per_crop is None:
+            self.steps = self.sampler.num_crops // multiple_of
+        else:
+            self.steps = max(self.sampler.num_crops * per_crop // (config.train.pixels * accumulate), 1)
 
         self.network = start.build_model().to(team.device).to(memory_format=torch.channels_last)
         self.model = team.wrap(self.network)

@@ -207,9 +207,10 @@ class DistillConfig(_Section):
 class SamplingConfig(_Section):
     """Which crops a training epoch sees."""
 
-    kind: Literal["balanced", "uniform", "tile_weighted"] = Field(
+    kind: Literal["balanced", "uniform", "tile_weighted", "cover"] = Field(
         "balanced",
-        description="Crops drawn towards a target mix of classes, any crop, or more of the tiles near the target mix.",
+        description="Crops drawn towards a target mix of classes, any crop, more of the tiles near the target mix, or "
+        "crops that cover all tiles, each once an epoch.",
     )
     crop_px: int = Field(256, ge=32, description="Side of a training crop in pixels.")
     pixels_per_crop: int | None = Field(

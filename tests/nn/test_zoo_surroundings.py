@@ -145,6 +145,15 @@ def test_half_precision_leaves_the_features_alone(image):
         assert torch.equal(model.describe(image), torch.cat(list(model.surroundings(image)), 1))
 
 
+def test_features_are_scaled_while_learning_as_they_will_be_when_predicted(image):
+    model = build_model("surroundings", channels=CHANNELS, num_classes=2).eval()
+    model.scales.train()
+    model(image)
+    other = image * 2
+    learnt = model(other)
+    assert torch.equal(learnt, model.eval()(other))
+
+
 def test_engines_compute_it_in_float32_and_agree(make_card, tmp_path):
     torch.manual_seed(3)
     channels = ("B3", "B6", "B10", "NDSI", "ratio", "valid")

@@ -121,6 +121,19 @@ def test_uniform_sampling_keeps_the_natural_mix(tiles, index):
     assert np.abs(_true_mix(tiles, sampler.plan(1), 32) - sampler.natural_mix).max() < 0.05
 
 
+def test_covering_crops_hold_every_counted_pixel_and_come_once_before_any_comes_again(tiles, index):
+    tiles, index = [*tiles, tiles[0][:40, :48]], [*index, TileIndex(tiles[0][:40, :48], 4)]
+    seen = [np.zeros(tile.shape, int) for tile in tiles]
+    sampler = CropSampler(index, SamplingConfig(kind="cover", crop_px=64), seed=0, multiple_of=4)
+    crops = sampler.plan(1)
+    for crop in crops[: 4 * 16 + 1]:
+        seen[crop.tile][max(crop.row, 0) : crop.row + 64, max(crop.col, 0) : crop.col + 64] += 1
+    assert all((count == 1).all() for count in seen)
+    assert len(crops) == sampler.num_crops == 68
+    assert len({crop[:3] for crop in crops[65:]}) == 3
+    assert [crop[:3] for crop in sampler.plan(2)] != [crop[:3] for crop in crops]
+
+
 def test_absent_classes_leave_their_share_to_the_others():
     target = np.zeros((64, 64), np.uint8)
     target[:, 32:] = 1
@@ -311,7 +324,7 @@ def test_crops_with_a_border_are_drawn_oftener():
     assert share(3.0) == pytest.approx(0.75, abs=0.03)
 
 
-@pytest.mark.parametrize("kind", ["balanced", "uniform", "tile_weighted"])
+@pytest.mark.parametrize("kind", ["balanced", "uniform", "tile_weighted", "cover"])
 def test_crops_without_a_counted_pixel_are_never_drawn(kind):
     target = np.full((203, 259), IGNORE_INDEX, np.uint8)
     target[5:9, 3:60] = 0

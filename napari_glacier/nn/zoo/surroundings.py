@@ -15,7 +15,7 @@ of pixels on a grid, features_NFhw.
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -270,12 +270,19 @@ class SurroundingsNetwork(nn.Module):
         hidden_NWHW, first = self.first.bias.view(-1, 1, 1), 0
         for scale in self.scales:
             with _exact(image_NCHW):
-                group_NFHW = scale(next(groups)).clamp(-_STRANGEST, _STRANGEST)
+                group_NFHW = _standardised(next(groups), cast("nn.BatchNorm2d", scale)).clamp(-_STRANGEST, _STRANGEST)
             last = first + group_NFHW.shape[1]
             hidden_NWHW = hidden_NWHW + functional.conv2d(group_NFHW, self.first.weight[:, first:last])
             first = last
         logits: torch.Tensor = self.head(self.rest(hidden_NWHW))
         return logits
+
+
+def _standardised(group_NFHW: torch.Tensor, scale: nn.BatchNorm2d) -> torch.Tensor:
+    """Features by the statistics of all batches so far: scaled while learning as they will be when predicted."""
+    if scale.training:
+        scale(group_NFHW)
+    return functional.batch_norm(group_NFHW, scale.running_mean, scale.running_var, eps=scale.eps)
 
 
 @contextmanager
