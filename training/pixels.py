@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config import RunConfig
-from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.nn.zoo.surroundings import Grid
 from training.distributed import Team
 
@@ -86,11 +86,21 @@ class PixelMixer:
             All of the epoch.
         epoch, num_batches : int
             Where more pixels are wanted than count, they come again.
+
+        Raises
+        ------
+        DataError
+            If no pixel of the crops counts.
         """
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) * 4096 + self._rank)
         described = [self._pixels(image, target, generator) for image, target in crops]
         features_NF, target_N = (torch.cat(parts) for parts in zip(*described, strict=True))
         del described
+        if not len(target_N):
+            raise DataError(
+                "No pixel of this epoch's crops counts: all are nodata, unlabelled, or too near to a tile that validates. "
+                "Give more labelled tiles, larger crops (sampling.crop_px), or a narrower buffer (data.buffer_px)."
+            )
         order = torch.empty(0, dtype=torch.long)
         for _ in range(num_batches):
             while len(order) < self._batch_size:

@@ -238,7 +238,7 @@ def test_a_scene_is_never_turned_for_it(make_dataset, make_checkpoint, make_card
 @pytest.mark.parametrize(
     ("channels", "arguments", "complaint"),
     [
-        (("valid",), {}, "a channel besides valid"),
+        (("valid",), {}, "Only the channel valid is given"),
         (("B3",), {"sides_px": [3, 8]}, r"Squares of \[8\] px"),
         (("B3",), {"steepness_px": [1]}, r"Squares of \[1\] px"),
         (("B3",), {"depth": 0}, "both are 1 or more"),

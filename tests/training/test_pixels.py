@@ -8,7 +8,7 @@ import torch
 
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.config_files import load_config
-from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import load_checkpoint
 from napari_glacier.nn.zoo import build_model
@@ -77,6 +77,12 @@ def test_pixels_follow_from_seed_epoch_and_process():
         _mixed(_mixer(20, rank=1), 2, epoch=1, num_batches=4),
     ):
         assert other[0].tolist() != first
+
+
+def test_where_no_pixel_counts_it_is_said():
+    ((image, target),) = _crops(1)
+    with pytest.raises(DataError, match="Give more labelled tiles"):
+        next(iter(_mixer(20)([(image, torch.full_like(target, IGNORE_INDEX))], 1, 1)))
 
 
 def test_networks_that_learn_to_look_are_refused():

@@ -94,10 +94,11 @@ class Surroundings(nn.Module):
         self.slopes_px, self.steepness_px = tuple(slopes_px), tuple(steepness_px)
         sides = {*sides_px, *extremes_px, *relative_px, *slopes_px, *steepness_px}
         odd = sorted(side for side in sides if side < 3 or (side - 1) & (side - 2))
-        if odd or not self._values:
+        if odd:
+            raise ConfigError(f"Squares of {odd} px cannot be had. Give sides of 3, 5, 9, 17, 33 … px.")
+        if not self._values:
             raise ConfigError(
-                f"Squares of {odd} px cannot be had around the channels {', '.join(channel_names)}. Give sides of 3, "
-                "5, 9, 17, 33 … and a channel besides valid."
+                "Only the channel valid is given, which has no surroundings. Add a band to data.channels."
             )
         per_channel = (
             1 + 2 * len(self.sides_px) + len(self.relative_px),
