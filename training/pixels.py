@@ -98,7 +98,7 @@ class PixelMixer:
         del described
         if not len(target_N):
             raise DataError(
-                "No pixel of this epoch's crops counts: all are nodata, unlabelled, or too near to a tile that validates. "
+                "No pixel of this epoch's crops counts: all are nodata, unlabelled, or too near to a held-out tile. "
                 "Give more labelled tiles, larger crops (sampling.crop_px), or a narrower buffer (data.buffer_px)."
             )
         order = torch.empty(0, dtype=torch.long)
