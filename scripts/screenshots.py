@@ -11,14 +11,18 @@ import argparse
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SIZE_PX = (1366, 768)
+_HALF = 0.4
+# A script that failed ends all the same.
+_FAILED_S = 300
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -116,10 +120,12 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
         if model is not None:
             view.use_model(model)
         view.choose(scope="all", tta="off", device="cpu", keep_probabilities=True)
-        view.run()
         workspace.labels_layer.visible = False
-        _until(lambda: view._last_step is not None and view._last_step.share > 0.2)
+        half = Halfway(view.controller)
+        view.run()
+        _until(lambda: half.reached(view))
         shot.take("predict_running")
+        half.go_on()
         _until(lambda: not view.running)
         shot.take("predict")
         shot.take_uncertainty(workspace)
@@ -313,6 +319,35 @@ def _compare(shot: "Camera", view: Any) -> None:
     shelf = view.show_models()
     shot.take_of(shelf, "shelf")
     shelf.close()
+
+
+class Halfway:
+    """Has the next prediction wait when about half of a part is there, so that a picture of it can be taken."""
+
+    def __init__(self, controller: Any) -> None:
+        self._make = controller.job
+        self._waits, self._gone_on = threading.Event(), threading.Event()
+        controller.job = self._job
+
+    def reached(self, view: Any) -> bool:
+        """Whether it waits, and the window has been told of all until there."""
+        return self._waits.is_set() and view._last_step is not None and view._last_step.share >= _HALF
+
+    def go_on(self) -> None:
+        """Let it go on to its end."""
+        self._gone_on.set()
+
+    def _job(self, request: Any) -> Generator[Any, None, Any]:
+        job = self._make(request)
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                return end.value
+            yield step
+            if _HALF <= step.share < 1:
+                self._waits.set()
+                self._gone_on.wait(_FAILED_S)
 
 
 class Camera:
