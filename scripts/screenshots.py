@@ -259,7 +259,7 @@ def _train(shot: "Camera", epochs: int) -> None:
         _until(lambda: not view.form.split.busy)
         shot.take("train_start")
         _settings(shot, view)
-        first = _trained(view, lambda: shot.take("train_running", themes=("dark",)))
+        first = _trained(view, lambda: _run_under_way(shot, view))
         view.form.start_from.setCurrentText("Bundled ensemble")
         _trained(view)
         view.run_panel.lay_over(first)
@@ -269,6 +269,15 @@ def _train(shot: "Camera", epochs: int) -> None:
         shot.take("train")
         view.run_panel.log_toggle.setChecked(False)
         _compare(shot, view)
+
+
+def _run_under_way(shot: "Camera", view: Any) -> None:
+    from qtpy.QtWidgets import QScrollArea
+
+    bar = view.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue(view.run_panel.parentWidget().y())
+    shot.take("train_running", themes=("dark",))
+    bar.setValue(0)
 
 
 def _settings(shot: "Camera", view: Any) -> None:
@@ -322,7 +331,7 @@ def _compare(shot: "Camera", view: Any) -> None:
 
 
 class Halfway:
-    """Has the next prediction wait when about half of a part is there, so that a picture of it can be taken."""
+    """Has the next prediction wait when about half of it is done, so that a picture of it can be taken."""
 
     def __init__(self, controller: Any) -> None:
         self._make = controller.job
@@ -331,7 +340,7 @@ class Halfway:
 
     def reached(self, view: Any) -> bool:
         """Whether it waits, and the window has been told of all until there."""
-        return self._waits.is_set() and view._last_step is not None and view._last_step.share >= _HALF
+        return self._waits.is_set() and view._last_step is not None and _done(view._last_step) >= _HALF
 
     def go_on(self) -> None:
         """Let it go on to its end."""
@@ -345,9 +354,13 @@ class Halfway:
             except StopIteration as end:
                 return end.value
             yield step
-            if _HALF <= step.share < 1:
+            if _HALF <= _done(step) < 1:
                 self._waits.set()
                 self._gone_on.wait(_FAILED_S)
+
+
+def _done(step: Any) -> float:
+    return step.done / step.total if step.total else 0.0
 
 
 class Camera:
