@@ -302,7 +302,7 @@ def _settings(shot: "Camera", view: Any) -> None:
 def _trained(view: Any, under_way: Callable[[], None] | None = None) -> Any:
     """Train as the form says; gives the run."""
     view.start()
-    _until(lambda: len(view.controller.curves.epochs) >= 1 or not view.controller.active, seconds=300)
+    _until(lambda: len(view.controller.curves.epochs) >= 2 or not view.controller.active, seconds=300)
     if under_way is not None:
         under_way()
     _until(lambda: not view.controller.active, seconds=600)
