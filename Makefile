@@ -1,7 +1,7 @@
 # make demo    install into .venv, then open the demo (or walk through it where there is no display)
 # make test    install into .venv, then run every test (GUI tests under a virtual display)
 # make coverage  the same tests, then which lines they do not reach: a table, and pages in build/coverage
-# make lower-bounds  the tests that need no window, with the oldest versions that pyproject.toml allows
+# make lower-bounds  the tests that need no window, with the oldest versions that pyproject.toml allows, extras too
 # make check   style, types, import contract, plugin manifest
 # make docs    build the pages of docs/ as a site in build/docs; a link that leads nowhere is an error
 # make clean   remove the environment and everything that was built
@@ -25,9 +25,10 @@ coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
 
 LOWEST := build/lowest
+LOWEST_EXTRAS := --extra gui --extra cluster --extra int8 --extra monai --extra sam2 --extra tensorboard --extra wandb
 lower-bounds: $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra gui --resolution lowest-direct -o $(LOWEST)/requirements.txt
+	$(BIN)/uv pip compile --quiet pyproject.toml $(LOWEST_EXTRAS) --resolution lowest-direct -o $(LOWEST)/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt \
 	  hypothesis pytest pytest-qt pytest-timeout pytest-xvfb scikit-learn
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps -e .

@@ -11,14 +11,18 @@ import argparse
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SIZE_PX = (1366, 768)
+_HALF = 0.4
+# A script that failed ends all the same.
+_FAILED_S = 300
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -116,10 +120,12 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
         if model is not None:
             view.use_model(model)
         view.choose(scope="all", tta="off", device="cpu", keep_probabilities=True)
-        view.run()
         workspace.labels_layer.visible = False
-        _until(lambda: view._last_step is not None and view._last_step.share > 0.2)
+        half = Halfway(view.controller)
+        view.run()
+        _until(lambda: half.reached(view))
         shot.take("predict_running")
+        half.go_on()
         _until(lambda: not view.running)
         shot.take("predict")
         shot.take_uncertainty(workspace)
@@ -253,7 +259,7 @@ def _train(shot: "Camera", epochs: int) -> None:
         _until(lambda: not view.form.split.busy)
         shot.take("train_start")
         _settings(shot, view)
-        first = _trained(view, lambda: shot.take("train_running", themes=("dark",)))
+        first = _trained(view, lambda: _run_under_way(shot, view))
         view.form.start_from.setCurrentText("Bundled ensemble")
         _trained(view)
         view.run_panel.lay_over(first)
@@ -263,6 +269,15 @@ def _train(shot: "Camera", epochs: int) -> None:
         shot.take("train")
         view.run_panel.log_toggle.setChecked(False)
         _compare(shot, view)
+
+
+def _run_under_way(shot: "Camera", view: Any) -> None:
+    from qtpy.QtWidgets import QScrollArea
+
+    bar = view.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue(view.run_panel.parentWidget().y())
+    shot.take("train_running", themes=("dark",))
+    bar.setValue(0)
 
 
 def _settings(shot: "Camera", view: Any) -> None:
@@ -287,7 +302,7 @@ def _settings(shot: "Camera", view: Any) -> None:
 def _trained(view: Any, under_way: Callable[[], None] | None = None) -> Any:
     """Train as the form says; gives the run."""
     view.start()
-    _until(lambda: len(view.controller.curves.epochs) >= 1 or not view.controller.active, seconds=300)
+    _until(lambda: len(view.controller.curves.epochs) >= 2 or not view.controller.active, seconds=300)
     if under_way is not None:
         under_way()
     _until(lambda: not view.controller.active, seconds=600)
@@ -313,6 +328,39 @@ def _compare(shot: "Camera", view: Any) -> None:
     shelf = view.show_models()
     shot.take_of(shelf, "shelf")
     shelf.close()
+
+
+class Halfway:
+    """Has the next prediction wait when about half of it is done, so that a picture of it can be taken."""
+
+    def __init__(self, controller: Any) -> None:
+        self._make = controller.job
+        self._waits, self._gone_on = threading.Event(), threading.Event()
+        controller.job = self._job
+
+    def reached(self, view: Any) -> bool:
+        """Whether it waits, and the window has been told of all until there."""
+        return self._waits.is_set() and view._last_step is not None and _done(view._last_step) >= _HALF
+
+    def go_on(self) -> None:
+        """Let it go on to its end."""
+        self._gone_on.set()
+
+    def _job(self, request: Any) -> Generator[Any, None, Any]:
+        job = self._make(request)
+        while True:
+            try:
+                step = next(job)
+            except StopIteration as end:
+                return end.value
+            yield step
+            if _HALF <= _done(step) < 1:
+                self._waits.set()
+                self._gone_on.wait(_FAILED_S)
+
+
+def _done(step: Any) -> float:
+    return step.done / step.total if step.total else 0.0
 
 
 class Camera:

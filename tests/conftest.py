@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +23,22 @@ from napari_glacier.core.raster import GeoRef, write_mask, write_raster
 REAL_DATA = Path(os.environ.get("NAPARI_GLACIER_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+@pytest.fixture(scope="session")
+def _converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests keep converted networks: the same small one serves many of them."""
+    return tmp_path_factory.mktemp("converted")
+
+
 @pytest.fixture(autouse=True)
-def _own_user_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAPARI_GLACIER_DATA_DIR", str(tmp_path_factory.mktemp("user_data")))
+def _own_user_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, _converted: Path
+) -> None:
+    folder = tmp_path_factory.mktemp("user_data")
+    (folder / "cache").mkdir()
+    # Where links are for administrators, each test converts its own.
+    with suppress(OSError):
+        (folder / "cache" / "openvino").symlink_to(_converted, target_is_directory=True)
+    monkeypatch.setenv("NAPARI_GLACIER_DATA_DIR", str(folder))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
-from napari_glacier.controllers.workspace import Workspace, forget_history
+from napari_glacier.controllers.workspace import Workspace, forget_history, tag_of
 from napari_glacier.core.correction.saving import SaveReport
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 
@@ -195,6 +195,7 @@ class CorrectionController:
             session.mask.locked_classes.add(index)
         else:
             session.mask.locked_classes.discard(index)
+        self.workspace.locks_changed.emit()
         self.changed.emit()
 
     def undo(self) -> None:
@@ -378,11 +379,12 @@ class CorrectionController:
     def _follow_layer(self) -> None:
         layer = self.workspace.labels_layer
         if layer is not self._layer:
-            locked = set(self._layer.data.locked_classes) if self._layer is not None else set()
+            before = self._layer
             self._leave_layer()
             self._layer = layer
             if layer is not None:
-                layer.data.locked_classes |= locked
+                if before is not None and tag_of(before).get("session") is tag_of(layer).get("session"):
+                    layer.data.locked_classes = set(before.data.locked_classes)
                 for index in range(len(self.classes)):
                     layer.bind_key(CLASS_KEYS[index], self._key_action(index), overwrite=True)
                 # napari's own undo knows nothing of accepted predictions and earlier sittings.

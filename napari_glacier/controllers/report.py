@@ -105,6 +105,15 @@ class AreaLine:
     interval: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChangeLine:
+    """A line of the table of what the labels change in a prediction, in km², as text."""
+
+    name: str
+    gained: str
+    lost: str
+
+
 class ReportController:
     """Finds what can be reported on and makes the report in whichever thread runs the job.
 
@@ -228,17 +237,23 @@ def area_lines(report: "Report") -> list[AreaLine]:
 
 
 def further_facts(report: "Report") -> list[tuple[str, str]]:
-    """Borders, lakes and change by correction, a name and a text each."""
+    """Borders and lakes, a name and a text each."""
     facts = []
     if report.interface_km is not None:
         facts.append(("Ice–debris border", f"{report.interface_km:,.1f} km"))
     if report.lakes is not None:
         lakes = report.lakes
         facts.append(("Lakes", f"{lakes.count:,}, {lakes.touching:,} at a glacier"))
-    for change in report.changes:
-        if change.gained or change.lost:
-            facts.append(("Labels change", f"{change.name} +{_km2(change.gained)} −{_km2(change.lost)} km²"))
     return facts
+
+
+def change_lines(report: "Report") -> list[ChangeLine]:
+    """What the labels change in the map, for classes of which they change something."""
+    return [
+        ChangeLine(change.name, f"+{_km2(change.gained)}", f"−{_km2(change.lost)}")
+        for change in report.changes
+        if change.gained or change.lost
+    ]
 
 
 def _make(request: Request, tell: Callable[[int, int, str], None]) -> Made:

@@ -294,6 +294,7 @@ class _Before:
         self._viewer = viewer
         self._session = workspace.session
         self._workspace = workspace
+        workspace.compares = True
         self._visible = [(layer, layer.visible) for layer in layers]
         self._order = list(viewer.layers)
         self._active = viewer.layers.selection.active
@@ -349,6 +350,7 @@ class _Before:
         for layer, visible in self._visible:
             if layer in viewer.layers:
                 layer.visible = visible
+        self._workspace.compares = False
         wanted = [layer for layer in self._order if layer in viewer.layers]
         wanted += [layer for layer in viewer.layers if layer not in wanted]
         if wanted != list(viewer.layers):

@@ -81,6 +81,12 @@ class Workspace:
     session_changed(Session or None), layers_changed(), painted()
     predicted() : a prediction is whole
     models_changed() : a model was promoted, rolled back or put on the dataset's shelf
+    locks_changed() : a person locked a class or gave it free
+
+    Attributes
+    ----------
+    compares : bool
+        Layers are shown and hidden for a moment, to be compared: what is seen is nobody's choice.
     """
 
     session_changed = Signal(object)
@@ -88,10 +94,12 @@ class Workspace:
     painted = Signal()
     predicted = Signal()
     models_changed = Signal()
+    locks_changed = Signal()
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = weakref.ref(viewer)
         self.session: Session | None = None
+        self.compares = False
         # A layer's connections, to be undone when it leaves.
         self._adopted: dict[Any, list[Callable[[], None]]] = {}
         self._replacing = False

@@ -28,7 +28,7 @@ from napari_glacier.views.last_time import LastTime, OfferRow
 from napari_glacier.views.windows import look_after
 
 MARGIN_PX = 6
-# Wide enough for a row of five tool buttons, narrow enough to leave a laptop's canvas its room.
+# Wide enough for a row of tool buttons, narrow enough to leave a laptop's canvas its room.
 WIDTH_PX = 330
 
 

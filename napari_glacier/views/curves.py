@@ -93,7 +93,7 @@ class CurvesPlot(QWidget):
         axes.set_title(title, color=text, fontsize=8, pad=3)
         axes.tick_params(colors=text, labelsize=6, length=2, pad=2, which="both")
         axes.set_xlim(*limits)
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=4, min_n_ticks=1)
         axes.yaxis.get_major_locator().set_params(nbins=5)
         for spine in axes.spines.values():
             spine.set_color(text)

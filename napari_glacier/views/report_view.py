@@ -26,6 +26,7 @@ from napari_glacier.controllers.report import (
     ReportController,
     TruthChoice,
     area_lines,
+    change_lines,
     further_facts,
 )
 from napari_glacier.controllers.steps import Step
@@ -114,6 +115,10 @@ class ReportView(GlacierView):
         self._facts = QFormLayout()
         self._facts.setVerticalSpacing(2)
         areas.addLayout(self._facts)
+        self._changes = QGridLayout()
+        self._changes.setHorizontalSpacing(12)
+        self._changes.setVerticalSpacing(2)
+        areas.addLayout(self._changes)
         buttons = QHBoxLayout()
         self._page_button = QPushButton("Open page")
         self._page_button.setToolTip("The whole report with maps, in the browser")
@@ -288,6 +293,7 @@ class ReportView(GlacierView):
             label = QLabel(text)
             label.setWordWrap(True)
             self._facts.addRow(QLabel(name), label)
+        self._show_changes(made)
         self._merge.setEnabled(made.source.scheme.interface is not None)
         self._notes.setText("<br>".join(made.notes))
         self._notes_box.setVisible(bool(made.notes))
@@ -314,6 +320,20 @@ class ReportView(GlacierView):
                 row += 1
         self._areas.setColumnStretch(1, 1)
         self._star.setVisible(any(line.interval.endswith("*") for line in lines))
+
+    def _show_changes(self, made: Made) -> None:
+        clear_layout(self._changes)
+        lines = change_lines(made.report)
+        if not lines:
+            return
+        rows = [("Labels change, km²", "gained", "lost"), *((line.name, line.gained, line.lost) for line in lines)]
+        for row, texts in enumerate(rows):
+            for column, text in enumerate(texts):
+                cell = QLabel(text)
+                if column:
+                    cell.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self._changes.addWidget(cell, row, column)
+        self._changes.setColumnStretch(0, 1)
 
     def _open_page(self) -> None:
         if self.made is not None and not QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.made.page))):

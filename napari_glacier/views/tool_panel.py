@@ -31,9 +31,7 @@ from napari_glacier.views.pieces import checked_style, swatch_icon
 from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.spectrum_plot import SpectrumPlot
 
-# Of the width, by the longest title in each column.
-_SHARES = (7, 6, 5, 6, 5)
-_COLUMNS = len(_SHARES)
+_COLUMNS = 4
 _ANY = "Any class"
 _SAM_SETTING = "correct/sam2"
 
@@ -144,15 +142,15 @@ class ToolPanel(QWidget):
             button = QToolButton()
             button.setCheckable(True)
             button.setToolTip(tool.help)
-            # Five in a row fit beside the scroll bar of the narrowest dock.
+            # A row fits beside the scroll bar of the narrowest dock.
             button.setMinimumWidth(1)
             button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             button.clicked.connect(lambda _=False, name=tool.name: self._choose(name))
             self._group.addButton(button)
             self._buttons[tool.name] = button
             grid.addWidget(button, number // _COLUMNS, number % _COLUMNS)
-        for column, share in enumerate(_SHARES):
-            grid.setColumnStretch(column, share)
+        for column in range(_COLUMNS):
+            grid.setColumnStretch(column, 1)
         return grid
 
     def _choose(self, name: str) -> None:

@@ -24,10 +24,13 @@ def picture() -> np.ndarray:
 
 
 def _librarys_answer(folder: Path, rgb_HW3: np.ndarray, several: bool, **prompt: object) -> np.ndarray:
-    from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
+    import transformers
+    from transformers import Sam2Model, Sam2Processor
 
+    # In 5.0 the processor that computes with torch had a name of its own.
+    name = "Sam2ImageProcessor" if hasattr(transformers, "Sam2ImageProcessor") else "Sam2ImageProcessorFast"
     side = {"height": SIDE_PX, "width": SIDE_PX}
-    processor = Sam2Processor(Sam2ImageProcessor(size=side))
+    processor = Sam2Processor(getattr(transformers, name)(size=side))
     model = Sam2Model.from_pretrained(folder, local_files_only=True).eval()
     inputs = processor(images=rgb_HW3, return_tensors="pt", **prompt)
     with torch.no_grad():

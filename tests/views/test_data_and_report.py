@@ -178,7 +178,7 @@ def report(viewer, qtbot, make_dataset):
     for tile in session.dataset.tiles:
         index_HW = session.dataset.read_mask(tile)
         share_KHW = rng.dirichlet(np.full(4, 0.3), index_HW.shape).transpose(2, 0, 1)
-        share_KHW = 0.6 * np.eye(4)[index_HW].transpose(2, 0, 1) + 0.4 * share_KHW
+        share_KHW = 0.45 * np.eye(4)[index_HW].transpose(2, 0, 1) + 0.55 * share_KHW
         write_mask(
             root / "predictions" / "m" / tile.name, share_KHW.argmax(0).astype("u1"), session.scheme, tile.georef
         )
@@ -200,6 +200,18 @@ def test_a_report_is_made_shown_and_outlined(report, qtbot, tmp_path, monkeypatc
     assert report._result.isVisibleTo(report)
     assert report._areas_box.title() == "Areas (95 % intervals)"
     assert not report._star.isVisibleTo(report)
+    changes = {change.name: change for change in report.made.report.changes}
+    cells = [
+        [report._changes.itemAtPosition(row, column).widget() for column in range(3)]
+        for row in range(report._changes.rowCount())
+    ]
+    assert [cell.text() for cell in cells[0]] == ["Labels change, km²", "gained", "lost"]
+    for name, gained, lost in cells[1:]:
+        change = changes.pop(name.text())
+        assert float(gained.text()) == pytest.approx(change.gained, abs=0.005)
+        assert float(lost.text().replace("−", "-")) == pytest.approx(-change.lost, abs=0.005)
+    assert not any(change.gained or change.lost for change in changes.values())
+    assert len({cell.height() for row in cells for cell in row}) == 1, "no cell takes two lines"
     opened = []
     monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: bool(opened.append(url.toLocalFile())) or True)
     report._page_button.click()

@@ -6,7 +6,7 @@ from qtpy.QtWidgets import QTabBar
 
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.views.looks import Looks
-from napari_glacier.views.settings import kept, recent_folders, settings
+from napari_glacier.views.settings import kept, of_dataset, recent_folders, settings
 
 pytestmark = pytest.mark.gui
 
@@ -32,6 +32,56 @@ def test_opacity_and_brush_come_back_with_the_next_dataset(viewer, qtbot, make_d
     assert again.brush_size == 17
     assert next(layer for layer in viewer.layers if layer.name.startswith("B2")).opacity == 1.0
     assert len(viewer.window._qt_window.findChildren(Looks)) == 1
+
+
+def _shown(viewer):
+    return {layer.name for layer in viewer.layers if layer.visible}
+
+
+def test_layers_shown_and_classes_locked_come_back_with_their_dataset(viewer, qtbot, make_dataset):
+    first, second = make_dataset(), make_dataset("second")
+    workspace = workspace_of(viewer)
+    dock, view = _dock(viewer, "Correct")
+    controller = view.controller
+    workspace.open(first)
+    usual = _shown(viewer)
+    for name, visible in (("Labels", False), ("True colour", False), ("B6 SWIR", True), ("B2 blue", True)):
+        viewer.layers[name].visible = visible
+    viewer.layers["B6 SWIR"].opacity = 0.4
+    viewer.layers["B6 SWIR"].name = "mine"
+    controller.lock(0, True)
+    controller.lock(2, True)
+    controller.lock(0, False)
+    # What is hidden to compare two pictures, and still hidden when the dataset is left, is no choice.
+    controller.seeing.choose("SWIR-green-blue", "True colour")
+    controller.seeing.toggle("flicker")
+    assert _shown(viewer) == {"SWIR-green-blue"}
+
+    workspace.open(second)
+    assert _shown(viewer) == usual == {"Labels", "True colour"}
+    assert not any(item.locked for item in controller.classes)
+    controller.lock(3, True)
+    viewer.layers["Labels"].visible = False
+
+    workspace.open(first)
+    assert _shown(viewer) == {"B6 SWIR", "B2 blue"}
+    assert (viewer.layers["B6 SWIR"].opacity, viewer.layers["B2 blue"].opacity) == (0.4, 1.0)
+    assert [item.index for item in controller.classes if item.locked] == [2]
+    assert workspace.session.mask.locked_classes == {2}
+    viewer.layers["Labels"].visible = True
+    viewer.window.remove_dock_widget(dock)
+    qtbot.waitUntil(lambda: not view._open)
+
+    # Locks hold for napari's own brush, too, where the Correct widget is not open.
+    viewer.layers.clear()
+    viewer.open(str(second), plugin="napari-glacier")
+    assert workspace.labels_layer.data.locked_classes == {3}
+    assert not workspace.labels_layer.visible
+    settings().setValue(of_dataset(first, "layers"), '{"Labels": {"visible": "no"}, "B2 blue": {"opacity": 7}}')
+    settings().setValue(of_dataset(first, "locked_glacier4"), '{"2": true}')
+    workspace.open(first)
+    assert _shown(viewer) == usual, "what cannot be read is passed over"
+    assert not workspace.session.mask.locked_classes
 
 
 def test_the_model_used_last_is_chosen_again(viewer, qtbot, make_dataset, make_checkpoint):

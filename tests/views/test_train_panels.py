@@ -73,6 +73,8 @@ def test_a_run_in_any_folder_is_followed_and_stays_in_the_list(train, tmp_path):
     train.open_run(tmp_path)
     assert "is not a run folder" in train.notice
     train.open_run(far.path)
+    epochs = train.run_panel._plot._canvas.figure.axes[0]
+    assert [tick for tick in epochs.get_xticks() if 0.5 <= tick <= 1.5] == [1], "there are no parts of epochs"
     assert train.controller.run.path == far.path
     assert train.run_panel.runs.currentText() == "far"
     train._look_for_runs()
