@@ -18,6 +18,7 @@ from napari_glacier.core.correction.reviews import (
     EDITED,
     IN_PROGRESS,
     REVIEW_STATES,
+    SET_STATE,
     TODO,
     ReviewEvent,
     ReviewLog,
@@ -36,16 +37,13 @@ _UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
 # The base of a tile's first save is kept as its origin: it tells a mask that came with the data from one made
 # here. While the two are equal nothing was saved, and the origin follows the base.
 _SET_BASE = """
-INSERT INTO tile (tile_id, base, origin) VALUES (?1, ?2, ?2)
-ON CONFLICT (tile_id) DO UPDATE SET base = ?2, origin = COALESCE(NULLIF(origin, base), ?2)
-"""
-_SET_REVIEW = """
-INSERT INTO tile (tile_id, review, review_time) VALUES (?1, ?2, ?3)
-ON CONFLICT (tile_id) DO UPDATE SET review = ?2, review_time = ?3
+INSERT INTO tile (tile_id, base, origin) SELECT tile_id, base, base FROM (SELECT ? AS tile_id, ? AS base) WHERE true
+ON CONFLICT (tile_id) DO UPDATE SET base = excluded.base, origin = COALESCE(NULLIF(origin, base), excluded.base)
 """
 _BEGIN_REVIEW = f"""
-INSERT INTO tile (tile_id, review, review_time) VALUES (?1, '{IN_PROGRESS}', ?2)
-ON CONFLICT (tile_id) DO UPDATE SET review = '{IN_PROGRESS}', review_time = ?2 WHERE review = '{TODO}'
+INSERT INTO tile (tile_id, review, review_time) VALUES (?, '{IN_PROGRESS}', ?)
+ON CONFLICT (tile_id) DO UPDATE SET review = excluded.review, review_time = excluded.review_time
+WHERE review = '{TODO}'
 """
 _logger = logging.getLogger(__name__)
 
@@ -305,8 +303,8 @@ class Journal:
         """Note that the strokes of a tile up to id `up_to` are about to be written, giving `fingerprint_after`."""
         with self._file.writing() as connection:
             connection.execute(
-                "INSERT INTO tile (tile_id, saving_up_to, saving_fingerprint) VALUES (?1, ?2, ?3) "
-                "ON CONFLICT (tile_id) DO UPDATE SET saving_up_to = ?2, saving_fingerprint = ?3",
+                "INSERT INTO tile (tile_id, saving_up_to, saving_fingerprint) VALUES (?, ?, ?) ON CONFLICT (tile_id) "
+                "DO UPDATE SET saving_up_to = excluded.saving_up_to, saving_fingerprint = excluded.saving_fingerprint",
                 (tile_id, up_to, fingerprint_after),
             )
 
@@ -317,9 +315,9 @@ class Journal:
         """
         with self._file.writing() as connection:
             connection.execute(
-                f"UPDATE patch SET state = {_SAVED} WHERE state = {_UNSAVED} AND tile_id = ?1 "
-                "AND stroke_id <= (SELECT saving_up_to FROM tile WHERE tile_id = ?1)",
-                (tile_id,),
+                f"UPDATE patch SET state = {_SAVED} WHERE state = {_UNSAVED} AND tile_id = ? "
+                "AND stroke_id <= (SELECT saving_up_to FROM tile WHERE tile_id = ?)",
+                (tile_id, tile_id),
             )
             connection.execute(
                 "UPDATE tile SET base = COALESCE(saving_fingerprint, base), saving_up_to = NULL, "
@@ -410,7 +408,7 @@ class Journal:
             bases = {tile: base for tile in tiles - locked if (base := other.base_fingerprint(tile)) is not None}
             self._insert(stroke, bases, set_aside=locked)
         with self._file.writing() as connection:
-            connection.executemany(_SET_REVIEW, reviews)
+            connection.executemany(SET_STATE, reviews)
         notes = [
             ReviewEvent(
                 tile_id,

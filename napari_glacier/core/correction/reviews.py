@@ -23,9 +23,9 @@ CREATE TABLE IF NOT EXISTS review (
     author TEXT NOT NULL, time TEXT NOT NULL
 )
 """
-_SET_STATE = """
-INSERT INTO tile (tile_id, review, review_time) VALUES (?1, ?2, ?3)
-ON CONFLICT (tile_id) DO UPDATE SET review = ?2, review_time = ?3
+SET_STATE = """
+INSERT INTO tile (tile_id, review, review_time) VALUES (?, ?, ?)
+ON CONFLICT (tile_id) DO UPDATE SET review = excluded.review, review_time = excluded.review_time
 """
 
 
@@ -79,7 +79,7 @@ class ReviewLog:
             )
             if set_state:
                 rows = [(event.tile_id, event.state, event.time) for event in events]
-                connection.executemany(_SET_STATE, rows)
+                connection.executemany(SET_STATE, rows)
 
     def of(self, tile_id: str) -> list[ReviewEvent]:
         """What was said of a tile, oldest first."""
