@@ -54,8 +54,7 @@ def describe(config: RunConfig) -> str:
     achieved = sampler.mix_of(sampler.plan(1))
     lines.append(f"crops      {sampler.num_crops} an epoch of {config.sampling.crop_px} px, {config.sampling.kind}")
     for k, name in enumerate(start.data.scheme.class_names):
-        # Where any place is as good, no mix is aimed at.
-        target = "" if config.sampling.kind == "uniform" else f"target {sampler.target_mix[k]:6.2%}  "
+        target = f"target {sampler.target_mix[k]:6.2%}  " if sampler.aims_at_mix else ""
         lines.append(
             f"mix        {name:<11} in the tiles {sampler.natural_mix[k]:6.2%}  {target}in the crops {achieved[k]:6.2%}"
         )

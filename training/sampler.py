@@ -117,6 +117,10 @@ def default_mix(num_classes: int) -> tuple[float, ...]:
     return _DEFAULT_MIX.get(num_classes, (1.0 / num_classes,) * num_classes)
 
 
+# Kinds for which any place is as good as another.
+_BY_PLACE = ("uniform", "cover")
+
+
 class CropSampler:
     """Plans the crops of every epoch.
 
@@ -146,7 +150,6 @@ class CropSampler:
     def __init__(self, index: Sequence[TileIndex], config: SamplingConfig, seed: int, multiple_of: int) -> None:
         self._index = list(index)
         self._kind = config.kind
-        self._covers = config.kind == "cover"
         self._crop_px = config.crop_px
         self._seed = seed
         pixels_TK = np.stack([tile.pixels_K for tile in self._index])
@@ -155,12 +158,12 @@ class CropSampler:
             raise ConfigError("No training pixel is valid: all tiles are nodata. Check data.train.")
         self.natural_mix: FloatArray = pixels_K / pixels_K.sum()
         self.target_mix = _target_mix(config.target_mix, pixels_K)
-        self._step, places_M3 = (
-            (config.crop_px, self._places_at(config.crop_px)) if self._covers else self._all_places()
-        )
+        self._step, places_M3 = self._all_places()
         usable_M = self._per_tile(places_M3, TileIndex.has_pixels)
         self._places_M3 = places_M3[usable_M]
-        covering = len(self._places_M3) if self._covers else math.ceil(sum(map(self._crops_to_cover, self._index)))
+        covering = (
+            len(self._places_M3) if self._kind == "cover" else math.ceil(sum(map(self._crops_to_cover, self._index)))
+        )
         self.num_crops = -(-(config.crops_per_epoch or covering) // multiple_of) * multiple_of
         counts_MK = self._per_tile(self._places_M3, TileIndex.compositions)
         weight_M = self._weights(config, pixels_TK, counts_MK)
@@ -169,10 +172,15 @@ class CropSampler:
         drawn_M = weight_M[weight_M > 0]
         self.num_places = float(np.exp(-(drawn_M * np.log(drawn_M)).sum()))
 
+    @property
+    def aims_at_mix(self) -> bool:
+        """Whether crops are chosen for `target_mix`, not by place alone."""
+        return self._kind not in _BY_PLACE
+
     def plan(self, epoch: int) -> list[Crop]:
         """Crops of an epoch in the order in which they are trained on."""
         rng = np.random.default_rng([self._seed, epoch])
-        if self._covers:
+        if self._kind == "cover":
             again = -(-self.num_crops // len(self._places_M3))
             order = np.concatenate([rng.permutation(len(self._places_M3)) for _ in range(again)])
             return self._crops(self._places_M3[order[: self.num_crops]], epoch)
@@ -210,7 +218,7 @@ class CropSampler:
             chance_M = np.where(counts_MK[:, -1] > 0, config.interface_boost, 1.0)
             most = min(config.max_repeats, max(_LARGEST_SHARE * len(tile_M), _FEW_REPEATS))
             return balanced_weights(counts_MK[:, :-1], self.target_mix, chance_M, most)
-        if self._kind in ("uniform", "cover"):
+        if not self.aims_at_mix:
             share_T = pixels_TK.sum(1).astype(np.float64)
         else:
             mix_TK = pixels_TK / np.maximum(pixels_TK.sum(1, keepdims=True), 1)
@@ -220,7 +228,7 @@ class CropSampler:
 
     def _all_places(self) -> tuple[int, IntArray]:
         """Step of the grid, and its places as (tile, row, column), tile by tile."""
-        if self._covers:
+        if self._kind == "cover":
             return self._crop_px, self._places_at(self._crop_px)
         step, coarsest = CELL_PX, max(CELL_PX, self._crop_px // 4)
         while step < coarsest and sum(self._num_places_of(tile, step) for tile in self._index) > _MAX_PLACES:

@@ -287,9 +287,7 @@ class Trainer:
                 "warning",
             )
         shares = "  ".join(
-            f"{name} {share:.0%}"
-            # Where any place is as good, no mix is aimed at.
-            + ("" if self.config.sampling.kind == "uniform" else f" (target {mix['class_mix_target'][name]:.0%})")
+            f"{name} {share:.0%}" + (f" (target {mix['class_mix_target'][name]:.0%})" if sampler.aims_at_mix else "")
             for name, share in mix["class_mix_achieved"].items()
         )
         self.report.message(

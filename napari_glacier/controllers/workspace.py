@@ -3,6 +3,7 @@
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,13 +179,17 @@ class Workspace:
         self._unseen = []
         if self.spare_time is None or not self.spare_time.is_there:
             return list(layers)
-        seen = [one for one in layers if one[1].get("visible", True)]
-        pictures = [one for one in seen if one[2] == "image"]
-        for data, arguments, _ in pictures:
-            self.viewer.add_image(data, **arguments)
+        over, unseen = [], []
+        for data, arguments, kind in layers:
+            if not arguments.get("visible", True):
+                unseen.append((data, arguments, kind))
+            elif kind == "image":
+                self.viewer.add_image(data, **arguments)
+            else:
+                over.append((data, arguments, kind))
         self.spare_time.paint()
-        self._unseen = [one for one in layers if one not in seen]
-        return [one for one in seen if one not in pictures]
+        self._unseen = unseen
+        return over
 
     def add_extra(self, key: str) -> Any:
         """Show an index, reflectance, temperature or the clouds (see `Session.extra_layers`) below the labels.
@@ -372,32 +377,30 @@ class Workspace:
                 self.layers_changed.emit()
         if self._unseen and self.spare_time is not None and tag_of(event.value).get("role") == "labels":
             lowest = next(layer for layer in self.viewer.layers if tag_of(layer).get("session") is session)
-            self.spare_time.spend_on(lambda: self._add_unseen(lowest))
+            self.spare_time.spend_on(partial(self._add_unseen, self._unseen, lowest))
 
-    def _add_unseen(self, above: Any) -> bool:
+    def _add_unseen(self, unseen: list[LayerData], above: Any) -> bool:
         """Add the next hidden layer, below `above`, what is selected staying so; whether more are left."""
         from napari.layers import Layer
 
         layers, labels = self.viewer.layers, self.labels_layer
-        if (
-            not self._unseen
-            or labels is None
-            or tag_of(labels)["session"] is not self._unseen[0][1]["metadata"][KEY]["session"]
-        ):
-            self._unseen = []
+        if unseen is not self._unseen or not unseen or labels is None:
+            # Another scene has come, or the dataset has left.
+            return False
+        if tag_of(labels)["session"] is not unseen[0][1]["metadata"][KEY]["session"]:
             return False
         selected, active = set(layers.selection), layers.selection.active
         self._replacing = True
         try:
-            layers.insert(layers.index(above if above in layers else labels), Layer.create(*self._unseen.pop(0)))
+            layers.insert(layers.index(above if above in layers else labels), Layer.create(*unseen.pop(0)))
             # napari selects what it adds, which would take the brush from the labels.
             layers.selection.active = active
             layers.selection.update(selected)
         finally:
             self._replacing = False
-        if not self._unseen:
+        if not unseen:
             self.layers_changed.emit()
-        return bool(self._unseen)
+        return bool(unseen)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value

@@ -347,3 +347,19 @@ def test_what_is_closed_at_once_brings_no_hidden_layers_after(viewer, qtbot, mak
     assert len(viewer.layers) == 8
     assert {layer.metadata["napari_glacier"]["session"].root.name for layer in viewer.layers} == {"second"}
     viewer.window._qt_window.hide()
+
+
+def test_a_scene_changed_at_once_has_its_own_hidden_layers(viewer, qtbot, make_dataset):
+    viewer.show()
+    qtbot.waitUntil(viewer.window._qt_window.isVisible)
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    workspace = workspace_of(viewer)
+    first = workspace.labels_layer
+    workspace.show_scene(0)
+
+    assert workspace.labels_layer is not first
+    qtbot.waitUntil(lambda: len(viewer.layers) >= 8)
+    qtbot.wait(300)
+    assert len(viewer.layers) == 8
+    assert len({layer.name for layer in viewer.layers}) == 8
+    viewer.window._qt_window.hide()
