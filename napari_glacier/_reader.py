@@ -52,7 +52,7 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
 
         show_info(f"{session.recovered.sentence} (Plugins > Glacier > Correct)")
     layers = session.layer_data()
-    return layers if viewer is None else workspace_of(viewer).seen_first(layers)
+    return layers if viewer is None else workspace_of(viewer).picture_first(layers)
 
 
 def _is_ours(path: Path) -> bool:

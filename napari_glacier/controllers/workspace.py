@@ -171,25 +171,29 @@ class Workspace:
         self.layers_changed.emit()
 
     def seen_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
-        """Put the picture of a scene into the window, where it is seen at once, and give what belongs over it.
+        """Those of a scene's layers that are on show; where no window is on screen, all.
 
-        What nobody sees yet follows below the picture, in the window's spare time, once the Labels layer is there.
-        Where no window is on screen, all layers are given back.
+        What nobody sees yet follows below them, in the window's spare time, once the Labels layer is there.
         """
         self._unseen = []
         if self.spare_time is None or not self.spare_time.is_there:
             return list(layers)
-        over, unseen = [], []
-        for data, arguments, kind in layers:
-            if not arguments.get("visible", True):
-                unseen.append((data, arguments, kind))
-            elif kind == "image":
+        self._unseen = [one for one in layers if not one[1].get("visible", True)]
+        return [one for one in layers if one[1].get("visible", True)]
+
+    def picture_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
+        """`seen_first`, and the picture put into the window and painted at once; gives what belongs over it.
+
+        Not where layers were taken away a moment ago: to paint before Qt has come round brings OpenGL down.
+        """
+        seen = self.seen_first(layers)
+        if self.spare_time is None or not self.spare_time.is_there:
+            return seen
+        for data, arguments, kind in seen:
+            if kind == "image":
                 self.viewer.add_image(data, **arguments)
-            else:
-                over.append((data, arguments, kind))
         self.spare_time.paint()
-        self._unseen = unseen
-        return over
+        return [one for one in seen if one[2] != "image"]
 
     def add_extra(self, key: str) -> Any:
         """Show an index, reflectance, temperature or the clouds (see `Session.extra_layers`) below the labels.
