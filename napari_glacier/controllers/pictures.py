@@ -6,6 +6,7 @@ half as fine as the one before, of which napari asks for the part and the level 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ _STRIP_PX = 1024
 _LARGE_SAMPLE_PX, _LARGE_SAMPLE_ROWS = 256, 16
 # The coarsest level of a scene has no more pixels along a side.
 _COARSEST_PX = 1024
+
+# Reads what will be looked at in a moment.
+_AHEAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
 
 # What makes values of a window's bands and the pixels that carry data.
 Paint = Callable[["Mosaic", npt.NDArray[np.float32], npt.NDArray[np.bool_]], npt.NDArray[Any]]
@@ -105,6 +109,7 @@ class _LazyLayer:
     def __init__(self, scenes: "Sequence[Mosaic]", dtype: npt.DTypeLike, tail: tuple[int, ...] = ()) -> None:
         self._scenes = tuple(scenes)
         self._planes: dict[int, npt.NDArray[Any]] = {}
+        self._coming: dict[int, Future[npt.NDArray[Any]]] = {}
         self._stacked = len(self._scenes) > 1
         lead = (len(self._scenes),) if self._stacked else ()
         self.dtype = np.dtype(dtype)
@@ -128,9 +133,15 @@ class _LazyLayer:
     def _read(self, scene: "Mosaic") -> npt.NDArray[Any]:
         raise TypeError(f"{type(self).__name__} does not say how it reads a scene")
 
+    def read_ahead(self) -> None:
+        """Begin to read what is looked at first, in another thread; whoever looks at it waits for the rest."""
+        if not self._planes and not self._coming:
+            self._coming[0] = _AHEAD.submit(self._read, self._scenes[0])
+
     def _plane(self, number: int) -> npt.NDArray[Any]:
         if number not in self._planes:
-            self._planes[number] = self._read(self._scenes[number])
+            coming = self._coming.pop(number, None)
+            self._planes[number] = self._read(self._scenes[number]) if coming is None else coming.result()
         return self._planes[number]
 
     def __getitem__(self, key: Any) -> Any:
@@ -321,38 +332,44 @@ def for_napari(data: "LazyPainting | LazyQuality", scenes: "Sequence[Mosaic]") -
 def samples(
     scenes: "Sequence[Mosaic]", bands: Sequence[str]
 ) -> "Iterator[tuple[Mosaic, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]":
-    """Bands and validity of windows spread evenly over scenes; of large ones small windows, and no more is read.
+    """Bands and validity of pixels spread evenly over scenes, enough for percentiles; of large ones no more is read.
 
     A large scene whose files hold reduced copies gives the coarsest view of it, which is looked at first anyway.
     """
     if len(scenes) == 1 and scenes[0].is_large and all(place.tile.reduced for place in scenes[0].placements):
         factor = level_factors(scenes[0].shape)[-1]
         height, width = scenes[0].reduced_shape(factor)
-        yield scenes[0], *scenes[0].read_reduced(factor, Window(0, 0, height, width), bands)
+        thin = _thinned(height * width)
+        image_CHW, valid_HW = scenes[0].read_reduced(factor, Window(0, 0, height, width), bands)
+        yield scenes[0], image_CHW[thin], valid_HW[thin]
         return
-    for scene, window in _spread_windows(scenes):
+    spread = _spread_windows(scenes)
+    thin = _thinned(sum(window.height * window.width for _, window in spread))
+    for scene, window in spread:
         if not scene.is_large:
-            yield scene, *scene.read(window, bands)
-            continue
-        (place,) = scene.tiles_in(window)[:1]
-        rows = window.row - place.row, window.row - place.row + window.height
-        cols = window.col - place.col, window.col - place.col + window.width
-        yield scene, *scene.dataset.read(place.tile, bands, rows, cols)
+            image_CHW, valid_HW = scene.read(window, bands)
+        else:
+            (place,) = scene.tiles_in(window)[:1]
+            rows = window.row - place.row, window.row - place.row + window.height
+            cols = window.col - place.col, window.col - place.col + window.width
+            image_CHW, valid_HW = scene.dataset.read(place.tile, bands, rows, cols)
+        # Copies, so that each window's memory serves the next one.
+        yield scene, image_CHW[thin].copy(), valid_HW[thin].copy()
+
+
+def _thinned(num_pixels: int) -> tuple[Any, slice, slice]:
+    """Neighbours are alike: which rows and columns leave as many pixels as are enough."""
+    step = max(math.isqrt(num_pixels // _SAMPLE_PX), 1)
+    return ..., slice(None, None, step), slice(None, None, step)
 
 
 def band_limits(scenes: "Sequence[Mosaic]", bands: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Contrast limits of every band: 2-98 percentile over the valid pixels of all scenes.
-
-    More than a few million pixels are sampled by evenly spread windows.
-    """
+    """Contrast limits of every band: 2-98 percentile over the valid pixels of all scenes, of many over a sample."""
     read = list(samples(scenes, bands))
     if not read:
         return {}
-    # Neighbours are alike: of many pixels, as many as are enough, in rows and columns.
-    step = max(math.isqrt(sum(valid_HW.size for _, _, valid_HW in read) // _SAMPLE_PX), 1)
-    thin = (..., slice(None, None, step), slice(None, None, step))
-    image_CN = np.concatenate([image_CHW[thin].reshape(len(bands), -1) for _, image_CHW, _ in read], axis=1)
-    valid_N = np.concatenate([valid_HW[thin].ravel() for _, _, valid_HW in read])
+    image_CN = np.concatenate([image_CHW.reshape(len(bands), -1) for _, image_CHW, _ in read], axis=1)
+    valid_N = np.concatenate([valid_HW.ravel() for _, _, valid_HW in read])
     return {band: stretch_limits(image_CN[number], valid_N) for number, band in enumerate(bands)}
 
 

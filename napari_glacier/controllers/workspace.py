@@ -11,6 +11,7 @@ from psygnal import Signal
 
 from napari_glacier.controllers import painting
 from napari_glacier.controllers.layers import KEY, LayerData, map_text
+from napari_glacier.controllers.pictures import LazyPainting
 from napari_glacier.controllers.session import Session, approved_sentence
 from napari_glacier.core.tiling import Window
 
@@ -191,6 +192,9 @@ class Workspace:
             return seen
         for data, arguments, kind in seen:
             if kind == "image":
+                # napari computes as long on its first layer as the files take.
+                if isinstance(data, LazyPainting):
+                    data.read_ahead()
                 self.viewer.add_image(data, **arguments)
         self.spare_time.paint()
         return [one for one in seen if one[2] != "image"]

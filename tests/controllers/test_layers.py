@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,34 @@ def test_lazy_stack_reads_only_the_scene_on_screen(make_dataset):
     assert list(band._planes) == [2]
     assert np.array_equal(plane, scenes[2].read(scenes[2].whole, ("B2",))[0][0])
     assert np.array_equal(band[1, 3:5, :7], np.asarray(band)[1, 3:5, :7])
+
+
+def test_a_band_read_ahead_is_read_once_in_another_thread_and_its_failure_told_to_who_looks(make_dataset, monkeypatch):
+    (scene,) = plan_scenes(open_dataset(make_dataset()))
+    direct = scene.read(scene.whole, ("B4",))[0][0]
+    readers, read = [], type(scene).read
+
+    def noted(self, window, bands):
+        readers.append(threading.current_thread())
+        if fails:
+            raise OSError("the disk is gone")
+        return read(self, window, bands)
+
+    monkeypatch.setattr(type(scene), "read", noted)
+    fails = True
+    band = LazyBand([scene], "B4")
+    band.read_ahead()
+    with pytest.raises(OSError, match="disk is gone"):
+        band[0, 0]
+    fails = False
+    assert np.array_equal(band[5:9], direct[5:9]), "who looks again, reads again"
+
+    ahead = LazyBand([scene], "B4")
+    ahead.read_ahead()
+    ahead.read_ahead()
+    assert np.array_equal(np.asarray(ahead), direct)
+    own = threading.current_thread()
+    assert [reader is own for reader in readers] == [False, True, False]
 
 
 def test_lazy_composite_equals_the_direct_one(make_dataset):

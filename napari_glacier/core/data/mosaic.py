@@ -87,8 +87,9 @@ class Mosaic:
                 from_ = np.s_[top - first_row : bottom - first_row, left - first_col : right - first_col]
                 for group in _groups(place.tile, bands):
                     part_CHW, part_valid_HW = self._part(place.tile, group, rows, cols)
-                    there = [k for k, band in enumerate(bands) if band in group]
-                    image_CHW[there, *into] = part_CHW[:, *from_][[group.index(bands[k]) for k in there]]
+                    for k, band in enumerate(bands):
+                        if band in group:
+                            image_CHW[k, *into] = part_CHW[group.index(band), *from_]
                     valid_HW[into] = part_valid_HW[from_]
         return image_CHW, valid_HW
 
