@@ -18,11 +18,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@sh scripts/with_display.sh --packages-only
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 coverage: $(STAMP)
 	@sh scripts/with_display.sh --packages-only
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
 
 LOWEST := build/lowest
 LOWEST_EXTRAS := --extra gui --extra cluster --extra int8 --extra monai --extra sam2 --extra tensorboard --extra wandb

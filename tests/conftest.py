@@ -23,6 +23,12 @@ from napari_glacier.core.raster import GeoRef, write_mask, write_raster
 REAL_DATA = Path(os.environ.get("NAPARI_GLACIER_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, then windows, so that at the end no process waits for another with a long file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: 0 if item.path in slow else 1 if item.path.parent.name == "views" else 2)
+
+
 @pytest.fixture(scope="session")
 def _converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all tests keep converted networks: the same small one serves many of them."""
