@@ -140,7 +140,7 @@ class Workspace:
         if previous is not None and previous is not session:
             self._remove_layers_of(previous)
         self.attach(session)
-        self.show_scene(session.scene_number)
+        self._show_scene(session.scene_number, at_once=previous is None)
 
     def attach(self, session: Session) -> None:
         """Make `session` the current one and adopt those of its layers that are already here."""
@@ -159,11 +159,15 @@ class Workspace:
 
     def show_scene(self, number: int) -> None:
         """Show a scene of the session in place of the one on screen (all at once where they are stacked)."""
+        self._show_scene(number, at_once=False)
+
+    def _show_scene(self, number: int, *, at_once: bool) -> None:
         session = self._need_session()
         self._replacing = True
         try:
             self._remove_layers_of(session)
-            for data, arguments, kind in self.seen_first(session.layer_data(number)):
+            layers = session.layer_data(number)
+            for data, arguments, kind in self.picture_first(layers) if at_once else self.seen_first(layers):
                 getattr(self.viewer, f"add_{kind}")(data, **arguments)
         finally:
             self._replacing = False

@@ -299,7 +299,8 @@ def test_saving_a_layer_writes_one_georeferenced_geotiff(viewer, make_dataset, t
         assert written.colormap(1)[85][:3] == (0x56, 0xB4, 0xE9)
 
 
-def test_on_screen_the_picture_comes_first_and_hidden_layers_in_time(viewer, qtbot, make_dataset):
+@pytest.mark.parametrize("way", ["napari", "Data widget"])
+def test_on_screen_the_picture_comes_first_and_hidden_layers_in_time(viewer, qtbot, make_dataset, way):
     _dock(viewer, "Correct")
     viewer.show()
     qtbot.waitUntil(viewer.window._qt_window.isVisible)
@@ -311,7 +312,10 @@ def test_on_screen_the_picture_comes_first_and_hidden_layers_in_time(viewer, qtb
             drawn_before_labels.extend(layer._slice.image.view.any() for layer in picture)
 
     viewer.window._qt_viewer.canvas._scene_canvas.events.draw.connect(look)
-    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    if way == "napari":
+        viewer.open(str(make_dataset()), plugin="napari-glacier")
+    else:
+        workspace_of(viewer).open(make_dataset())
 
     assert True in drawn_before_labels
     labels = workspace_of(viewer).labels_layer
