@@ -17,9 +17,10 @@ def main() -> None:
             continue
         model = build_model(name, channels=CANONICAL_BANDS, num_classes=4)
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        digits = 1 if millions >= 1 else 2
         usual = "timm's hrnet_* only" if name == "hrnet_w48" else "any, resnet34 by default"
         encoder = usual if takes_encoder(name) else "its own"
-        print(f"| `{name}` | {millions:.1f} | {encoder} | {f'`[{extra}]`' if extra else ''} |")
+        print(f"| `{name}` | {millions:.{digits}f} | {encoder} | {f'`[{extra}]`' if extra else ''} |")
 
 
 if __name__ == "__main__":

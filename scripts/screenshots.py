@@ -276,7 +276,7 @@ def _run_under_way(shot: "Camera", view: Any) -> None:
 
     bar = view.findChild(QScrollArea).verticalScrollBar()
     bar.setValue(view.run_panel.parentWidget().y())
-    shot.take("train_running", themes=("dark",))
+    shot.take("train_running")
     bar.setValue(0)
 
 
@@ -374,18 +374,12 @@ class Camera:
         """One widget of the plugin, docked while the pictures are taken."""
         return _Docked(self._viewer, name)
 
-    def take(self, name: str, themes: tuple[str, ...] = ("dark", "light")) -> None:
-        """Save what the window shows, once for each theme."""
-        for theme in themes:
-            self._viewer.theme = theme
-            _wait(0.8)
-            path = self._out / f"{name}_{theme}.png"
-            self._viewer.window._qt_window.grab().save(str(path))
-            print(path)
-        self._viewer.theme = "dark"
+    def take(self, name: str) -> None:
+        """Save what the napari window shows, once for each theme."""
+        self.take_of(self._viewer.window._qt_window, name)
 
     def take_of(self, widget: Any, name: str) -> None:
-        """Save what a window of its own shows, once for each theme."""
+        """Save what a window shows, once for each theme."""
         for theme in ("dark", "light"):
             self._viewer.theme = theme
             _wait(0.8)
@@ -398,7 +392,7 @@ class Camera:
         """The uncertainty layer by itself."""
         workspace.prediction_layer.visible = False
         workspace.uncertainty_layer.visible = True
-        self.take("uncertainty", themes=("dark",))
+        self.take("uncertainty")
         workspace.uncertainty_layer.visible = False
         workspace.prediction_layer.visible = True
 

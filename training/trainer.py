@@ -390,7 +390,8 @@ class Trainer:
         best = self.rows[self.progress.best_epoch - 1]
         early = ", stopped early" if len(self.rows) < self.config.train.epochs else ""
         which = "Last" if self.config.train.monitor == "none" else "Best"
+        epochs = "1 epoch" if len(self.rows) == 1 else f"{len(self.rows)} epochs"
         return (
-            f"Done after {len(self.rows)} epochs{early}. {which} epoch {best['epoch']}: validation MCC "
+            f"Done after {epochs}{early}. {which} epoch {best['epoch']}: validation MCC "
             f"{best['val_mcc']:.4f} over all pixels, {best['val_mcc_valid']:.4f} over valid ones."
         )
