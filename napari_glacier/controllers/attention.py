@@ -63,7 +63,8 @@ class AttentionController(RegionWalk):
         area_m2 = georef.pixel_area_m2 if georef is not None else None
 
         def build() -> AttentionQueue:
-            queue = AttentionQueue(np.asarray(entropy, np.float32), known, area_m2 / 1e6 if area_m2 else 1.0)
+            doubts = np.nan_to_num(np.asarray(entropy, np.float32))
+            queue = AttentionQueue(doubts, known, area_m2 / 1e6 if area_m2 else 1.0)
             for patch in session.journal.drawn(self.unseen_tools):
                 mark(session, queue, patch.tile_id, (patch.row, patch.col), patch.edited)
             for area in session.journal.seen.all():

@@ -59,10 +59,10 @@ class Predicted:
         return known if self._entropy is None else known | (np.asarray(self._entropy) > 0)
 
     def entropy(self, window: Window) -> FloatArray:
-        """Uncertainty between 0 and 1; 0 where it was not kept."""
+        """Uncertainty between 0 and 1; 0 where nothing is predicted, or it was not kept."""
         if self._entropy is None:
             return np.zeros((window.height, window.width), np.float32)
-        return np.asarray(self._entropy[self._at(window)], np.float32)
+        return np.nan_to_num(np.asarray(self._entropy[self._at(window)], np.float32))
 
     def probability(self, window: Window, num_classes: int) -> FloatArray:
         """Probabilities of a window; made of class and entropy where they were not kept."""

@@ -75,7 +75,7 @@ class PredictionMap:
     Attributes
     ----------
     index, entropy, known : uint8, float32 and bool array of this shape
-        0 and False where nothing is predicted; `known` is False on nodata, too.
+        0, not a number (which napari leaves transparent) and False where nothing is predicted and on nodata.
     counts_K : int array
         Known pixels of each class.
     areas : list of Area
@@ -85,7 +85,7 @@ class PredictionMap:
     def __init__(self, shape: tuple[int, ...], scheme: "ClassScheme") -> None:
         self.scheme = scheme
         self.index = np.zeros(shape, np.uint8)
-        self.entropy = np.zeros(shape, np.float32)
+        self.entropy = np.full(shape, np.nan, np.float32)
         self.known = np.zeros(shape, bool)
         self.counts_K = np.zeros(scheme.num_classes, np.int64)
         self.areas: list[Area] = []
@@ -96,7 +96,8 @@ class PredictionMap:
             self._begin(news)
         self._clear(news.number, news.area)  # rows may come twice, where memory ran out
         into = self._slices(news.number, news.area)
-        self.index[into], self.entropy[into], self.known[into] = news.index_HW, news.entropy_HW, news.known_HW
+        self.index[into], self.known[into] = news.index_HW, news.known_HW
+        self.entropy[into] = np.where(news.known_HW, news.entropy_HW, np.nan)
         self.counts_K += news.counts_K
         for area in self.areas:
             if area.made is news.made and (area.number, area.target) == (news.number, news.target):
@@ -136,7 +137,7 @@ class PredictionMap:
         known = self.known[where]
         if known.any():
             self.counts_K -= np.bincount(self.index[where][known], minlength=len(self.counts_K))
-            self.index[where], self.entropy[where], self.known[where] = 0, 0, False
+            self.index[where], self.entropy[where], self.known[where] = 0, np.nan, False
 
     def _slices(self, number: int, window: Window) -> Any:
         return (number, *window.slices) if self.index.ndim == 3 else window.slices
