@@ -148,7 +148,7 @@ def _ask_members(shot: "Camera", workspace: Any, view: Any) -> None:
     import numpy as np
 
     entropy_HW = workspace.uncertainty_layer.data
-    row, col = np.unravel_index(np.argmax(entropy_HW), entropy_HW.shape)
+    row, col = np.unravel_index(np.nanargmax(entropy_HW), entropy_HW.shape)
     panel = view.votes_panel
     panel.button.click()
     panel.ask(workspace.prediction_layer.data_to_world((row, col)))
