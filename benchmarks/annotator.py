@@ -52,6 +52,7 @@ class Person:
         self._looks = 0
         self._setting: tuple[str, int] = ("grow", 2)
         self._left_HW = np.zeros(self.valid_HW.shape, bool)
+        self._patches: tuple[Any, Any] | None = None
 
     def wrong(self) -> Any:
         """Valid pixels that are not yet of their true class."""
@@ -77,19 +78,21 @@ class Person:
         0 where none there is as large as `least_px`, or whatever these tools can do to it spoils more than it mends.
         """
         while True:
-            wrong_HW = self.wrong() & ~self._left_HW
-            if not (wrong_HW & within_HW).any():
+            patch_HW = self._worst(within_HW, least_px)
+            if patch_HW is None:
                 return 0
-            patch_HW, row, col = self._worst(wrong_HW, within_HW)
-            if np.count_nonzero(patch_HW) < least_px:
-                return 0
+            depth_HW = shape.depth(patch_HW)
+            row, col = (int(k) for k in np.unravel_index(int(depth_HW.argmax()), depth_HW.shape))
+            now = int(np.count_nonzero(self.wrong()))
             name, cost, index_HW = max(
-                self._choices(row, col, patch_HW), key=lambda choice: self._gain(choice[2]) / choice[1]
+                self._choices(row, col, patch_HW), key=lambda choice: (now - self._num_wrong(choice[2])) / choice[1]
             )
-            if self._gain(index_HW) <= 0:
+            if self._num_wrong(index_HW) >= now:
                 self._left_HW |= patch_HW
+                self._patches = None
                 continue
             self.index_HW = index_HW
+            self._patches = None
             name, *setting = name.split(":")
             if setting:
                 self._setting = setting[0], int(setting[1])
@@ -100,27 +103,32 @@ class Person:
         """Go on from other labels: what could not be mended in the old ones may be mended in these."""
         self.index_HW = index_HW.copy()
         self._left_HW[:] = False
+        self._patches = None
 
-    def _gain(self, index_HW: Any) -> int:
-        """Wrong pixels fewer than before."""
-        before = np.count_nonzero((self.index_HW != self.goal_HW) & self.valid_HW)
-        return before - np.count_nonzero((index_HW != self.goal_HW) & self.valid_HW)
+    def _num_wrong(self, index_HW: Any) -> int:
+        return int(np.count_nonzero((index_HW != self.goal_HW) & self.valid_HW))
 
-    def _worst(self, wrong_HW: Any, within_HW: Any) -> tuple[Any, int, int]:
-        """The largest patch that is wrong in one and the same way and reaches into an area, and its deepest pixel."""
+    def _worst(self, within_HW: Any, least_px: int) -> Any:
+        """The largest patch that is wrong in one and the same way and reaches into an area, if it is large enough."""
+        if self._patches is None:
+            self._patches = self._wrong_patches()
+        label_HW, sizes = self._patches
+        reaching = np.unique(label_HW if within_HW is True else label_HW[within_HW])
+        reaching = reaching[reaching > 0]
+        if not reaching.size or sizes[reaching].max() < least_px:
+            return None
+        return label_HW == reaching[sizes[reaching].argmax()]
+
+    def _wrong_patches(self) -> tuple[Any, Any]:
+        """Numbers from 1 of the patches that are wrong in one and the same way, and their sizes."""
+        wrong_HW = self.wrong() & ~self._left_HW
         label_HW = np.zeros(wrong_HW.shape, np.int32)
         count = 0
         for label in np.unique(self.goal_HW[wrong_HW]):
             parts_HW, parts = ndimage.label(wrong_HW & (self.goal_HW == label), np.ones((3, 3), bool))
             label_HW[parts_HW > 0] = parts_HW[parts_HW > 0] + count
             count += parts
-        sizes = np.bincount(label_HW.ravel())
-        reaching = np.unique(label_HW[np.broadcast_to(within_HW, label_HW.shape)])
-        sizes[np.isin(np.arange(len(sizes)), reaching[reaching > 0], invert=True)] = 0
-        patch_HW = label_HW == sizes.argmax()
-        depth_HW = shape.depth(patch_HW)
-        row, col = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)
-        return patch_HW, int(row), int(col)
+        return label_HW, np.bincount(label_HW.ravel())
 
     def _choices(self, row: int, col: int, patch_HW: Any) -> Iterator[tuple[str, int, Any]]:
         yield "brush", 1, self._brush(row, col)
@@ -150,13 +158,15 @@ class Person:
         for at in [(row, col), *self._beside(row, col)]:
             near = components.component_at(lambda part: self.index_HW[part.slices], size, *at)
             whole_HW, label = _spread(near, size), int(self.index_HW[at])
-            yield from self._shaped("shape", 1, whole_HW, label)
+            nearest_HW = components.nearest_other(self.index_HW, whole_HW, self.valid_HW)
+            yield from self._shaped("shape", 1, whole_HW, label, nearest_HW)
             snapped_HW = shape.snap_boundary(whole_HW, self.evidence.edges, 4, self.valid_HW)
-            yield "snap", 1, self._exchanged(whole_HW, snapped_HW, label)
+            yield "snap", 1, self._exchanged(whole_HW, snapped_HW, label, nearest_HW)
 
-    def _shaped(self, name: str, cost: int, where_HW: Any, label: int) -> Iterator[tuple[str, int, Any]]:
+    def _shaped(
+        self, name: str, cost: int, where_HW: Any, label: int, nearest_HW: Any
+    ) -> Iterator[tuple[str, int, Any]]:
         """All that Shape can do to a region; another operation or radius than last time is one more action each."""
-        nearest_HW = components.nearest_other(self.index_HW, where_HW, self.valid_HW)
         for operation in shape.OPERATIONS:
             for radius_px in (1, 2, 3):
                 setting = operation, radius_px
@@ -170,7 +180,9 @@ class Person:
         # Looked at now and then: it is for the beginning, and tries forty changes of the whole view.
         self._looks += 1
         for label in np.unique(self.goal_HW) if self._looks % _LOOP_EVERY == 1 else ():
-            yield from self._shaped("shape in a loop", 2, self.index_HW == label, int(label))
+            where_HW = self.index_HW == label
+            nearest_HW = components.nearest_other(self.index_HW, where_HW, self.valid_HW)
+            yield from self._shaped("shape in a loop", 2, where_HW, int(label), nearest_HW)
 
     def _scribbles(self, row: int, col: int, goal: int) -> Iterator[tuple[str, int, Any]]:
         """A line of each right class through the neighbourhood, as long as it stays on the class; Enter."""
@@ -202,13 +214,14 @@ class Person:
         return found
 
     def _with(self, where_HW: Any, label: int) -> Any:
-        return np.where(where_HW & self.valid_HW, np.uint8(label), self.index_HW)
+        index_HW = self.index_HW.copy()
+        np.copyto(index_HW, np.uint8(label), where=where_HW & self.valid_HW)
+        return index_HW
 
-    def _exchanged(self, before_HW: Any, after_HW: Any, label: int, nearest_HW: Any = None) -> Any:
-        if nearest_HW is None:
-            nearest_HW = components.nearest_other(self.index_HW, before_HW, self.valid_HW)
-        index_HW = np.where(after_HW, np.uint8(label), np.where(before_HW, nearest_HW, self.index_HW))
-        return np.where(self.valid_HW, index_HW, self.index_HW)
+    def _exchanged(self, before_HW: Any, after_HW: Any, label: int, nearest_HW: Any) -> Any:
+        index_HW = self._with(after_HW, label)
+        np.copyto(index_HW, nearest_HW, where=before_HW & ~after_HW & self.valid_HW)
+        return index_HW
 
     def _brush(self, row: int, col: int) -> Any:
         """One press, or press and drag, with the class that is right at its beginning."""

@@ -9,7 +9,7 @@ from napari_glacier.core.tools.evidence import Evidence
 from napari_glacier.core.tools.shape import OPERATIONS, depth, inside_loop, reshape, snap_boundary
 
 
-@pytest.mark.parametrize("radius", [1, 2, 5])
+@pytest.mark.parametrize("radius", [1, 2, 5, 9])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_morphology_is_scikit_images_with_a_disk(operation, radius):
     where = np.zeros((70, 80), bool)
