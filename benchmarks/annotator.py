@@ -1,13 +1,21 @@
 """A simulated person who corrects labels, knowing the truth; `correction.py` counts what it costs her.
 
 She takes the largest wrong patch. With a brush alone she presses where a dab mends most around its deepest pixel; with
-the smart tools she chooses what mends most for an action: smart fill at five strengths (a click to see it, a click to
-take it, and one more for every three steps of the wheel), flipping or removing the patch, filling holes, snapping,
-scribbling (a stroke a class, one to take it), growing, shrinking, opening or closing the patch or one beside it by 1 to
-3 px, or all of a class in a loop round the view (two actions; a change of operation or of radius is one more each),
-flipping all inside a loop round the patch (drawn as a polygon that keeps within 2, 4 or 8 px of its outline; each 80 px
-of the hand's path is an action, as with a brush that is dragged), or the brush. What a tool spoils is counted against
-it.
+the smart tools she chooses what mends most for an action:
+
+- smart fill at five strengths (a click to see it, a click to take it, and one more for every three steps of the wheel);
+- flipping or removing the patch, filling holes, snapping;
+- scribbling (a stroke a class, one to take it);
+- growing, shrinking, opening or closing the patch or one beside it by 1 to 3 px, or smoothing it by 2 to 6 px; or
+  these, and sieving by 4 to 8 px, with all of a class in a loop round the view (two actions); a change of operation or
+  of radius is one more each;
+- balancing all in view that she has not drawn yet (three actions: class, probability, button);
+- flipping all inside a loop round the patch, or round the patch and up to 4 to 32 px of what is of its true class
+  beside it, which takes in other mistakes there (drawn as a polygon that keeps within 2, 4 or 8 px of the outline; each
+  80 px of the hand's path is an action, as with a brush that is dragged);
+- the brush.
+
+What a tool spoils is counted against it.
 """
 
 from collections.abc import Iterator
@@ -18,12 +26,18 @@ import numpy as np
 from scipy import ndimage
 
 from napari_glacier.core.tools import components, growing, scribbles, shape
-from napari_glacier.core.tools.evidence import Evidence
+from napari_glacier.core.tools.evidence import Evidence, balanced
 from napari_glacier.core.tools.superpixels import superpixels
 
 BRUSH_RADIUS_PX, DRAG_PX, DRAG_STEP_PX = 5, 80, 3
 STRENGTHS, DEFAULT_STRENGTH, WHEEL_PER_ACTION = (27, 36, 45, 54, 63), 45, 9
+# Of each operation of Shape; sieving is for all of a class.
+RADII_PX: dict[shape.Operation, tuple[int, ...]] = dict.fromkeys(("grow", "shrink", "open", "close"), (1, 2, 3))
+RADII_PX |= {"smooth": (2, 4, 6), "sieve": (4, 6, 8)}
+BALANCES = (0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
 _LOOP_EVERY = 12
+# By how much her loop round a patch may be wider than the patch.
+WIDER_PX = (4, 8, 16, 32)
 # How far a hand's loop keeps from an outline.
 _LOOSE_PX = (2, 4, 8)
 
@@ -53,6 +67,8 @@ class Person:
         self._setting: tuple[str, int] = ("grow", 2)
         self._left_HW = np.zeros(self.valid_HW.shape, bool)
         self._patches: tuple[Any, Any] | None = None
+        # What she drew herself; balancing is none of it, and spares it.
+        self.drawn_HW = np.zeros(self.valid_HW.shape, bool)
 
     def wrong(self) -> Any:
         """Valid pixels that are not yet of their true class."""
@@ -91,6 +107,8 @@ class Person:
                 self._left_HW |= patch_HW
                 self._patches = None
                 continue
+            if name != "balance":
+                self.drawn_HW |= index_HW != self.index_HW
             self.index_HW = index_HW
             self._patches = None
             name, *setting = name.split(":")
@@ -142,8 +160,9 @@ class Person:
             cost = 2 + abs(strength - DEFAULT_STRENGTH) // WHEEL_PER_ACTION
             yield "smart fill", cost, self._with(grown_HW, goal)
         yield from self._loops()
-        for length_px, inside_HW in _loops_round(patch_HW):
-            yield "flip in a loop", -(-length_px // DRAG_PX), self._with(inside_HW, goal)
+        for around_HW in self._meant(patch_HW, row, col):
+            for length_px, inside_HW in _loops_round(around_HW):
+                yield "flip in a loop", -(-length_px // DRAG_PX), self._with(inside_HW, goal)
         yield from self._scribbles(row, col, goal)
         patch = components.component_at(lambda part: self.index_HW[part.slices], size, row, col)
         yield "flip", 1, self._with(_spread(patch, size), goal)
@@ -167,22 +186,39 @@ class Person:
         self, name: str, cost: int, where_HW: Any, label: int, nearest_HW: Any
     ) -> Iterator[tuple[str, int, Any]]:
         """All that Shape can do to a region; another operation or radius than last time is one more action each."""
-        for operation in shape.OPERATIONS:
-            for radius_px in (1, 2, 3):
+        class_HW = (self.index_HW == label) & self.valid_HW
+        for operation, radii_px in RADII_PX.items():
+            if operation == "sieve" and name == "shape":
+                continue
+            for radius_px in radii_px:
                 setting = operation, radius_px
                 changes = sum(one != other for one, other in zip(setting, self._setting, strict=True))
-                after_HW = shape.reshape(where_HW, operation, radius_px)
+                after_HW = shape.reshape(where_HW, operation, radius_px, class_HW, self.valid_HW)
                 index_HW = self._exchanged(where_HW, after_HW, label, nearest_HW)
                 yield f"{name}:{operation}:{radius_px}", cost + changes, index_HW
 
     def _loops(self) -> Iterator[tuple[str, int, Any]]:
-        """Shape all of a class by a loop round the view: choosing the class, drawing the loop."""
-        # Looked at now and then: it is for the beginning, and tries forty changes of the whole view.
+        """Change all of the view: shape a class by a loop round it (choosing it, drawing the loop), or balance it."""
+        # Looked at now and then: it is for the beginning, and tries fifty changes of the whole view.
         self._looks += 1
         for label in np.unique(self.goal_HW) if self._looks % _LOOP_EVERY == 1 else ():
             where_HW = self.index_HW == label
             nearest_HW = components.nearest_other(self.index_HW, where_HW, self.valid_HW)
             yield from self._shaped("shape in a loop", 2, where_HW, int(label), nearest_HW)
+            probability_KHW = self.evidence.probability_KHW
+            assert probability_KHW is not None
+            for least in BALANCES:
+                balanced_HW = balanced(probability_KHW, int(label), least)
+                where_HW = self.valid_HW & ~self.drawn_HW
+                yield "balance", 3, np.where(where_HW, balanced_HW, self.index_HW)
+
+    def _meant(self, patch_HW: Any, row: int, col: int) -> Iterator[Any]:
+        """The patch, and with it what is of its true class around it: a wider loop takes in other mistakes there."""
+        yield patch_HW
+        free_HW = (self.goal_HW == self.goal_HW[row, col]) | ~self.valid_HW
+        distance_HW = shape.depth(~patch_HW)
+        for reach_px in WIDER_PX:
+            yield growing.connected_to(free_HW & (distance_HW <= reach_px), row, col, connectivity=4)
 
     def _scribbles(self, row: int, col: int, goal: int) -> Iterator[tuple[str, int, Any]]:
         """A line of each right class through the neighbourhood, as long as it stays on the class; Enter."""

@@ -19,10 +19,10 @@
 
 The person (see `annotator.py`) knows the truth and looks at the largest mistake. With the queue she is led to its
 regions, best first, and mends the patches that reach into each, whole: large ones in a first round and those half as
-large in each later one. Of a region without mistakes she says that it is right: one action. After 40 actions, and again
-after as many (twice as many where it mended less than a fiftieth of what was wrong), she lets the model learn (two
-actions: learn, and keep or drop, by whether more is right) and takes its new prediction for all that she has neither
-drawn nor found right (two more: predict, accept). For that the models must know the labels' classes.
+large in each later one. A region without mistakes she passes by. After 40 actions she lets the model learn (two
+actions: learn, and take over what it would change, or drop it, by whether more is right; what she has drawn stays),
+and after as many again, until a lesson mends less than a fiftieth of what is wrong. For that the models must know the
+labels' classes.
 """
 
 import argparse
@@ -47,7 +47,6 @@ from napari_glacier.core.config_files import load_config
 from napari_glacier.core.correction.attention import AttentionQueue
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
-from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.data.dataset import Dataset, open_dataset
 from napari_glacier.core.data.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.tiling import Window
@@ -312,8 +311,9 @@ class Desk:
         cost = self.person.act(within_HW, least_px)
         changed_HW = self.person.index_HW != before_HW
         if changed_HW.any():
-            mask.assign_tiles({self.place.tile.id: (self.person.index_HW, changed_HW)}, "paint")
-            self.known_HW |= changed_HW
+            tool = "paint" if (self.person.drawn_HW & changed_HW).any() else "accept"
+            mask.assign_tiles({self.place.tile.id: (self.person.index_HW, changed_HW)}, tool)
+            self.known_HW |= self.person.drawn_HW
         self.actions += cost
         return cost
 
@@ -324,16 +324,6 @@ class Desk:
         bottom, right = top + window.height + 2 * REGION_RIM_PX, left + window.width + 2 * REGION_RIM_PX
         where_HW[max(top, 0) : bottom, max(left, 0) : right] = True
         return where_HW
-
-    def confirm(self, where_HW: Any, journal: Journal) -> None:
-        """Say that an area is right as it is now: one action."""
-        journal.seen.add([SeenArea(self.place.tile.id, 0, 0, where_HW)], "person")
-        self.known_HW |= where_HW
-        self.actions += 1
-
-    def taken_over(self, index_HW: Any) -> Any:
-        """A scene's new prediction where she has neither drawn nor found right."""
-        return np.where(self.known_HW, self.person.index_HW, index_HW[self.window.slices])
 
 
 class QueueWork:
@@ -354,20 +344,20 @@ class QueueWork:
             placed = self.scene.placements
             mask = EditableMask(blank_HW, self.scene.valid(), placed, journal, num_classes=scheme.num_classes)
             mask.assign(start_HW, np.ones(self.scene.shape, bool), "accept")
-            since, patience = 0, LEARN_EVERY
+            since, learns = 0, True
             while not all(desk.is_done for desk in self.desks):
-                desk, spent = self._mend_next(mask, journal)
+                desk, spent = self._mend_next(mask)
                 if not spent:
                     break
                 since += spent
-                if since >= patience and not all(one.is_done for one in self.desks):
+                if learns and since >= LEARN_EVERY and not all(one.is_done for one in self.desks):
                     actions, share = self._learn(mask)
                     desk.actions += actions
-                    # Who gains little by it asks for it less often.
-                    since, patience = 0, patience if share > _WORTH_LEARNING else 2 * patience
+                    # Whom it gained little does not ask again.
+                    since, learns = 0, share > _WORTH_LEARNING
             mask.close()
 
-    def _mend_next(self, mask: EditableMask, journal: Journal) -> tuple[Desk, int]:
+    def _mend_next(self, mask: EditableMask) -> tuple[Desk, int]:
         """Mend the best region of the queue in which something large is wrong; the largest mistake where none is."""
         while self._least_px >= SMALL_PX:
             for region in self._queue.regions():
@@ -392,30 +382,25 @@ class QueueWork:
         return None
 
     def _learn(self, mask: EditableMask) -> tuple[int, float]:
-        """Let a copy of the model learn, see what it would change, keep or drop it; actions, share of errors gone."""
+        """Let a copy of the model learn, see what it would change, take that over or drop it; actions, share mended."""
         command = [sys.executable, "-P", "-m", "training.adapt", "--data", str(self._root), "--model", self.model]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-        model = done.stdout.strip().splitlines()[-1]
-        prediction = _predict(self.scene, model)
         wrong = [0, 0]
-        for desk in self.desks:
-            new_HW = desk.taken_over(prediction.index_HW)
-            wrong[0] += np.count_nonzero(desk.person.wrong())
-            wrong[1] += np.count_nonzero((new_HW != desk.person.goal_HW) & desk.person.valid_HW)
+        taken = []
+        with np.load(Path(done.stdout.strip().splitlines()[-1]) / "changes.npz") as file:
+            for desk in self.desks:
+                before_HW, after_HW = (file[f"{desk.place.tile.id}/{when}"] for when in ("before", "after"))
+                changed_HW = (before_HW != after_HW) & ~desk.known_HW
+                taken.append((np.where(changed_HW, after_HW, desk.person.index_HW), changed_HW))
+                wrong[0] += np.count_nonzero(desk.person.wrong())
+                wrong[1] += np.count_nonzero((taken[-1][0] != desk.person.goal_HW) & desk.person.valid_HW)
         print(f"  learnt: {wrong[0]} -> {wrong[1]} px wrong", file=sys.stderr, flush=True)
         gain = 1 - wrong[1] / max(wrong[0], 1)
-        if gain <= 0:
-            return 2, gain
-        self.model = model
-        changes = {}
-        for desk in self.desks:
-            desk.person.look_again(desk.taken_over(prediction.index_HW))
-            changes[desk.place.tile.id] = (desk.person.index_HW, ~desk.known_HW)
-        mask.assign_tiles(changes, "accept")
-        self._queue = AttentionQueue(prediction.entropy_HW, prediction.valid_HW)
-        for desk in self.desks:
-            self._queue.mark(0, desk.window, desk.known_HW)
-        return 4, gain
+        if gain > 0:
+            mask.assign_tiles({desk.place.tile.id: one for desk, one in zip(self.desks, taken, strict=True)}, "accept")
+            for desk, (index_HW, _) in zip(self.desks, taken, strict=True):
+                desk.person.look_again(index_HW)
+        return 2, gain
 
 
 if __name__ == "__main__":

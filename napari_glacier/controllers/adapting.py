@@ -16,10 +16,12 @@ from psygnal import Signal
 
 from napari_glacier.controllers.layers import KEY, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models
+from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace, tag_of
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.models.promotion import MODELS_FOLDER
 from napari_glacier.core.runfiles import RunFolder
+from napari_glacier.core.tiling import Window
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,23 @@ class AdaptController:
     def cancel(self) -> None:
         """Stop the process; what it wrote is deleted."""
         self.drop()
+
+    def keep_and_take_over(self) -> str:
+        """Keep the new model, and take what would change over into the labels as one stroke; gives a sentence on it.
+
+        What somebody drew or found right stays, and so do approved tiles. As accepting a prediction, it is no looking.
+        """
+        session = self._need_session()
+        shown = [layer for layer in self.workspace.viewer.layers if tag_of(layer).get("role") == ROLE]
+        changes = np.asarray(shown[0].data).copy() if self.state == "ready" and shown else None
+        said = self.keep()
+        if changes is None:
+            return said
+        planes = changes if changes.ndim == 3 else changes[np.newaxis]
+        for plane, changed_HW in enumerate(planes):
+            changed_HW[session.touched(Window(0, 0, *changed_HW.shape), plane)] = 0
+        changed = self.workspace.assign(changes - (changes > 0), changes > 0, tool="accept", model="adapted")
+        return f"{counted(changed, 'pixel')} of the labels changed; Undo takes that back. {said}"
 
     def keep(self) -> str:
         """Put the new model among those of the dataset; gives a sentence on it. The old one stays what it is."""

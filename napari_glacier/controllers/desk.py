@@ -86,6 +86,11 @@ class Desk:
         pixels: BoolArray = valid[self.workspace.plane][window.slices] if valid.ndim == 3 else valid[window.slices]
         return pixels
 
+    def touched(self, window: Window) -> BoolArray:
+        """Pixels of a window that somebody drew or found right."""
+        touched_HW: BoolArray = self.session.touched(window, self.workspace.plane)
+        return touched_HW
+
     def pixel(self, row: float, col: float) -> tuple[int, int]:
         """The pixel at a position; `DataError` outside the scene."""
         height, width = self.shape

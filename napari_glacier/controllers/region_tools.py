@@ -15,7 +15,7 @@ from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components
 from napari_glacier.core.tools import shape as shapes
 from napari_glacier.core.tools.components import Area
-from napari_glacier.core.tools.evidence import BoolArray
+from napari_glacier.core.tools.evidence import BoolArray, balanced
 
 DEFAULT_STRENGTH = 45
 MAX_STRENGTH = 100
@@ -98,9 +98,13 @@ class RegionTools:
         self._desk.write(toolbox.HOLES, Area(area.window, holes_HW), label)
 
     def reshape(self, area: Area, label: int) -> None:
-        """Grow, shrink, open or close an area of a class; what it gives up goes to its neighbours."""
-        wide = self._desk.padded(area, self._options.radius_px + 1)
-        after_HW = shapes.reshape(wide.where_HW, self._options.operation, self._options.radius_px)
+        """Change an area of a class as `shapes.reshape` does; what it gives up goes to its neighbours."""
+        operation, radius_px = self._options.operation, self._options.radius_px
+        # Votes on pixels that are gained reach twice as far.
+        wide = self._desk.padded(area, 2 * radius_px + 1)
+        valid_HW = self._desk.valid(wide.window)
+        class_HW = (self._desk.read(wide.window) == label) & valid_HW
+        after_HW = shapes.reshape(wide.where_HW, operation, radius_px, class_HW, valid_HW)
         self._exchange(toolbox.SHAPE, wide, after_HW, label)
 
     def reshape_inside(self, area: Area) -> None:
@@ -172,6 +176,28 @@ class RegionTools:
         if not where_HW.any():
             raise DataError("Nothing of the prediction there has the class and the confidence chosen.")
         return self._desk.write(tool, Area(area.window, where_HW), index_HW, predicted.model)
+
+    def balance(self, area: Area) -> int:
+        """Let the class and the probability chosen decide an area; gives the number of pixels that changed.
+
+        Pixels become of the class where that has at least the probability, and of the likeliest other class elsewhere.
+        What somebody drew or found right stays. As accepting everything at once, it is not looking.
+
+        Raises
+        ------
+        DataError
+            If there is no prediction, no class or probability is chosen, or all of the area was worked on.
+        """
+        predicted = self._desk.prediction()
+        label, least = self._options.accept_class, self._options.confidence
+        if label is None or least <= 0:
+            raise DataError("Balancing needs a class, and from which probability on it is taken. Choose both first.")
+        probability_KHW = predicted.probability(area.window, self._desk.session.scheme.num_classes)
+        where_HW = area.where_HW & predicted.known(area.window) & ~self._desk.touched(area.window)
+        if not where_HW.any():
+            raise DataError("Nothing was predicted there that is not drawn or found right already.")
+        index_HW = balanced(probability_KHW, label, least)
+        return self._desk.write(ACCEPT_ALL, Area(area.window, where_HW), index_HW, predicted.model)
 
     def _qualifies(self, predicted: Predicted, window: Window, index_HW: npt.NDArray[np.uint8]) -> BoolArray:
         where_HW = np.ones(index_HW.shape, bool)

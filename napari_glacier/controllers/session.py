@@ -44,6 +44,7 @@ from napari_glacier.core.data.validity import LazyValidity
 from napari_glacier.core.derived import DERIVED, derived
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.tiling import Window
 
 logger = logging.getLogger(__name__)
 
@@ -290,6 +291,20 @@ class Session:
         """Pixels of the mask on screen that carry data; of a large scene, read where it is looked at."""
         self.mask_of(self.scene_number)
         return self._valid[0 if self.stacked else self.scene_number]
+
+    def touched(self, window: Window, plane: int = 0) -> npt.NDArray[np.bool_]:
+        """Pixels of a window of a scene on screen that somebody drew or found right."""
+        self.mask.commit()
+        where_HW = np.zeros((window.height, window.width), bool)
+        for place in self.current_scenes[plane].tiles_in(window):
+            top, left = max(window.row, place.row), max(window.col, place.col)
+            bottom = min(window.row + window.height, place.row + place.tile.height)
+            right = min(window.col + window.width, place.col + place.tile.width)
+            of_tile_HW = self.journal.touched(place.tile.id, (place.tile.height, place.tile.width))
+            where_HW[top - window.row : bottom - window.row, left - window.col : right - window.col] = of_tile_HW[
+                top - place.row : bottom - place.row, left - place.col : right - place.col
+            ]
+        return where_HW
 
     def layer_data(self, number: int | None = None) -> list[LayerData]:
         """Layers of a scene for napari, bottom first; makes it the current one."""

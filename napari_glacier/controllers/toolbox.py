@@ -71,7 +71,7 @@ TOOLS = (
         SHAPE,
         "Shape",
         "G",
-        "Click a patch to grow, shrink, open or close it. Shift+drag: the chosen class inside a loop.",
+        "Click a patch to grow, shrink, open, close or smooth it. Shift+drag: the chosen class inside a loop.",
         loops=True,
     ),
     Tool(PIXEL, "Pixel", "I", "Click a pixel: its spectrum, its class's, and the prediction."),

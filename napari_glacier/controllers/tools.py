@@ -331,11 +331,18 @@ class ToolController:
         DataError
             If there is no prediction, or nothing of it qualifies.
         """
+        return self._regions.accept(self._everywhere(in_view), ACCEPT_ALL)
+
+    def balance_view(self) -> int:
+        """Let the class and the probability chosen decide all in view that nobody worked on (`RegionTools.balance`)."""
+        return self._regions.balance(self._everywhere(True))
+
+    def _everywhere(self, in_view: bool) -> Area:
         self._desk.need_writable()
         window = self.workspace.visible_window() if in_view else Window(0, 0, *self._desk.shape)
         if window is None:
             raise DataError("Nothing of the dataset is on screen. Move the view over it.")
-        return self._regions.accept(Area(window, np.ones((window.height, window.width), bool)), ACCEPT_ALL)
+        return Area(window, np.ones((window.height, window.width), bool))
 
     def accept_area(self, area: Area) -> int:
         """Accept the prediction of an area, whatever the class and the confidence."""

@@ -47,14 +47,19 @@ class AdaptPanel(DeskPanel):
         self._bar.setFixedHeight(8)
         self._column.addWidget(self._bar)
         choices = self._add_row()
-        self._keep, self._drop = QPushButton("Keep"), QPushButton("Drop")
+        self._take, self._keep, self._drop = (QPushButton(text) for text in ("Keep, take over", "Keep", "Drop"))
+        self._take.setToolTip(
+            "Add the new model to the list of models of this dataset, and give the labels what it would change; what "
+            "was drawn or found right stays"
+        )
         self._keep.setToolTip("Add the new model to the list of models of this dataset")
         self._drop.setToolTip("Delete the new model; nothing else changes")
         self._cancel = QPushButton("Cancel")
+        self._take.clicked.connect(lambda: self._keep_by(self._adapting.keep_and_take_over))
         self._keep.clicked.connect(self.keep)
         self._drop.clicked.connect(self.drop)
         self._cancel.clicked.connect(lambda: self._attempt(self._adapting.cancel))
-        for button in (self._keep, self._drop, self._cancel):
+        for button in (self._take, self._keep, self._drop, self._cancel):
             button.setMinimumWidth(1)
             choices.addWidget(button)
         self.refresh()
@@ -80,7 +85,12 @@ class AdaptPanel(DeskPanel):
         self._bar.setValue(done)
         self._learn.setEnabled(state != "working" and bool(titles))
         self._model.setEnabled(state != "working")
-        for button, where in ((self._keep, "ready"), (self._drop, "ready"), (self._cancel, "working")):
+        for button, where in (
+            (self._take, "ready"),
+            (self._keep, "ready"),
+            (self._drop, "ready"),
+            (self._cancel, "working"),
+        ):
             button.setVisible(state == where)
 
     def learn(self) -> None:
@@ -92,7 +102,10 @@ class AdaptPanel(DeskPanel):
 
     def keep(self) -> None:
         """Keep the new model."""
-        said = self._attempt(self._adapting.keep)
+        self._keep_by(self._adapting.keep)
+
+    def _keep_by(self, way: Callable[[], str]) -> None:
+        said = self._attempt(way)
         if said:
             self._tell(said)
 

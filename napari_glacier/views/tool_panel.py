@@ -251,6 +251,14 @@ class ToolPanel(QWidget):
                 lambda _=False, in_view=in_view: self._attempt(lambda: self._tools.accept_everywhere(in_view))
             )
             grid.addWidget(button, 1, column)
+        balance = QPushButton("Balance in view")
+        balance.setToolTip(
+            "Give the class chosen to all that is at least so likely to be of it, and the likeliest other class to the "
+            "rest: for a place where the model is too fond of a class, or too wary of it. What was drawn or found "
+            "right stays."
+        )
+        balance.clicked.connect(lambda: self._attempt(self._tools.balance_view))
+        grid.addWidget(balance, 2, 0, 1, 2)
         return page
 
     def _make_pixel(self) -> QWidget:

@@ -62,6 +62,29 @@ def test_a_model_learns_shows_what_changes_and_is_kept(workspace, controller, ma
     assert not list((session.root / "models" / ".candidates").iterdir())
 
 
+def test_what_a_lesson_would_change_is_taken_over_but_where_a_person_worked(workspace, controller, make_checkpoint):
+    session = workspace.session
+    drawn = np.zeros(session.mask.shape, bool)
+    drawn[20:60, 20:100] = np.asarray(session.mask)[20:60, 20:100] != 3
+    session.mask[20:60, 20:100] = 3
+    controller.start(ModelChoice("tiny", make_checkpoint()))
+    wait(controller)
+    assert controller.state == "ready", controller.sentence
+    (layer,) = layers(workspace)
+    # Whatever was learnt: some of it on what was drawn, some beside.
+    layer.data = np.where(np.arange(layer.data.shape[-1]) % 3 == 0, 2, 0).astype(np.uint8) * np.ones_like(layer.data)
+    before, changes = np.asarray(session.mask).copy(), np.asarray(layer.data)
+
+    said = controller.keep_and_take_over()
+
+    taken = (changes > 0) & ~drawn & session.valid
+    assert np.array_equal(np.asarray(session.mask), np.where(taken, 1, before))
+    assert f"{np.count_nonzero(taken & (before != 1)):,} pixels of the labels changed" in said
+    assert session.journal.history(1)[0].tool == "accept"
+    assert layers(workspace) == []
+    assert [choice for choice in known_models(session) if choice.source]
+
+
 def test_a_model_is_dropped_cancelled_or_fails_and_nothing_is_left(workspace, controller, make_checkpoint):
     session = workspace.session
     source = make_checkpoint()

@@ -12,6 +12,7 @@ from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
 from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.core.classes import get_scheme
+from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster import read_raster
 from napari_glacier.core.tiling import Window
@@ -325,6 +326,42 @@ def test_probabilities_that_were_kept_are_what_confidence_means(workspace, tools
     tools.options.confidence = 0.9
     tools.accept_everywhere(in_view=False)
     assert np.array_equal(_labels(workspace), np.where(np.arange(128) >= 100, 1, truth))
+
+
+def test_balancing_moves_the_threshold_of_a_class_and_spares_what_a_person_did(workspace, desk, tools):
+    session, mask = workspace.session, workspace.session.mask
+    before = _labels(workspace)
+    p = np.random.default_rng(0).dirichlet([1, 1, 1, 1], before.shape).transpose(2, 0, 1).astype(np.float32)
+    lay_prediction(workspace, p.argmax(axis=0).astype(np.uint8), probabilities=p)
+    with pytest.raises(DataError, match="Choose both"):
+        tools.balance_view()
+    tools.options.accept_class, tools.options.confidence = 1, 0.2
+    mask[64:70, 64:90] = (before[64:70, 64:90] + 1) % 4
+    place = session.current_scenes[0].placements[0]
+    looked = np.zeros((place.tile.height, place.tile.width), bool)
+    looked[5:9, 5:20] = True
+    session.journal.seen.add([SeenArea(place.tile.id, 0, 0, looked)], "ada")
+
+    stays = np.zeros(before.shape, bool)
+    stays[64:70, 64:90] = True
+    stays[place.slices] |= looked
+    drawn = _labels(workspace)
+    tools.balance_view()
+
+    window = workspace.visible_window()
+    seen = np.zeros(before.shape, bool)
+    seen[window.slices] = True
+    others = np.where(np.arange(4)[:, None, None] == 1, -1, p).argmax(axis=0)
+    expected = np.where(p[1] >= 0.2, 1, others)
+    assert np.array_equal(_labels(workspace), np.where(seen & session.valid & ~stays, expected, drawn))
+    assert _last(workspace).tool == "accept"
+    # What was balanced was not drawn: it may be balanced again.
+    tools.options.confidence = 0.7
+    tools.balance_view()
+    again = np.where(p[1] >= 0.7, 1, others)
+    assert np.array_equal(_labels(workspace), np.where(seen & session.valid & ~stays, again, drawn))
+    desk.undo()
+    assert np.array_equal(_labels(workspace), np.where(seen & session.valid & ~stays, expected, drawn))
 
 
 def test_what_was_not_predicted_is_never_accepted(workspace, tools):

@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from napari_glacier.core.correction.journal_file import SCHEMA_VERSION, JournalFile
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
 from napari_glacier.core.correction.reviews import (
@@ -210,6 +213,21 @@ class Journal:
         places = ", ".join("?" * len(except_tools))
         strokes = self._strokes(f"state != {_DISCARDED} AND s.tool NOT IN ({places})", tuple(except_tools))
         return [patch for stroke in strokes for patch in stroke.patches]
+
+    def touched(self, tile_id: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Pixels of a tile that somebody drew, saved or not, undone or not, or found right, bool (H, W)."""
+        where_HW = np.zeros(shape, bool)
+        names = tuple(sorted(NO_WORK))
+        places = ", ".join("?" * len(names))
+        drawn = f"state != {_DISCARDED} AND tile_id = ? AND s.tool NOT IN ({places})"
+        for stroke in self._strokes(drawn, (tile_id, *names)):
+            for patch in stroke.patches:
+                where_HW[patch.slices] |= patch.edited
+        for area in self.seen.all():
+            if area.tile_id == tile_id:
+                height, width = area.where_HW.shape
+                where_HW[area.row : area.row + height, area.col : area.col + width] |= area.where_HW
+        return where_HW
 
     def unsaved_tiles(self) -> dict[str, int]:
         """Tiles with unsaved patches, and how many strokes those belong to."""

@@ -109,3 +109,14 @@ def soft_labels(index_HW: npt.NDArray[np.uint8], entropy_HW: npt.NDArray[np.floa
         probability_KHW, chosen_HW, np.take_along_axis(probability_KHW, chosen_HW, 0) + (1 - rest_HW), axis=0
     )
     return probability_KHW
+
+
+def balanced(probability_KHW: FloatArray, label: int, least: float) -> npt.NDArray[np.uint8]:
+    """One class wherever it has at least a given probability, and the likeliest other class elsewhere, uint8 (H, W).
+
+    For a place where a model is too fond of a class, or too wary of it.
+    """
+    others_KHW = probability_KHW.copy()
+    others_KHW[label] = -1
+    other_HW = others_KHW.argmax(axis=0)
+    return np.where(probability_KHW[label] >= least, label, other_HW).astype(np.uint8)

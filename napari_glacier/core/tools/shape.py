@@ -1,4 +1,4 @@
-"""Changing the outline of a region: morphology by a number of pixels, and snapping to the nearest spectral edge."""
+"""Changing the outline of a region: morphology, smoothing and sieving by pixels, and snapping to the nearest edge."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from napari_glacier.core.tools.evidence import BoolArray, FloatArray
 
-Operation = Literal["open", "close", "grow", "shrink"]
-OPERATIONS: tuple[Operation, ...] = ("grow", "shrink", "open", "close")
+Operation = Literal["open", "close", "grow", "shrink", "smooth", "sieve"]
+OPERATIONS: tuple[Operation, ...] = ("grow", "shrink", "open", "close", "smooth", "sieve")
 
 # Up to this radius a disk is moved over the region, which takes a twentieth of the time of measuring distances.
 _SMALL_PX = 8
@@ -17,11 +17,33 @@ _SMALL_PX = 8
 _CORE = 0.5
 
 
-def reshape(where_HW: BoolArray, operation: Operation, radius_px: int) -> BoolArray:
-    """Grow, shrink, open or close a region by a disk: pixels up to and including `radius_px` from the centre.
+def reshape(
+    where_HW: BoolArray,
+    operation: Operation,
+    radius_px: int,
+    class_HW: BoolArray | None = None,
+    valid_HW: BoolArray | None = None,
+) -> BoolArray:
+    """Change a region by a disk: the pixels up to and including `radius_px` from the centre.
 
-    What lies outside the array counts as outside when growing and as part of the region when shrinking, so that a
-    region cut by the scene's border does not recede from it.
+    It grows, shrinks, opens or closes; it is smoothed, so that a pixel belongs to what most of the valid pixels of the
+    disk around it belong to; or its parts of fewer pixels than the disk are sieved out.
+
+    What lies outside the array counts as outside when growing, as part of the region when shrinking, so that a region
+    cut by the scene's border does not recede from it, and as nodata when smoothing. A part that reaches the border of
+    the array may go on beyond it, and is not sieved out.
+
+    Parameters
+    ----------
+    where_HW : bool array
+        The region.
+    operation : str
+    radius_px : int
+    class_HW : bool array, optional
+        All pixels of the region's class, where the region is only what a loop holds of it: smoothing and sieving see
+        what goes on beyond the loop.
+    valid_HW : bool array, optional
+        Pixels that carry data; all of them where it is not given.
     """
     if operation == "grow":
         return _grown(where_HW, radius_px)
@@ -31,6 +53,14 @@ def reshape(where_HW: BoolArray, operation: Operation, radius_px: int) -> BoolAr
         return _grown(_shrunk(where_HW, radius_px), radius_px) & where_HW
     if operation == "close":
         return _shrunk(_grown(where_HW, radius_px), radius_px) | where_HW
+    whole_HW = where_HW if class_HW is None else class_HW | where_HW
+    if operation == "smooth":
+        valid_HW = np.ones(where_HW.shape, bool) if valid_HW is None else valid_HW
+        votes_HW = 2 * _number_around(whole_HW & valid_HW, radius_px) - _number_around(valid_HW, radius_px)
+        most_HW = (votes_HW > 0) | ((votes_HW == 0) & where_HW)
+        return np.where(valid_HW & _grown(where_HW, radius_px), most_HW, where_HW)
+    if operation == "sieve":
+        return where_HW & ~_small_parts(whole_HW, int(_disk(radius_px).sum()))
     raise ValueError(f"{operation!r} is no operation; use one of {', '.join(OPERATIONS)}")
 
 
@@ -52,6 +82,28 @@ def _shrunk(where_HW: BoolArray, radius_px: int) -> BoolArray:
     if radius_px <= _SMALL_PX:
         return cv2.erode(where_HW.astype(np.uint8), _disk(radius_px)).astype(bool)
     return depth(where_HW) > radius_px
+
+
+def _number_around(where_HW: BoolArray, radius_px: int) -> FloatArray:
+    """How many pixels of a disk around each pixel belong, float32 (H, W); none do outside the array."""
+    import cv2
+
+    found_HW = cv2.filter2D(where_HW.astype(np.float32), -1, _disk(radius_px), borderType=cv2.BORDER_CONSTANT)
+    # Large disks are counted by a Fourier transform, which rounds.
+    return np.rint(found_HW).astype(np.float32)
+
+
+def _small_parts(where_HW: BoolArray, least_px: int) -> BoolArray:
+    """Pixels of 8-connected parts of fewer pixels, but for parts that reach the array's border."""
+    import cv2
+
+    count, label_HW, stats, _ = cv2.connectedComponentsWithStats(where_HW.astype(np.uint8), connectivity=8)
+    small_N = stats[:count, cv2.CC_STAT_AREA] < least_px
+    for rim in (label_HW[0], label_HW[-1], label_HW[:, 0], label_HW[:, -1]):
+        small_N[rim] = False
+    small_N[0] = False
+    small_HW: BoolArray = small_N[label_HW]
+    return small_HW
 
 
 def _disk(radius_px: int) -> npt.NDArray[np.uint8]:

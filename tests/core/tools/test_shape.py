@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 from skimage.draw import polygon2mask
 from skimage.morphology import closing, dilation, disk, erosion, opening
 
@@ -10,13 +10,52 @@ from napari_glacier.core.tools.shape import OPERATIONS, depth, inside_loop, resh
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5, 9])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", ["grow", "shrink", "open", "close"])
 def test_morphology_is_scikit_images_with_a_disk(operation, radius):
     where = np.zeros((70, 80), bool)
     where[12:-12, 12:-12] = gaussian_filter(np.random.default_rng(radius).normal(size=(46, 56)), 3) > 0
     # The same disk: pixels whose centre is at most `radius` away.
     by = {"grow": dilation, "shrink": erosion, "open": opening, "close": closing}[operation]
     assert np.array_equal(reshape(where, operation, radius), by(where, disk(radius)))
+
+
+@pytest.mark.parametrize("radius", [1, 4, 9])
+def test_smoothing_is_a_vote_of_the_valid_pixels_around(radius):
+    rng = np.random.default_rng(radius)
+    where = gaussian_filter(rng.normal(size=(40, 50)), 1) > 0
+    valid = gaussian_filter(rng.normal(size=(40, 50)), 3) > -0.1
+    where &= valid
+    expected = where.copy()
+    for row, col in np.argwhere(valid & dilation(where, disk(radius))):
+        near = (np.add.outer((np.arange(40) - row) ** 2, (np.arange(50) - col) ** 2) <= radius**2) & valid
+        share = where[near].mean()
+        expected[row, col] = where[row, col] if share == 0.5 else share > 0.5
+    smooth = reshape(where, "smooth", radius, valid_HW=valid)
+    assert np.array_equal(smooth, expected)
+    assert (smooth != where).any()
+
+
+def test_sieving_drops_small_parts_but_for_those_that_go_on_beyond():
+    where = gaussian_filter(np.random.default_rng(3).normal(size=(80, 90)), 1.5) > 0.05
+    sieved = reshape(where, "sieve", 4)
+    parts, count = label(where, np.ones((3, 3)))
+    dropped = set()
+    for part in range(1, count + 1):
+        rows, cols = np.nonzero(parts == part)
+        is_cut = rows.min() == 0 or cols.min() == 0 or rows.max() == 79 or cols.max() == 89
+        if len(rows) < disk(4).sum() and not is_cut:
+            dropped.add(part)
+    assert dropped
+    assert np.array_equal(sieved, where & ~np.isin(parts, list(dropped)))
+    # Of a large part a loop holds a few pixels.
+    large = np.zeros((40, 40), bool)
+    large[10:30, 10:30] = True
+    loop = np.zeros((40, 40), bool)
+    loop[10:13, 10:13] = True
+    assert np.array_equal(reshape(loop, "sieve", 4, class_HW=large), loop)
+    assert not reshape(loop, "sieve", 4).any()
+    # And smoothing rounds its corner alone.
+    assert np.array_equal(reshape(loop, "smooth", 1, class_HW=large) & loop, reshape(large, "smooth", 1) & loop)
 
 
 def test_a_region_does_not_recede_from_the_scenes_border():
