@@ -70,7 +70,7 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     from napari_glacier.nn.ensemble import BUNDLED, resolve_models
     from training.region import plan_crops, read_crops, read_places
     from training.run import StopSwitch
-    from training.tuning import Settings, choose_replay, tune
+    from training.tuning import Settings, choose_replay, how_far_it_carries, tune
 
     started = time.perf_counter()
     if (folder.path / ENSEMBLE_FILE).exists():
@@ -85,13 +85,15 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     if options.replay is not None:
         settings = replace(settings, replay=options.replay)
     effects: list[Tuned] = []
+    carried: float | None = None
     with StopSwitch(folder) as should_stop:
         windows = plan_crops(places, settings.seed)
         for number, member in enumerate(ensemble.members):
             crops = read_crops(places, windows, member, into)
             if number == 0 and options.replay is None:
                 folder.append_event("progress", message="Trying how far the corrections carry…")
-                settings = replace(settings, replay=choose_replay(member.model, crops, settings, should_stop))
+                carried = how_far_it_carries(member.model, crops, settings, should_stop)
+                settings = replace(settings, replay=choose_replay(carried))
             total = settings.steps * len(ensemble.members)
 
             def on_step(step: int, done: int = number * settings.steps, total: int = total) -> None:
@@ -109,6 +111,7 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
             return EXIT_DONE
     about = _about(options, names, places, effects, settings) | share
     assert dataset.scheme is not None
+    about["carried"] = None if carried is None else round(carried, 4)
     about["note"] = coarsening_sentence(ensemble.scheme.class_names, dataset.scheme.class_names)
     about["seconds"] = round(time.perf_counter() - started, 1)
     with replacing(folder.path / CHANGES_FILE) as temporary, temporary.open("wb") as file:

@@ -18,6 +18,7 @@ from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.scene import band_gaps
+from napari_glacier.nn.zoo.surroundings import Grid
 from training.corrections import TileCorrections, read_corrections, target_of
 from training.tuning import Crops
 
@@ -28,6 +29,8 @@ MAX_CROPS = 16
 PROBE_PX = 48
 # Close to a correction the old answer is likely wrong, too: it is not repeated there.
 RIM_PX = 4
+# Where the look at the surroundings is fixed it is taken once, this far beyond a crop, at every other pixel both ways.
+DESCRIBED_RIM_PX, DESCRIBED_STEP = 64, 2
 # What would change is shown for at most so many pixels around the corrections.
 SHOWN_PX = 2048
 
@@ -117,26 +120,38 @@ def _around(centre: tuple[int, int], shape: tuple[int, int]) -> Window:
 def read_crops(
     places: Sequence[Place], windows: Sequence[tuple[int, Window]], member: LoadedModel, into: tuple[int, ...] = ()
 ) -> Crops:
-    """Read windows as a member of an ensemble takes them; for `into` see `Crops`."""
+    """Read windows as a member of an ensemble takes them; for `into` see `Crops`.
 
+    Of a network whose look at the surroundings is fixed (`describe`), features of every other pixel take the place of
+    the image: every step of learning would compute them again.
+    """
     card = member.card
+    describe = getattr(member.model, "describe", None)
+    rim_px, step = (DESCRIBED_RIM_PX, DESCRIBED_STEP) if describe is not None else (0, 1)
     bands = required_bands(card.channels)
     gaps = [band_gaps(place.scene, bands) for place in places]
     images, targets, replays, probes = [], [], [], []
     for number, window in windows:
-        image_CHW, valid_HW = places[number].scene.read(window, bands)
+        wide = Window(window.row - rim_px, window.col - rim_px, window.height + 2 * rim_px, window.width + 2 * rim_px)
+        image_CHW, valid_HW = places[number].scene.read(wide, bands)
         input_CHW = card.normalisation.apply(assemble_channels(image_CHW, bands, valid_HW, card.channels), valid_HW)
         for gap in gaps[number]:
-            inside = gap.within(window)
+            inside = gap.within(wide)
             if inside is not None:
                 blank_missing(input_CHW, card.channels, gap.bands, inside)
+        rows_of, cols_of = (slice(rim_px, rim_px + side, step) for side in (window.height, window.width))
+        valid_HW = valid_HW[rows_of, cols_of]
+        if describe is not None:
+            features_NFhw = describe(torch.from_numpy(input_CHW)[None], Grid(rim_px, rim_px, step))
+            input_CHW = features_NFhw[0, :, : valid_HW.shape[0], : valid_HW.shape[1]].numpy()
         target_HW = target_of(places[number].scene, window, places[number].targets)
         said_HW = target_HW != IGNORE_INDEX
+        near_HW = binary_dilation(said_HW, iterations=RIM_PX) if said_HW.any() else said_HW
         images.append(input_CHW)
-        targets.append(target_HW)
-        rows, cols = np.ogrid[window.row : window.row + CROP_PX, window.col : window.col + CROP_PX]
+        targets.append(target_HW[::step, ::step])
+        rows, cols = np.ogrid[window.row : window.row + CROP_PX : step, window.col : window.col + CROP_PX : step]
         probes.append((rows // PROBE_PX + 2 * (cols // PROBE_PX)) % 3 == 0)
-        replays.append(valid_HW & ~(binary_dilation(said_HW, iterations=RIM_PX) if said_HW.any() else said_HW))
+        replays.append(valid_HW & ~near_HW[::step, ::step])
     image_NCHW, target_NHW, replay_NHW, probe_NHW = (
         torch.from_numpy(np.stack(part)) for part in (images, targets, replays, probes)
     )

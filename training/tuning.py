@@ -28,7 +28,7 @@ _SAME = 0.05
 
 
 # Weights of the old answers. A model that is at home in a region is mostly right, and mistakes there are hard cases
-# that say little of other places; one that is not makes the same mistake everywhere. `choose_replay` finds out.
+# that say little of other places; one that is not makes the same mistake everywhere. `how_far_it_carries` finds out.
 CAREFUL, BOLD = 30.0, 3.0
 # What is learnt from some places must put this share of the others right for a model to be taught boldly.
 _CARRIES_OVER = 0.5
@@ -64,7 +64,7 @@ class Crops:
     Attributes
     ----------
     image_NCHW : float32
-        As the network takes it.
+        As the network takes it: images, or the features of pixels that it takes in their place.
     target_NHW : uint8
         What a person said, `IGNORE_INDEX` where nobody did.
     replay_NHW : bool
@@ -128,7 +128,8 @@ def tune(
     Parameters
     ----------
     network : nn.Module
-        Images (N, C, H, W) to logits (N, K, H, W). Without an ``encoder`` all of it is tuned, at a fifth of the rate.
+        Images (N, C, H, W) to logits (N, K, H, W). Without an ``encoder`` all of it is tuned, at a fifth of the rate,
+        unless its look at the surroundings is fixed (``describe``).
     crops : Crops
         At least one has a correction.
     settings : Settings
@@ -146,10 +147,11 @@ def tune(
         parameter.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
+    lr = settings.lr if encoder is not None or hasattr(network, "describe") else settings.lr / 5
     precision = Precision("auto", torch.device("cpu"))
     forward = _Forward(network, crops.image_NCHW, precision)
     old_NKHW = forward.everything()
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr if encoder is not None else settings.lr / 5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
     draw = np.random.default_rng(settings.seed)
     corrected = crops.corrected
     others = [number for number in range(len(crops.image_NCHW)) if number not in set(corrected)]
@@ -160,7 +162,7 @@ def tune(
         done = (step + 1) / settings.steps
         for group in optimizer.param_groups:
             factor = min(1.0, 10 * done) * (0.5 + 0.5 * math.cos(math.pi * done))
-            group["lr"] = factor * (settings.lr if encoder is not None else settings.lr / 5)
+            group["lr"] = factor * lr
         chosen = [*_draw(draw, corrected, settings.batch), *_draw(draw, others, settings.batch)]
         logits_NKHW = forward(chosen)
         loss = _loss(logits_NKHW, old_NKHW[chosen], crops, chosen, settings.replay)
@@ -176,29 +178,36 @@ def tune(
     return _compare(old_NKHW, new_NKHW, crops)
 
 
-def choose_replay(
+def how_far_it_carries(
     network: nn.Module, crops: Crops, settings: Settings, should_stop: Callable[[], bool] = lambda: False
-) -> float:
-    """How strongly a model is to be held to its old answers: tried on corrections that are kept back.
+) -> float | None:
+    """How far corrections carry: tried on some that are kept back.
 
-    A copy of the network learns the other corrections with a light hand. Where that puts many of those kept back
-    right, the model makes one mistake all over the region, and may change boldly.
+    A copy of the network learns the other corrections with a light hand.
 
     Returns
     -------
-    float
-        `BOLD` or `CAREFUL`; `CAREFUL` too where there are too few corrections to tell.
+    float or None
+        Share of those kept back that came right by it; None where there are too few corrections to tell.
     """
     kept_NHW = crops.probe_NHW & (crops.target_NHW != IGNORE_INDEX)
     target_NHW = crops.target_NHW.clone()
     target_NHW[kept_NHW] = IGNORE_INDEX
     learnt = replace(crops, target_NHW=target_NHW)
     if int(kept_NHW.sum()) < _FEWEST_PROBED_PX or not learnt.corrected:
-        return CAREFUL
+        return None
     pupil = copy.deepcopy(network)
     before = _right(network, crops, kept_NHW)
     tune(pupil, learnt, replace(settings, replay=BOLD, steps=(settings.steps + 1) // 2), should_stop=should_stop)
-    return BOLD if _right(pupil, crops, kept_NHW) - before >= _CARRIES_OVER else CAREFUL
+    return _right(pupil, crops, kept_NHW) - before
+
+
+def choose_replay(carried: float | None) -> float:
+    """How strongly a model is to be held to its old answers, by how far corrections carry.
+
+    Where many of those kept back came right, the model makes one mistake all over the region, and may change boldly.
+    """
+    return BOLD if carried is not None and carried >= _CARRIES_OVER else CAREFUL
 
 
 @torch.no_grad()

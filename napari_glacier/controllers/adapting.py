@@ -31,6 +31,8 @@ ROLE = "adapted"
 LAYER = "Would change"
 _CONSOLE = "console.log"
 _TAIL_CHARS = 400
+# Of corrections kept back: where fewer came right, lessons mended next to nothing else.
+_CARRIES = 0.25
 
 
 class AdaptController:
@@ -100,7 +102,7 @@ class AdaptController:
                 f"Learnt from {pixels:,} pixels in {said['seconds']:.0f} s: {said['right_before']:.0%} of them were "
                 f"predicted right before, {said['right_after']:.0%} now. {said['changed_pixels']:,} of "
                 f"{said['shown_pixels']:,} pixels around would be mapped otherwise; they are shown. No label was "
-                f"touched. {said.get('note', '')} Keep the new model?".replace("  ", " ")
+                f"touched. {_advice(said.get('carried'))} {said.get('note', '')} Keep the new model?".replace("  ", " ")
             )
         return ""
 
@@ -284,6 +286,14 @@ class AdaptController:
             text = ""
         stamp = datetime.now().strftime("%H:%M")
         return f"Learning ended without a model at {stamp}. {text[-_TAIL_CHARS:]}".strip()
+
+
+def _advice(carried: float | None) -> str:
+    """What corrections that were kept back say of the lesson; empty where they were too few."""
+    if carried is None:
+        return ""
+    tried = f"Of corrections kept back for a trial {max(carried, 0):.0%} came right by learning from the others"
+    return f"{tried}." if carried >= _CARRIES else f"{tried}: they are single cases, and there is little to gain."
 
 
 def _colormap(scheme: Any) -> Any:

@@ -8,7 +8,8 @@ import pytest
 import rasterio
 import torch
 
-from napari_glacier.core.classes import IGNORE_INDEX
+from napari_glacier.core.channels import Normalisation, assemble_channels
+from napari_glacier.core.classes import IGNORE_INDEX, get_scheme
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.saving import save_tiles
@@ -17,12 +18,13 @@ from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
-from napari_glacier.nn.checkpoint import load_checkpoint, read_card
+from napari_glacier.nn.checkpoint import LoadedModel, ModelCard, load_checkpoint, read_card
 from napari_glacier.nn.ensemble import resolve_models
+from napari_glacier.nn.zoo.surroundings import surroundings
 from training.adapt import main
 from training.corrections import read_corrections, target_of
-from training.region import plan_crops, read_places
-from training.tuning import BOLD, CAREFUL, Crops, Settings, choose_replay, tune
+from training.region import plan_crops, read_crops, read_places
+from training.tuning import BOLD, CAREFUL, Crops, Settings, choose_replay, how_far_it_carries, tune
 
 
 def open_mask(root, journal):
@@ -79,6 +81,35 @@ def test_crops_lie_on_corrections_and_elsewhere(make_dataset):
         assert any(w.row <= row < w.row + w.height and w.col <= row < w.col + w.width for w in windows[:2])
     assert len(windows) == 2 + 16
     assert plan_crops(places) == plan_crops(places)
+
+
+def test_a_fixed_look_at_the_surroundings_is_taken_once_and_beyond_the_crop(make_dataset):
+    root = make_dataset(grid=(5, 5))
+    with Journal.open(root) as journal:
+        scene, mask = open_mask(root, journal)
+        mask[150:154, 150:154] = (mask[150:154, 150:154] + 1) % 4
+        mask.close()
+    places = read_places(open_dataset(root, scheme="glacier4"))
+    channels = ("B2", "B6", "valid")
+    network = surroundings(3, 4, channel_names=channels).eval()
+    normalisation = Normalisation((9000.0, 9000.0, 0.0), (4000.0, 4000.0, 1.0))
+    card = ModelCard("look", "surroundings", {}, channels, normalisation, get_scheme("glacier4"))
+    windows = plan_crops(places)[:1]
+    crops = read_crops(places, windows, LoadedModel(network, card))
+
+    image, valid = scene.read(scene.whole, ("B2", "B6"))
+    whole_CHW = normalisation.apply(assemble_channels(image, ("B2", "B6"), valid, channels), valid)
+    whole = torch.from_numpy(whole_CHW)[None]
+    window = windows[0][1]
+    expected = network.describe(whole)[0][:, *window.slices][:, ::2, ::2]
+    np.testing.assert_allclose(crops.image_NCHW[0], expected, rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        logits = network(whole)[0][:, *window.slices][:, ::2, ::2]
+        np.testing.assert_allclose(network(crops.image_NCHW)[0], logits, rtol=1e-3, atol=1e-3)
+    target = np.asarray(target_of(places[0].scene, window, places[0].targets))[::2, ::2]
+    np.testing.assert_array_equal(crops.target_NHW[0], target)
+    done = tune(network, crops, Settings(steps=3))
+    assert 0 <= done.right_before <= 1
 
 
 class Pointwise(torch.nn.Module):
@@ -140,7 +171,9 @@ def test_what_carries_over_is_taught_boldly():
     crops, _ = crops_of(network)
     settings = Settings(steps=240, lr=2e-2)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert choose_replay(network, crops, settings) == BOLD
+    carried = how_far_it_carries(network, crops, settings)
+    assert carried > 0.5
+    assert choose_replay(carried) == BOLD
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     # Corrections without any rule in them carry nowhere.
     generator = torch.Generator().manual_seed(2)
@@ -149,9 +182,12 @@ def test_what_carries_over_is_taught_boldly():
     target = torch.full(shape, IGNORE_INDEX, dtype=torch.uint8)
     target[odd] = torch.randint(0, 3, (int(odd.sum()),), generator=generator).to(torch.uint8)
     random = Crops(crops.image_NCHW, target, ~odd, crops.probe_NHW)
-    assert choose_replay(network, random, settings) == CAREFUL
+    carried = how_far_it_carries(network, random, settings)
+    assert carried < 0.25
+    assert choose_replay(carried) == CAREFUL
     none = Crops(crops.image_NCHW, target, ~odd, torch.zeros_like(crops.probe_NHW))
-    assert choose_replay(network, none, settings) == CAREFUL
+    assert how_far_it_carries(network, none, settings) is None
+    assert choose_replay(None) == CAREFUL
 
 
 def test_a_process_makes_a_model_of_its_own_and_touches_nothing_else(make_dataset, make_checkpoint):
