@@ -128,8 +128,7 @@ def tune(
     Parameters
     ----------
     network : nn.Module
-        Images (N, C, H, W) to logits (N, K, H, W). Without an ``encoder`` all of it is tuned, at a fifth of the rate,
-        unless its look at the surroundings is fixed (``describe``).
+        Images (N, C, H, W) to logits (N, K, H, W). Without an ``encoder`` all of it is tuned, at a fifth of the rate.
     crops : Crops
         At least one has a correction.
     settings : Settings
@@ -147,7 +146,7 @@ def tune(
         parameter.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    lr = settings.lr if encoder is not None or hasattr(network, "describe") else settings.lr / 5
+    lr = settings.lr if encoder is not None else settings.lr / 5
     precision = Precision("auto", torch.device("cpu"))
     forward = _Forward(network, crops.image_NCHW, precision)
     old_NKHW = forward.everything()
