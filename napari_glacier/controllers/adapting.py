@@ -167,17 +167,30 @@ class AdaptController:
         """Keep the new model, and take what would change over into the labels as one stroke; gives a sentence on it.
 
         What somebody drew or found right stays, and so do approved tiles. As accepting a prediction, it is no looking.
+
+        Raises
+        ------
+        DataError
+            If there is no new model, or what it would change is no longer on screen; nothing is kept then.
         """
-        session = self._need_session()
+        session, run = self._need_session(), self._run
+        if run is None or self.state != "ready":
+            raise DataError("There is no new model to keep. Learn first.")
         shown = [layer for layer in self.workspace.viewer.layers if tag_of(layer).get("role") == ROLE]
-        changes = np.asarray(shown[0].data).copy() if self.state == "ready" and shown else None
+        if not shown:
+            raise DataError(
+                "What would change is no longer on screen: another scene was shown, or the layer was deleted. Keep the "
+                "model alone, then predict with it and accept what you like."
+            )
+        changes = np.asarray(shown[0].data).copy()
+        for plane, changed_HW in enumerate(changes if changes.ndim == 3 else changes[np.newaxis]):
+            rows, cols = (np.flatnonzero(changed_HW.any(axis)) for axis in (1, 0))
+            if rows.size:
+                # The lesson's part of a large scene, not all its tiles.
+                box = Window(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0] + 1), int(cols[-1] - cols[0] + 1))
+                changed_HW[box.slices][session.touched(box, plane)] = 0
         said = self.keep()
-        if changes is None:
-            return said
-        planes = changes if changes.ndim == 3 else changes[np.newaxis]
-        for plane, changed_HW in enumerate(planes):
-            changed_HW[session.touched(Window(0, 0, *changed_HW.shape), plane)] = 0
-        changed = self.workspace.assign(changes - (changes > 0), changes > 0, tool="accept", model="adapted")
+        changed = self.workspace.assign(changes - (changes > 0), changes > 0, tool="accept", model=run.path.name)
         return f"{counted(changed, 'pixel')} of the labels changed; Undo takes that back. {said}"
 
     def keep(self) -> str:

@@ -82,7 +82,24 @@ def test_what_a_lesson_would_change_is_taken_over_but_where_a_person_worked(work
     assert f"{np.count_nonzero(taken & (before != 1)):,} pixels of the labels changed" in said
     assert session.journal.history(1)[0].tool == "accept"
     assert layers(workspace) == []
-    assert [choice for choice in known_models(session) if choice.source]
+    (kept,) = [choice for choice in known_models(session) if choice.source]
+    assert session.journal.history(1)[0].model == kept.source.name
+
+
+def test_nothing_is_kept_where_what_would_change_is_not_on_screen(workspace, controller, make_checkpoint):
+    session = workspace.session
+    session.mask[20:60, 20:100] = 3
+    controller.start(ModelChoice("tiny", make_checkpoint()))
+    wait(controller)
+    workspace.viewer.layers.remove(layers(workspace)[0])
+    before = np.asarray(session.mask).copy()
+
+    with pytest.raises(DataError, match="no longer on screen"):
+        controller.keep_and_take_over()
+
+    assert controller.state == "ready", "it can still be kept"
+    assert np.array_equal(np.asarray(session.mask), before)
+    assert not [choice for choice in known_models(session) if choice.source]
 
 
 def test_a_model_is_dropped_cancelled_or_fails_and_nothing_is_left(workspace, controller, make_checkpoint):
