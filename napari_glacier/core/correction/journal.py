@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,9 @@ class Journal:
         self.seen = SeenAreas(file)
         self.settled = SettledAreas(file)
         self.reviews = ReviewLog(file)
+        # Asked for with every look at the desk; finding them takes a walk through all strokes.
+        self._authors: list[str] | None = None
+        self._authors_lock = Lock()
         self.read_only = file.read_only
         self.holder = file.holder
 
@@ -196,6 +200,9 @@ class Journal:
             if begins_review:
                 tiles = sorted({patch.tile_id for patch in stroke.patches})
                 connection.executemany(_BEGIN_REVIEW, [(tile_id, stroke.time) for tile_id in tiles])
+        with self._authors_lock:
+            if self._authors is not None and stroke.author not in self._authors:
+                self._authors.append(stroke.author)
         return stroke_id
 
     def unsaved(self, tile_id: str | None = None) -> list[Stroke]:
@@ -288,7 +295,12 @@ class Journal:
 
     def authors(self) -> list[str]:
         """Who drew strokes, in the order of their first ones."""
-        return [name for (name,) in self._file.read("SELECT author FROM stroke GROUP BY author ORDER BY MIN(id)")]
+        with self._authors_lock:
+            # While this process holds the journal nobody else adds one.
+            if self._authors is None or self.read_only:
+                rows = self._file.read("SELECT author FROM stroke GROUP BY author ORDER BY MIN(id)")
+                self._authors = [name for (name,) in rows]
+            return list(self._authors)
 
     def review(self, tile_id: str) -> str:
         """Review state of a tile: one of `REVIEW_STATES`, ``todo`` at first."""

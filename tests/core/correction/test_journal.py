@@ -103,6 +103,15 @@ def test_history_is_newest_first_and_limited(tmp_path):
         assert [info.id for info in journal.history(3)] == ids[:1:-1]
 
 
+def test_authors_are_known_to_the_holder_and_to_readers_as_they_come(tmp_path):
+    with Journal.open(tmp_path, "ben") as journal, Journal.open(tmp_path) as reader:
+        assert journal.authors() == reader.authors() == []
+        for author, expected in (("ben", ["ben"]), ("anna", ["ben", "anna"]), ("ben", ["ben", "anna"])):
+            journal.author = author
+            journal.record([patch()], tool="paint")
+            assert journal.authors() == reader.authors() == expected
+
+
 def test_review_states(tmp_path):
     with Journal.open(tmp_path) as journal:
         assert journal.review("a") == "todo"
