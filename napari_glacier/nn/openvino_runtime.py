@@ -45,7 +45,7 @@ class Compiled:
     requests: tuple[Any, ...]
 
     def let_go(self) -> None:
-        """Give back the memory between the layers, which is kept for the next window otherwise; no request is at work."""
+        """Give back the memory between layers, else kept for the next window, while no request is at work."""
         self.requests[0].get_compiled_model().release_memory()
 
 
