@@ -1,4 +1,4 @@
-"""File > Open Sample > Glacier: the bundled synthetic region as layers."""
+"""File > Open Sample > Glacier region: the bundled synthetic region as layers."""
 
 import logging
 from typing import Any

@@ -187,7 +187,7 @@ def _doctor(options: argparse.Namespace) -> int:
             print(f"{key.replace('_', ' '):>15}  {_plain(value)}")
     for finding in diagnosis.findings:
         print(f"{finding.severity:>15}  {f'tile {finding.tile}: ' if finding.tile else ''}{finding.text}")
-    if not diagnosis.findings:
+    if diagnosis.exit_code == 0:
         print(f"{'clean':>15}  nothing to mend")
     _write_json(options.json, diagnosis.as_dict())
     return diagnosis.exit_code
@@ -309,7 +309,11 @@ def _change(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="napari-glacier", description="Map glaciers from five-band Landsat tiles.")
+    parser = argparse.ArgumentParser(
+        prog="napari-glacier",
+        description="Map glaciers from five-band Landsat tiles.",
+        epilog="Training is a program of its own: python -m training.run --help",
+    )
     parser.add_argument("--version", action="version", version=f"napari-glacier {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is done")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -26,7 +26,8 @@ from napari_glacier.core.raster import read_raster
 logger = logging.getLogger(__name__)
 
 WINDOW_SIZE = (1366, 768)
-_PATIENCE_S = 300.0
+# Of a slow machine that converts three networks for the first time; a walk that hangs ends all the same.
+_PATIENCE_S = 1800.0
 
 
 def open_demo(out: Path) -> int:
@@ -46,7 +47,11 @@ def open_demo(out: Path) -> int:
 
 def walk_demo(out: Path) -> int:
     """Open, predict, correct, save, retrain and predict again, with pictures, masks and a summary in `out`."""
+    from qtpy.QtCore import QSettings
+
     walk = _Walk(out, *prepare(out))
+    # What the walk chooses is not what a person chose last.
+    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(walk.out.absolute() / "settings"))
     try:
         walk.open()
         walk.predict()
@@ -324,7 +329,10 @@ def _wait_until(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not done():
         if time.monotonic() > deadline:
-            raise GlacierError(f"Waited {_PATIENCE_S:.0f} s for {what} in vain.")
+            raise GlacierError(
+                f"Waited {_PATIENCE_S / 60:.0f} min for {what} in vain. Run it again while the machine has less to do: "
+                "networks that were converted are kept."
+            )
         _settle(0.1)
 
 

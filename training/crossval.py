@@ -64,7 +64,12 @@ def run_many(config: RunConfig, folder: RunFolder, devices: Sequence[str], shoul
             if text not in said:
                 report.message(text, kind)
 
+    said_of: dict[str, tuple[str, int]] = {}
+
     def tell(run: Run) -> None:
+        if run.state != "failed" and said_of.get(run.name) != (run.state, run.epoch):
+            said_of[run.name] = (run.state, run.epoch)
+            logger.info(_said_of(run))
         fields: dict[str, Any] = {"message": run.message} if run.state == "failed" else {}
         report.event(
             "fold",
@@ -91,6 +96,11 @@ def run_many(config: RunConfig, folder: RunFolder, devices: Sequence[str], shoul
     ):
         waiting = ", ".join(left) or "the predictions"
         _finish(folder, "stopped", f"Stopped. Resuming goes on with {waiting}.")
+
+
+def _said_of(run: Run) -> str:
+    score = "" if run.val_mcc is None else f", best validation MCC {run.val_mcc:.4f}"
+    return f"{run.name} {run.state}, epoch {run.epoch} of {run.epochs}{score}"
 
 
 def _finish(folder: RunFolder, kind: str, message: str, **fields: Any) -> None:

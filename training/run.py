@@ -17,6 +17,7 @@ file called `stop` in the run folder); 2: bad input, with one sentence on standa
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -207,6 +208,7 @@ def _train(start: "Start", given: RunFolder | None, held: ExitStack, kept_device
                 Trainer(start, folder, team, should_stop).fit()
                 if team.is_first:
                     folder.clear_stop()  # it has been heard
+                    _say_how_to_go_on(folder)
                     if folder.state() == "done":
                         elastic.forget(folder)
                 if team.is_first and config.save_path is not None:
@@ -239,6 +241,7 @@ def _train_many(config: RunConfig, given: RunFolder | None, devices: str, held: 
         try:
             run_many(config, folder, places, should_stop)
             folder.clear_stop()
+            _say_how_to_go_on(folder)
         except GlacierError:
             raise
         except Exception as error:  # noqa: BLE001 - told to whoever follows, then an exit code
@@ -250,6 +253,13 @@ def _train_many(config: RunConfig, given: RunFolder | None, devices: str, held: 
         return EXIT_ERROR
     sys.stdout.write(f"{folder.path}\n")
     return EXIT_DONE
+
+
+def _say_how_to_go_on(folder: RunFolder) -> None:
+    from training.reporting import logger
+
+    if folder.state() == "stopped":
+        logger.info("To go on: python -m training.run --resume %s", shlex.quote(str(folder.path)))
 
 
 def _places(devices: str, config: RunConfig) -> list[str]:

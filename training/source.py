@@ -95,7 +95,11 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
     notes = Notes()
     dataset = _open(data.train, data.train_masks, data.scheme, data, "train")
     if dataset.scheme is None:
-        raise DataError(f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first.")
+        folder = dataset.tiles[0].new_mask_path.parent
+        raise DataError(
+            f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first, or put them into "
+            f"{folder}."
+        )
     notes.warnings += dataset.warnings
     tiles = _split_or_all(dataset, "train")
     if not tiles:

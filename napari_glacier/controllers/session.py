@@ -212,7 +212,10 @@ class Session:
         if not self.journal.read_only:
             return ""
         holder = f" by {self.journal.holder}" if self.journal.holder else ""
-        return f"This dataset is open elsewhere{holder}: it can be looked at here, but not corrected."
+        return (
+            f"This dataset is open elsewhere{holder}: it can be looked at here, but not corrected. Close it there, "
+            "then open it here again."
+        )
 
     def georef(self, plane: int = 0) -> GeoRef | None:
         """Where a scene on screen lies."""

@@ -20,7 +20,7 @@ from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import DataError, GlacierError, SchemeError
 from napari_glacier.core.findings import Diagnosis, Examined, Finding, damaged_findings
-from napari_glacier.core.raster import read_info
+from napari_glacier.core.raster import RASTER_SUFFIXES, read_info
 
 # Largest value of whole numbers of few bits; others saturate as 16-bit digital numbers do.
 _LARGEST = {"uint8": 255, "int16": 32_767}
@@ -60,6 +60,7 @@ def examine_by_tile(path: Path, scheme: str | None = None) -> Generator[Examined
             own.append(Finding.of(error, tile.id))
         findings += own
         yield Examined(number, len(dataset.tiles), tuple(own))
+    findings += _examine_unlabelled(dataset)
     findings += _examine_order(census)
     findings += _examine_copies(dataset, census)
     findings += _examine_terrain(dataset)
@@ -182,10 +183,31 @@ def _examine_doubles(
             )
 
 
+def _examine_unlabelled(dataset: Dataset) -> Iterator[Finding]:
+    """Where no tile has a mask: folders in which there may be some all the same, by a name not looked for."""
+    if not dataset.tiles or any(tile.mask_path is not None for tile in dataset.tiles):
+        return
+    yield Finding("info", None, "No tile has a mask: all can be predicted and corrected.")
+    looked_for = dataset.tiles[0].new_mask_path.parent
+    of_images = {source.path.parent for tile in dataset.tiles for source in tile.bands.values()}
+    for folder in sorted(looked_for.parent.iterdir()) if looked_for.parent.is_dir() else ():
+        if folder in of_images or not folder.is_dir():
+            continue
+        num_tiffs = sum(path.suffix.lower() in RASTER_SUFFIXES for path in folder.iterdir())
+        if num_tiffs:
+            yield Finding(
+                "warning",
+                None,
+                f"The folder {folder.name} holds {num_tiffs} TIFFs that are neither a band nor masks by its name.",
+                f"If they are masks, call it {looked_for.name}.",
+            )
+
+
 def _examine_mask(dataset: Dataset, tile: Tile, valid_HW: npt.NDArray[np.bool_], census: _Census) -> Iterator[Finding]:
     mask_HW = dataset.read_mask(tile)
     if mask_HW is None:
-        yield Finding("info", tile.id, "The tile has no mask: it can be predicted and corrected.")
+        if any(other.mask_path is not None for other in dataset.tiles):
+            yield Finding("info", tile.id, "The tile has no mask: it can be predicted and corrected.")
         return
     assert tile.mask_path is not None
     # A NumPy file has no place of its own, and a stack of masks no header of a tile.

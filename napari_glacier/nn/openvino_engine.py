@@ -78,6 +78,7 @@ class OpenVinoEngine:
         self.name = name
         self.graph = graph
         self._network, self._precision, self._otherwise = member.model, precision, otherwise
+        self._lets_go = bool(getattr(member.model, "takes_gigabytes", False))
         self._compiled: OrderedDict[tuple[tuple[int, int], int], Compiled] = OrderedDict()
 
     def probabilities(self, batch_NCHW: torch.Tensor) -> torch.Tensor:
@@ -96,6 +97,8 @@ class OpenVinoEngine:
         try:
             compiled = self._compiled_for(shape, len(batch_NCHW))
             answers_NKHW = run_graph(compiled, np.ascontiguousarray(images_NCHW.numpy()))
+            if self._lets_go:
+                compiled.let_go()
             return torch.from_numpy(answers_NKHW[..., :height, :width])
         except RuntimeError as error:
             if _is_out_of_memory(error):
@@ -104,7 +107,7 @@ class OpenVinoEngine:
 
     def _compiled_for(self, shape: tuple[int, int], num_images: int) -> Compiled:
         # A single window gets all threads; several share them, which is a sixth faster than one after the other.
-        streams = 1 if num_images == 1 else min(num_threads(), _MOST_STREAMS)
+        streams = 1 if num_images == 1 or self._lets_go else min(num_threads(), _MOST_STREAMS)
         key = (shape, streams)
         if key in self._compiled:
             self._compiled.move_to_end(key)

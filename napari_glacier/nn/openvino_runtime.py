@@ -44,6 +44,10 @@ class Compiled:
 
     requests: tuple[Any, ...]
 
+    def let_go(self) -> None:
+        """Give back the memory between layers, else kept for the next window, while no request is at work."""
+        self.requests[0].get_compiled_model().release_memory()
+
 
 def import_openvino() -> Any:
     """Return the package openvino; None where it is not installed or does not load here."""

@@ -55,17 +55,19 @@ def load_foreign_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
                 # An unusual pickle protocol is refused or read like any other.
                 warnings.filterwarnings("ignore", message="Detected pickle protocol")
                 content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, KeyError) as error:
         if not looks_like_pickle(path):
             raise CheckpointError(
                 f"{path} is no weight file that torch or safetensors wrote. Save the weights as "
                 "torch.save(model.state_dict(), path)."
             ) from error
+        if isinstance(error, KeyError):
+            raise CheckpointError(f"{path} is damaged. Copy or download it again.") from error
         raise CheckpointError(
             f"{path} holds Python objects besides weights, and loading those can run foreign code; it is "
             "refused. Re-save it where it was made as torch.save(model.state_dict(), path)."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a readable weight file ({_first_line(error)}). It may be cut short: copy or "
             "download it again."

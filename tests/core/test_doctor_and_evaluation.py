@@ -35,6 +35,15 @@ def test_a_clean_dataset_is_clean(make_dataset, capsys):
     assert json.loads((root / "d.json").read_text())["summary"]["scheme"] == "glacier4"
 
 
+def test_masks_in_a_folder_of_another_name_are_pointed_at(make_dataset):
+    root = make_dataset()
+    (root / "label").rename(root / "ground_truth")
+    findings = [f for f in examine(root).findings if "mask" in f.message]
+    assert [(f.severity, f.tile) for f in findings] == [("info", None), ("warning", None)]
+    assert "ground_truth holds 4 TIFFs" in findings[1].message
+    assert findings[1].mend == "If they are masks, call it label."
+
+
 def test_each_fault_is_found_in_its_tile(make_dataset):
     root = make_dataset()
     write_raster(root / "Band3" / "B4_00_01.tif", np.full((64, 64), 9, "u2"))

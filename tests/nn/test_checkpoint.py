@@ -193,10 +193,13 @@ def test_unusable_weight_files_are_refused(tmp_path) -> None:
     numbers, text = tmp_path / "numbers.pth", tmp_path / "model.h5"
     torch.save({"epoch": 3}, numbers)
     text.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    words = tmp_path / "words.pth"
+    words.write_text("in words")
     with pytest.raises(CheckpointError, match="no state dict"):
         load_foreign_state_dict(numbers)
-    with pytest.raises(CheckpointError, match="no weight file that torch"):
-        load_foreign_state_dict(text)
+    for other in (text, words):
+        with pytest.raises(CheckpointError, match="no weight file that torch"):
+            load_foreign_state_dict(other)
     with pytest.raises(CheckpointError, match="another architecture"):
         load_matching(build_model("ba_unet", channels=5, num_classes=2, **ARGUMENTS), {"x": torch.zeros(2)})
 

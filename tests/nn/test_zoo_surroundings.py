@@ -1,6 +1,7 @@
 """Features of surroundings against scipy and against loops; the network in the trainer's and the engines' hands."""
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from scipy import ndimage
@@ -182,6 +183,10 @@ def test_engines_compute_it_in_float32_and_agree(make_card, tmp_path):
     exact = torch.softmax(model.eval()(window).detach(), 1)
     for probabilities in engines.values():
         torch.testing.assert_close(probabilities, exact, atol=1e-3, rtol=0)
+    # Features are not kept for the next window: with five members and the shapes of a scene that was 16 GB.
+    before = psutil.Process().memory_info().rss
+    engine.probabilities(torch.randn(1, 6, 768, 768))
+    assert psutil.Process().memory_info().rss - before < model.num_features * 768 * 768 * 4 / 2
 
 
 def test_it_takes_part_in_ensembles(make_card, tmp_path):

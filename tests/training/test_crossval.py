@@ -79,13 +79,16 @@ def _carry_on(config, folder, should_stop=lambda: False) -> None:
 
 
 @pytest.mark.slow
-def test_folds_stop_go_on_and_are_scored_out_of_fold(make_dataset, tmp_path):
+def test_folds_stop_go_on_and_are_scored_out_of_fold(make_dataset, tmp_path, caplog):
+    caplog.set_level("INFO")
     root = make_dataset(grid=(2, 3))
     config = _config(root, folds=2, seed=4)
     folder = _folder(tmp_path, config)
     first = RunFolder(folder.path / "fold-1")
     _carry_on(config, folder, lambda: first.state() == "done")
     assert folder.state() == "stopped"
+    assert "fold-1 running, epoch 0 of 1" in caplog.messages
+    assert any(line.startswith("fold-1 done, epoch 1 of 1, best validation MCC ") for line in caplog.messages)
     assert RunFolder(folder.path / "fold-2").state() == "new"
     trained = first.best_path.stat().st_mtime_ns, first.events_path.read_bytes()
 

@@ -223,6 +223,7 @@ def test_a_stop_asked_for_while_a_resume_loads_is_heard_and_an_old_one_is_not(co
     folder.request_stop()  # since this process was started
     _train(capsys, "--resume", folder.path, "--epochs", "2")
     assert folder.state() == "stopped"
+    assert f"--resume {folder.path}" in folder.log_path.read_text()
     assert not folder.stop_requested()
     folder.request_stop()
     os.utime(folder.path / "stop", (0, 0))  # of an earlier process that was killed

@@ -35,11 +35,12 @@ _MAX_MAP_PX = 40_000 * 40_000
 
 @dataclass(frozen=True, slots=True)
 class MapSource:
-    """What `open_maps` finds: the maps, the scheme of their masks, and what a person should know."""
+    """What `open_maps` finds: maps, the scheme of their masks, what a person should know, whether they are labels."""
 
     maps: tuple[ClassMap, ...]
     scheme: ClassScheme
     notes: tuple[str, ...]
+    of_labels: bool = False
 
     @property
     def masks(self) -> list[MaskFile]:
@@ -91,7 +92,7 @@ def open_maps(
         masks = _in_state(masks, review, source, dataset, notes)
     chosen, note = _scheme(masks, dataset.scheme.name if labels and dataset and dataset.scheme else scheme, dataset)
     maps = tuple(_lay(masks, chosen, source.name if source.is_dir() else source.stem))
-    return MapSource(maps, chosen, (*notes, *note))
+    return MapSource(maps, chosen, (*notes, *note), labels)
 
 
 def _in_state(

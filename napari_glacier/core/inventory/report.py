@@ -105,6 +105,8 @@ def make_report(
             "interval. "
             "Name labelled tiles that the model has not learnt from with --labels and --calibrate-on."
         )
+    elif source.of_labels:
+        notes.append("Labels have no probabilities, so areas have no interval. Report on a prediction to have one.")
     else:
         notes.append(
             "There are no probabilities beside the masks, so areas have no interval. Predict with --probabilities."

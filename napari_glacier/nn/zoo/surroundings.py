@@ -232,6 +232,9 @@ class SurroundingsNetwork(nn.Module):
     in_float32 = True
     """Small differences of large values are what it looks at: engines must not round inside of it."""
 
+    takes_gigabytes = True
+    """So much are the features of one window: an engine must not keep it for the next one, of each member and shape."""
+
     upright = True
     """Slopes to the north are darker and colder than others: a turned or mirrored view is another place to it."""
 

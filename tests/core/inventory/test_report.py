@@ -86,6 +86,7 @@ def test_without_truth_the_envelope_is_called_that(predicted):
 def test_the_truth_of_tiles_not_calibrated_on_lies_in_the_interval(predicted):
     root, out = predicted
     labels = open_maps(root)
+    assert any("Labels have no probabilities" in note for note in make_report(labels).notes)
     ids = [mask.id for mask in labels.masks]
     report = make_report(open_maps(out), labels, calibrate_on=ids[:4], level=0.99)
     assert all(area.is_calibrated for area in report.areas)
