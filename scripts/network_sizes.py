@@ -26,7 +26,7 @@ _MODULE = '''\
 """How large networks are in training; written by scripts/network_sizes.py, which measures them.
 
 `kept` and `kept_half` are the bytes that a step keeps for its backward pass, for each pixel of each crop: in float32,
-and in bfloat16.
+and in bfloat16. `features` are those by which a pixel is described, where single pixels can be learnt.
 """
 
 from collections.abc import Mapping
@@ -35,11 +35,12 @@ from typing import NamedTuple
 
 
 class NetworkSize(NamedTuple):
-    """Parameters, and bytes kept a pixel."""
+    """Parameters, and bytes a pixel."""
 
     parameters: int
     kept: int
     kept_half: int
+    features: int = 0
 
 
 # By architecture and encoder; of those without one to choose the encoder is empty.
@@ -54,7 +55,7 @@ NETWORK_SIZES: Mapping[tuple[str, str], NetworkSize] = MappingProxyType(
 def main() -> None:
     """Measure, and write the module."""
     torch.manual_seed(0)
-    sizes: dict[tuple[str, str], tuple[int, int, int]] = {}
+    sizes: dict[tuple[str, str], tuple[int, ...]] = {}
     for name, encoder, arguments in _networks():
         key = (name, encoder)
         if key in sizes or name in _LEFT_OUT:
@@ -67,6 +68,8 @@ def main() -> None:
             continue
         parameters = sum(parameter.numel() for parameter in model.parameters())
         sizes[key] = (parameters, kept_bytes(model, torch.float32), kept_bytes(model, torch.bfloat16))
+        if hasattr(model, "describe"):
+            sizes[key] += (4 * model.num_features,)
         print(*key, *sizes[key], flush=True)
     rows = "\n".join(f"        {key!r}: NetworkSize{value!r}," for key, value in sorted(sizes.items()))
     write_text_atomically(PAGE, _MODULE.format(rows=rows))

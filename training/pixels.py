@@ -7,7 +7,7 @@ described once, and every update takes pixels from all of them.
 Shapes: N crops or pixels, C channels, H rows, W columns, F features; h, w those of a grid.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -93,9 +93,9 @@ class PixelMixer:
             If no pixel of the crops counts.
         """
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) * 4096 + self._rank)
-        described = [self._pixels(image, target, generator) for image, target in crops]
-        features_NF, target_N = (torch.cat(parts) for parts in zip(*described, strict=True))
-        del described
+        # Features stay in the parts in which they came: joined they would be there twice.
+        parts = [self._pixels(image, target, generator) for image, target in crops]
+        target_N = torch.cat([target for _, target in parts])
         if not len(target_N):
             raise DataError(
                 "No pixel of this epoch's crops counts: all are nodata, unlabelled, or too near to a held-out tile. "
@@ -107,7 +107,7 @@ class PixelMixer:
                 order = torch.cat([order, torch.randperm(len(target_N), generator=generator)])
             chosen, order = order[: self._batch_size], order[self._batch_size :]
             here = chosen.to(self._device)
-            yield features_NF[here][..., None, None], target_N[here][:, None, None]
+            yield _taken([features for features, _ in parts], here)[..., None, None], target_N[here][:, None, None]
 
     def _pixels(self, image_NCHW: Tensor, target_NHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         height, width = target_NHW.shape[-2:]
@@ -125,3 +125,13 @@ class PixelMixer:
             features.append(features_Fhw.flatten(1)[:, chosen].T)
             targets.append(target_hw.flatten()[chosen])
         return torch.cat(features), torch.cat(targets)
+
+
+def _taken(parts: Sequence[Tensor], chosen_N: Tensor) -> Tensor:
+    """Rows of tables that follow one another, by their numbers over all of them."""
+    taken_NF, first = parts[0].new_empty(len(chosen_N), parts[0].shape[1]), 0
+    for part in parts:
+        inside_N = (chosen_N >= first) & (chosen_N < first + len(part))
+        taken_NF[inside_N] = part[chosen_N[inside_N] - first]
+        first += len(part)
+    return taken_NF

@@ -29,8 +29,8 @@ MAX_CROPS = 16
 PROBE_PX = 48
 # Close to a correction the old answer is likely wrong, too: it is not repeated there.
 RIM_PX = 4
-# Where the look at the surroundings is fixed it is taken once, this far beyond a crop, at every other pixel both ways.
-DESCRIBED_RIM_PX, DESCRIBED_STEP = 64, 2
+# Where the look at the surroundings is fixed it is taken once, at every other pixel both ways.
+DESCRIBED_STEP = 2
 # What would change is shown for at most so many pixels around the corrections.
 SHOWN_PX = 2048
 
@@ -123,11 +123,12 @@ def read_crops(
     """Read windows as a member of an ensemble takes them; for `into` see `Crops`.
 
     Of a network whose look at the surroundings is fixed (`describe`), features of every other pixel take the place of
-    the image: every step of learning would compute them again.
+    the image, taken with all that it looks at beyond a crop: every step of learning would compute them again.
     """
     card = member.card
-    describe = getattr(member.model, "describe", None)
-    rim_px, step = (DESCRIBED_RIM_PX, DESCRIBED_STEP) if describe is not None else (0, 1)
+    network: Any = member.model
+    describes = hasattr(network, "describe")
+    rim_px, step = (network.reach_px, DESCRIBED_STEP) if describes else (0, 1)
     bands = required_bands(card.channels)
     gaps = [band_gaps(place.scene, bands) for place in places]
     images, targets, replays, probes = [], [], [], []
@@ -141,8 +142,8 @@ def read_crops(
                 blank_missing(input_CHW, card.channels, gap.bands, inside)
         rows_of, cols_of = (slice(rim_px, rim_px + side, step) for side in (window.height, window.width))
         valid_HW = valid_HW[rows_of, cols_of]
-        if describe is not None:
-            features_NFhw = describe(torch.from_numpy(input_CHW)[None], Grid(rim_px, rim_px, step))
+        if describes:
+            features_NFhw = network.describe(torch.from_numpy(input_CHW)[None], Grid(rim_px, rim_px, step))
             input_CHW = features_NFhw[0, :, : valid_HW.shape[0], : valid_HW.shape[1]].numpy()
         target_HW = target_of(places[number].scene, window, places[number].targets)
         said_HW = target_HW != IGNORE_INDEX

@@ -4,6 +4,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy import ndimage
 
 from napari_glacier.core.bands import CANONICAL_BANDS
@@ -118,26 +120,115 @@ def test_squares_near_the_border_of_small_images():
     assert list(means_of_squares(planes, [])) == []
 
 
-def test_windows_agree_but_for_what_they_do_not_see():
-    """A pixel with all that it looks at inside gets the same answer from every window."""
-    model = build_model("surroundings", channels=CHANNELS, num_classes=2).eval()
+@pytest.mark.parametrize(
+    ("arguments", "reach_px"),
+    # 64 px for the widest mean; a slope's surroundings reach 32 + 32 + 1.
+    [({}, 64), ({"more_looks": [{"slopes_px": (65,), "steepness_px": (65,)}]}, 65)],
+)
+def test_windows_agree_but_for_what_they_do_not_see(arguments, reach_px):
+    """A pixel with all that it looks at inside gets the same answer from every window; one a pixel nearer does not."""
+    model = build_model("surroundings", channels=CHANNELS, num_classes=2, width=16, **arguments).eval()
+    assert model.reach_px == reach_px
     scene = torch.randn(1, 3, 200, 220)
     scene[:, 1] = 1
     with torch.no_grad():
-        whole, part = model(scene), model(scene[..., 20:, 30:])
-    # 64 px for the widest mean; a slope's surroundings reach 16 + 8 + 1.
-    torch.testing.assert_close(part[..., 64:, 64:], whole[..., 84:, 94:], atol=1e-4, rtol=1e-4)
+        whole, part = model.describe(scene), model.describe(scene[..., 20:, 30:])
+        maps = model(scene), model(scene[..., 20:, 30:])
+    inside = reach_px
+    for all_of_it, seen in ((whole, part), maps):
+        torch.testing.assert_close(
+            seen[..., inside:, inside:], all_of_it[..., 20 + inside :, 30 + inside :], atol=1e-4, rtol=1e-4
+        )
+    assert not torch.allclose(part[..., inside - 1, :], whole[..., 19 + inside, 30:], atol=1e-4, rtol=1e-4)
 
 
-def test_features_may_come_in_the_place_of_an_image(image):
-    model = build_model("surroundings", channels=CHANNELS, num_classes=3).eval()
+OTHER_SQUARES = {"sides_px": (5,), "extremes_px": (), "relative_px": (9,), "slopes_px": (5,), "steepness_px": (3,)}
+LOOKS = {"more_looks": [OTHER_SQUARES, {"sides_px": (33,)}], "width": 16}
+
+
+def test_each_look_learns_by_a_loss_of_its_own(image):
+    torch.manual_seed(2)
+    model = build_model("surroundings", channels=CHANNELS, num_classes=3, dropout=0.0, **LOOKS).train()
+    features = model.describe(image, Grid(0, 0, 3))
+    mean, *each = model(features)
+    assert (len(each), mean.requires_grad, model.auxiliary_weights) == (3, False, (1 / 3,) * 3)
+    torch.testing.assert_close(mean.exp(), torch.stack([logits.softmax(1) for logits in each]).mean(0))
+    for number, logits in enumerate(each):
+        model.zero_grad()
+        logits.square().sum().backward(retain_graph=True)
+        learning = {name.split(".")[1] for name, weight in model.named_parameters() if weight.grad is not None}
+        assert learning == {str(number)}
+
+
+def test_the_mean_of_probabilities_of_all_looks_counts(image):
+    """Against networks of one look each that are given its weights."""
+    torch.manual_seed(2)
+    model = build_model("surroundings", channels=CHANNELS, num_classes=3, **LOOKS)
+    model.train()(image)  # statistics
+    model.eval()
+    probabilities = []
+    for number, squares in enumerate(({}, *LOOKS["more_looks"])):
+        one = build_model("surroundings", channels=CHANNELS, num_classes=3, width=16, **squares).eval()
+        start = f"looks.{number}."
+        state = {key.removeprefix(start): value for key, value in model.state_dict().items() if key.startswith(start)}
+        one.load_state_dict(state)
+        probabilities.append(one(image).softmax(1))
+    expected = torch.stack(probabilities).mean(0)
+    torch.testing.assert_close(model(image).exp(), expected)
+    assert not torch.allclose(probabilities[0], expected, atol=1e-2)
+
+
+def test_a_checkpoint_of_one_perceptron_maps_as_it_did(image, make_card, tmp_path):
+    """By its tensors, as such files have always had them, and numpy."""
+    rng = np.random.default_rng(8)
+    groups, units = (16 * 2, 10 * 2, 12 * 2), 128
+    state = {f"scales.{g}.running_mean": rng.normal(0, 1, n) for g, n in enumerate(groups)}
+    state |= {f"scales.{g}.running_var": rng.uniform(0.5, 2, n) for g, n in enumerate(groups)}
+    state |= {"first.weight": rng.normal(0, 0.1, (units, sum(groups), 1, 1)), "first.bias": rng.normal(0, 1, units)}
+    for norm in ("rest.0", "rest.4"):
+        state |= {f"{norm}.weight": rng.normal(1, 0.1, units), f"{norm}.bias": rng.normal(0, 1, units)}
+        state |= {f"{norm}.running_mean": rng.normal(0, 1, units), f"{norm}.running_var": rng.uniform(1, 2, units)}
+    state |= {"rest.3.weight": rng.normal(0, 0.1, (units, units, 1, 1)), "rest.3.bias": rng.normal(0, 1, units)}
+    state |= {"head.weight": rng.normal(0, 0.1, (2, units, 1, 1)), "head.bias": rng.normal(0, 1, 2)}
+    tensors = {key: torch.from_numpy(value).float() for key, value in state.items()}
+    counts = ("scales.0", "scales.1", "scales.2", "rest.0", "rest.4")
+    tensors |= {f"{norm}.num_batches_tracked": torch.tensor(9) for norm in counts}
+    path = tmp_path / "model.safetensors"
+    card = make_card(CHANNELS, "glacier2", architecture="surroundings", arguments={"dropout": 0.2})
+    model = build_model("surroundings", channels=CHANNELS, num_classes=2, dropout=0.2)
+    save_checkpoint(path, model, card)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        assert set(file.keys()) == set(tensors)
+    save_file(tensors, path, metadata)
+    found = load_checkpoint(path).model(image).detach().numpy()
+
+    def standardised(values_FM, mean, variance, eps):
+        return (values_FM - mean[:, None]) / np.sqrt(variance[:, None] + eps)
+
+    values_FM = model.describe(image).double().numpy()
+    values_FM = np.concatenate([*values_FM.reshape(2, sum(groups), -1)], axis=1)
+    mean, variance = (np.concatenate([state[f"scales.{g}.running_{of}"] for g in range(3)]) for of in ("mean", "var"))
+    values_FM = np.clip(standardised(values_FM, mean, variance, 1e-6), -4, 4)
+    for conv, norm in (("first", "rest.0"), ("rest.3", "rest.4")):
+        values_FM = state[f"{conv}.weight"][..., 0, 0] @ values_FM + state[f"{conv}.bias"][:, None]
+        values_FM = standardised(values_FM, state[f"{norm}.running_mean"], state[f"{norm}.running_var"], 1e-5)
+        values_FM = np.maximum(values_FM * state[f"{norm}.weight"][:, None] + state[f"{norm}.bias"][:, None], 0)
+    values_KM = state["head.weight"][..., 0, 0] @ values_FM + state["head.bias"][:, None]
+    expected = values_KM.reshape(2, 2, 40, 53).swapaxes(0, 1)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"more_looks": [{"sides_px": [3, 17]}]}])
+def test_features_may_come_in_the_place_of_an_image(image, arguments):
+    model = build_model("surroundings", channels=CHANNELS, num_classes=3, **arguments).eval()
     with torch.no_grad():
         logits = model(image)
         features = model.describe(image, Grid(1, 2, 5))
         assert features.shape == (2, model.num_features, 8, 11)
         torch.testing.assert_close(model(features), logits[..., 1::5, 2::5])
-        single = features[1, :, 3, 4].view(1, -1, 1, 1)
-        torch.testing.assert_close(model(single)[0, :, 0, 0], logits[1, :, 16, 22])
+        singles = features[:, :, 3, 4][..., None, None]
+        torch.testing.assert_close(model(singles)[..., 0, 0], logits[..., 16, 22])
 
 
 def test_half_precision_leaves_the_features_alone(image):
@@ -158,13 +249,14 @@ def test_features_are_scaled_while_learning_as_they_will_be_when_predicted(image
 def test_engines_compute_it_in_float32_and_agree(make_card, tmp_path):
     torch.manual_seed(3)
     channels = ("B3", "B6", "B10", "NDSI", "ratio", "valid")
-    model = build_model("surroundings", channels=channels, num_classes=2, width=16)
+    arguments = {"width": 16, "more_looks": [{"sides_px": [3, 17], "slopes_px": [5]}]}
+    model = build_model("surroundings", channels=channels, num_classes=2, **arguments)
     window = torch.randn(2, 6, 128, 96)
     window[:, 5] = (torch.rand(2, 128, 96) < 0.9).float()
     window[:, :5] *= window[:, 5:]
     model.train()(window)  # statistics
     path = tmp_path / "model.safetensors"
-    save_checkpoint(path, model, make_card(channels, "glacier2", architecture="surroundings", arguments={"width": 16}))
+    save_checkpoint(path, model, make_card(channels, "glacier2", architecture="surroundings", arguments=arguments))
     engines = {}
     for kind in ("torch", "openvino"):
         if kind == "openvino":
@@ -247,6 +339,7 @@ def test_a_scene_is_never_turned_for_it(make_dataset, make_checkpoint, make_card
         (("B3",), {"sides_px": [3, 8]}, r"Squares of \[8\] px"),
         (("B3",), {"steepness_px": [1]}, r"Squares of \[1\] px"),
         (("B3",), {"depth": 0}, "both are 1 or more"),
+        (("B3",), {"more_looks": [{"width": 3}]}, "more_looks names width; a look has sides_px,"),
     ],
 )
 def test_what_cannot_be_built_is_said(channels, arguments, complaint):

@@ -91,7 +91,8 @@ def test_a_fixed_look_at_the_surroundings_is_taken_once_and_beyond_the_crop(make
         mask.close()
     places = read_places(open_dataset(root, scheme="glacier4"))
     channels = ("B2", "B6", "valid")
-    network = surroundings(3, 4, channel_names=channels).eval()
+    # Further than one of the recipe looks.
+    network = surroundings(3, 4, channel_names=channels, more_looks=[{"relative_px": (257,)}]).eval()
     normalisation = Normalisation((9000.0, 9000.0, 0.0), (4000.0, 4000.0, 1.0))
     card = ModelCard("look", "surroundings", {}, channels, normalisation, get_scheme("glacier4"))
     windows = plan_crops(places)[:1]

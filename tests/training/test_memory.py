@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.config_files import load_config
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.models import training_memory
@@ -43,6 +45,13 @@ def test_the_table_has_the_networks_as_they_are_built():
         model = build_model(key[0], channels=("B2", "B3", "B4", "B6", "B10"), num_classes=4)
         assert NETWORK_SIZES[key].parameters == sum(parameter.numel() for parameter in model.parameters())
         assert NETWORK_SIZES[key].kept_half < NETWORK_SIZES[key].kept
+        assert NETWORK_SIZES[key].features == 0
+    recipe = load_config("surroundings", ["data.train=."]).model
+    model = build_model(recipe.name, channels=CANONICAL_BANDS, num_classes=4, **recipe.arguments)
+    image = torch.zeros(1, 5, 3, 3)
+    described = model.describe(image)[0, :, 0, 0]
+    size = NETWORK_SIZES[recipe.name, ""]
+    assert (size.parameters, size.features) == (sum(p.numel() for p in model.parameters()), described.nbytes)
 
 
 def test_gpus_share_the_batch_and_half_precision_takes_half():

@@ -113,14 +113,16 @@ def test_a_run_learns_predicts_and_goes_on(trained, capsys):
     model = load_checkpoint(trained.best_path)
     assert model.card.architecture == "surroundings"
     # Eight updates an epoch of 250 pixels: what the statistics were taken from.
-    assert int(model.model.scales[0].num_batches_tracked) == 2 * 4 * 500 // 250
+    looks = model.model.looks
+    assert [int(look.scales[0].num_batches_tracked) for look in looks] == [2 * 4 * 500 // 250] * 3
     metrics = json.loads(trained.metrics_path.read_text())
     assert metrics["epoch"] == 2
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     assert main(["--resume", str(trained.path), "--set", "train.epochs=3"]) == 0
     after = load_checkpoint(trained.last_path).model.state_dict()
-    assert int(after["scales.0.num_batches_tracked"]) == 24
-    assert not torch.equal(before["head.weight"], after["head.weight"])
+    assert int(after["looks.0.scales.0.num_batches_tracked"]) == 24
+    for number in range(3):
+        assert not torch.equal(before[f"looks.{number}.head.weight"], after[f"looks.{number}.head.weight"])
 
 
 def test_a_run_of_another_network_says_what_is_wrong(make_dataset, tmp_path, capsys):

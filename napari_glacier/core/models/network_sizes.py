@@ -1,7 +1,7 @@
 """How large networks are in training; written by scripts/network_sizes.py, which measures them.
 
 `kept` and `kept_half` are the bytes that a step keeps for its backward pass, for each pixel of each crop: in float32,
-and in bfloat16.
+and in bfloat16. `features` are those by which a pixel is described, where single pixels can be learnt.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 
 class NetworkSize(NamedTuple):
-    """Parameters, and bytes kept a pixel."""
+    """Parameters, and bytes a pixel."""
 
     parameters: int
     kept: int
     kept_half: int
+    features: int = 0
 
 
 # By architecture and encoder; of those without one to choose the encoder is empty.
@@ -43,7 +44,7 @@ NETWORK_SIZES: Mapping[tuple[str, str], NetworkSize] = MappingProxyType(
         ("pspnet", "resnet34"): NetworkSize(1521316, 654, 351),
         ("segformer", "resnet34"): NetworkSize(21883588, 1208, 628),
         ("segnet", ""): NetworkSize(29479748, 4984, 2622),
-        ("surroundings", ""): NetworkSize(41988, 3848, 2444),
+        ("surroundings", ""): NetworkSize(108684, 14028, 9318, 1740),
         ("unet", "efficientnet-b0"): NetworkSize(6252480, 2684, 1350),
         ("unet", "resnet34"): NetworkSize(24443076, 1502, 775),
         ("unetplusplus", "resnet34"): NetworkSize(26085316, 3374, 1711),

@@ -27,8 +27,8 @@ _CONTEXT = 0.6e9
 # What the trainer keeps decoded, in each process.
 _CACHE = 512 * 2**20
 _WORKER = 0.25e9
-# Of what a pixel keeps for the backward pass: what looking at it takes, and its features, kept and being joined.
-_LOOKED_AT, _FEATURES = 0.5, 0.4
+# Of a pixel's features, what looking at it takes.
+_LOOKED_AT = 2.5
 _GB = 1e9
 
 
@@ -71,12 +71,13 @@ def estimate_memory(
     processes = max(gpus, 1)
     states = size.parameters * 4 * (4 + bool(config.train.ema))
     pixels = config.train.batch_size / processes * config.sampling.crop_px**2
-    per_crop = config.sampling.pixels_per_crop
+    per_crop, features = config.sampling.pixels_per_crop, 0.0
     if per_crop is not None:
         area = config.sampling.crop_px**2
         crops = config.sampling.crops_per_epoch or sum(max(tile.height * tile.width / area, 1) for tile in tiles)
-        pixels = area * _LOOKED_AT + crops / processes * per_crop * _FEATURES
-    step = states + (size.kept_half if half else size.kept) * pixels * _BESIDE
+        pixels = config.train.pixels / processes
+        features = size.features * (area * _LOOKED_AT + crops / processes * per_crop)
+    step = states + ((size.kept_half if half else size.kept) * pixels + features) * _BESIDE
     decoded = sum((4 * len(config.data.channels) + 2) * tile.height * tile.width for tile in tiles)
     # Each loader process decodes the tiles that its own crops are cut from.
     data = min(decoded, _CACHE) * (1 + config.data.workers) + config.data.workers * _WORKER

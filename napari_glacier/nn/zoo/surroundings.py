@@ -1,19 +1,25 @@
-"""A perceptron on what surrounds each pixel: statistics of its surroundings, then convolutions of 1 x 1.
+"""Perceptrons on what surrounds each pixel: statistics of its surroundings, then convolutions of 1 x 1.
 
 Of a handful of tiles a deep network learns places by heart. Here the part that looks around has nothing to learn: mean,
 deviation, least and greatest value in squares of growing size, how far a pixel is off the mean around it, and how each
 channel slopes. What is learnt is how to weigh them: some ten thousand numbers, from single pixels, in minutes.
+
+More squares do not help a perceptron, but perceptrons that look at other squares make other mistakes, and the mean of
+their probabilities makes fewer. Each learns by a loss of its own: taught by the loss of their mean they would lean on
+one another, and say less of unseen places (Jeffares et al. 2023, "Joint training of deep ensembles fails due to learner
+collusion", NeurIPS).
 
 Squares are built by doubling, each of four of half its side, so that a large one costs no more than a small one. They
 have a side of 2^k + 1, and for means the pixels on the rim count half, those in the corners a quarter. Nodata, and what
 is beyond the image, counts in no statistic.
 
 Shapes: image_NCHW and values_NVHW, the channels without ``valid``; valid_N1HW is 1 on data and 0 on nodata; F features
-of pixels on a grid, features_NFhw.
+of pixels on a grid, features_NFhw; L looks, K classes.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
@@ -70,6 +76,8 @@ class Surroundings(nn.Module):
     ----------
     num_features : tuple of int
         In each of the groups that `forward` gives.
+    reach_px : int
+        How far from a pixel it looks.
 
     Raises
     ------
@@ -106,6 +114,10 @@ class Surroundings(nn.Module):
             (2 + len(self.steepness_px)) * len(self.slopes_px),
         )
         self.num_features = tuple(number * len(self._values) for number in per_channel if number)
+        squares_px = {1, *sides_px, *extremes_px, *relative_px}
+        # A slope is that of the means one pixel further on both sides; of its steepness a mean is taken in turn.
+        squares_px |= {side + 2 + around - 1 for side in slopes_px for around in (1, *steepness_px)}
+        self.reach_px = max(squares_px) // 2
 
     def forward(self, image_NCHW: torch.Tensor, grid: Grid = EVERY_PIXEL) -> Iterator[torch.Tensor]:
         """Yield groups of features of the pixels on a grid, each (N, F, h, w) in float32; 0 on nodata.
@@ -250,7 +262,7 @@ class SurroundingsNetwork(nn.Module):
         layers: list[nn.Module] = []
         for number in range(depth):
             layers += [nn.Conv2d(width, width, 1)] if number else []
-            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Dropout2d(dropout)]
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         self.rest = nn.Sequential(*layers)
         self.head = nn.Conv2d(width, num_classes, 1)
 
@@ -258,6 +270,11 @@ class SurroundingsNetwork(nn.Module):
     def num_features(self) -> int:
         """How many features a pixel has."""
         return sum(self.surroundings.num_features)
+
+    @property
+    def reach_px(self) -> int:
+        """How far from a pixel it looks."""
+        return self.surroundings.reach_px
 
     def describe(self, image_NCHW: torch.Tensor, grid: Grid = EVERY_PIXEL) -> torch.Tensor:
         """Features of the pixels on a grid, float32 (N, F, h, w), which `forward` takes in the place of an image."""
@@ -267,6 +284,10 @@ class SurroundingsNetwork(nn.Module):
     def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor:
         """Return logits, shape (N, num_classes, H, W), for images of any H and W, or for features of pixels."""
         if image_NCHW.shape[1] == self.num_features:
+            if len(image_NCHW) > 1 and image_NCHW.shape[2:] == (1, 1):
+                # Single pixels as one image, a row of them: convolutions take half the time.
+                of_row: torch.Tensor = self(image_NCHW.permute(2, 1, 3, 0))
+                return of_row.permute(3, 1, 2, 0)
             groups = iter(torch.split(image_NCHW, list(self.surroundings.num_features), 1))
         else:
             groups = self.surroundings(image_NCHW.float().contiguous())
@@ -280,6 +301,52 @@ class SurroundingsNetwork(nn.Module):
             first = last
         logits: torch.Tensor = self.head(self.rest(hidden_NWHW))
         return logits
+
+
+class SeveralLooks(nn.Module):
+    """Networks that look at different squares around a pixel, as one: the mean of their probabilities counts.
+
+    Parameters
+    ----------
+    networks : sequence of SurroundingsNetwork
+        Two or more.
+
+    Attributes
+    ----------
+    auxiliary_weights : tuple of float
+        Of the losses of single networks; that of their mean teaches nothing.
+    """
+
+    in_float32 = SurroundingsNetwork.in_float32
+    upright = SurroundingsNetwork.upright
+
+    def __init__(self, networks: Sequence[SurroundingsNetwork]) -> None:
+        super().__init__()
+        self.looks = nn.ModuleList(networks)
+        self.auxiliary_weights = (1 / len(networks),) * len(networks)
+        self.num_features = sum(network.num_features for network in networks)
+        self.reach_px = max(network.reach_px for network in networks)
+
+    def describe(self, image_NCHW: torch.Tensor, grid: Grid = EVERY_PIXEL) -> torch.Tensor:
+        """Features of the pixels on a grid, float32 (N, F, h, w), which `forward` takes in the place of an image."""
+        return torch.cat([look.describe(image_NCHW, grid) for look in self._networks()], 1)
+
+    def forward(self, image_NCHW: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Return logits (N, num_classes, H, W), of images or of features: logarithms of mean probabilities.
+
+        While training, those without gradients, and the logits of each network after them.
+        """
+        networks = self._networks()
+        parts: Sequence[torch.Tensor] = [image_NCHW] * len(networks)
+        if image_NCHW.shape[1] == self.num_features:
+            parts = torch.split(image_NCHW, [network.num_features for network in networks], 1)
+        each: list[torch.Tensor] = [network(part) for network, part in zip(networks, parts, strict=True)]
+        scored_LNKHW = torch.stack([logits.detach() if self.training else logits for logits in each])
+        mean = scored_LNKHW.float().log_softmax(2).logsumexp(0) - math.log(len(networks))
+        return (mean, *each) if self.training else mean
+
+    def _networks(self) -> list[SurroundingsNetwork]:
+        return [cast("SurroundingsNetwork", look) for look in self.looks]
 
 
 def _standardised(group_NFHW: torch.Tensor, scale: nn.BatchNorm2d) -> torch.Tensor:
@@ -308,6 +375,7 @@ def surroundings(
     relative_px: Sequence[int] = (33, 65, 129),
     slopes_px: Sequence[int] = (3, 9, 17),
     steepness_px: Sequence[int] = (9, 33),
+    more_looks: Sequence[Mapping[str, Sequence[int]]] = (),
     channel_names: Sequence[str] = (),
 ) -> nn.Module:
     """Build the network; for the sides of squares see `Surroundings`.
@@ -319,17 +387,28 @@ def surroundings(
         Units of a hidden layer, and how many hidden layers.
     dropout : float
         Share of units dropped while training.
+    more_looks : sequence of mapping
+        Of each further perceptron the squares by name (`sides_px` …), where they are others than those of the first.
     channel_names : sequence of str
         Names of the channels.
     """
     if min(width, depth) < 1:
         raise ConfigError(f"A perceptron of {depth} layers of {width} units cannot be built: both are 1 or more.")
-    look = Surroundings(
-        channel_names or ("",) * in_channels,
-        sides_px=sides_px,
-        extremes_px=extremes_px,
-        relative_px=relative_px,
-        slopes_px=slopes_px,
-        steepness_px=steepness_px,
-    )
-    return SurroundingsNetwork(look, num_classes, width=width, depth=depth, dropout=dropout)
+    first = {
+        "sides_px": sides_px,
+        "extremes_px": extremes_px,
+        "relative_px": relative_px,
+        "slopes_px": slopes_px,
+        "steepness_px": steepness_px,
+    }
+    unknown = sorted({name for look in more_looks for name in look} - set(first))
+    if unknown:
+        raise ConfigError(f"more_looks names {', '.join(unknown)}; a look has {', '.join(first)}.")
+    names = channel_names or ("",) * in_channels
+    networks = [
+        SurroundingsNetwork(
+            Surroundings(names, **{**first, **look}), num_classes, width=width, depth=depth, dropout=dropout
+        )
+        for look in ({}, *more_looks)
+    ]
+    return SeveralLooks(networks) if more_looks else networks[0]
