@@ -318,6 +318,7 @@ class SeveralLooks(nn.Module):
     """
 
     in_float32 = SurroundingsNetwork.in_float32
+    takes_gigabytes = SurroundingsNetwork.takes_gigabytes
     upright = SurroundingsNetwork.upright
 
     def __init__(self, networks: Sequence[SurroundingsNetwork]) -> None:
