@@ -131,8 +131,8 @@ def make_engine(
     window_px : int or (int, int)
         Side, or height and width, of the usual window; other shapes work as well.
     kind : "auto", "torch", "openvino" or "openvino-int8"
-        ``auto`` is OpenVINO on the CPU where it is installed, else torch. ``openvino`` falls back to torch where it
-        does not work for this member.
+        ``auto`` is OpenVINO on the CPU where it is installed, else torch, and torch for a network that says
+        ``takes_gigabytes``. ``openvino`` falls back to torch where it does not work for this member.
     compile : bool
         Compile the network where torch computes it; the first window of each shape then takes long.
     samples : sequence of float32 tensor, each (1, C, h, w)
@@ -155,6 +155,8 @@ def make_engine(
         raise ConfigError(f"There is no engine {kind!r}. Use {', '.join(get_args(EngineKind))}.")
     if getattr(member.model, "in_float32", False):
         dtype = torch.float32  # its statistics would be lost in rounding
+    if kind == "auto" and getattr(member.model, "takes_gigabytes", False):
+        kind = "torch"  # as fast, while converting it takes a minute and several gigabytes
     window = (window_px, window_px) if isinstance(window_px, int) else window_px
     refusal = _refusal(kind, device)
     eager = TorchEngine(member.model, device, dtype, compile=compile and (kind == "torch" or refusal is not None))

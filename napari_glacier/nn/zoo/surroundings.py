@@ -1,8 +1,8 @@
 """Perceptrons on what surrounds each pixel: statistics of its surroundings, then convolutions of 1 x 1.
 
-Of a handful of tiles a deep network learns places by heart. Here the part that looks around has nothing to learn: mean,
-deviation, least and greatest value in squares of growing size, how far a pixel is off the mean around it, and how each
-channel slopes. What is learnt is how to weigh them: some ten thousand numbers, from single pixels, in minutes.
+Of a handful of tiles a deep network learns slowly, and places by heart. Here what looks around has nothing to learn:
+mean, deviation, least and greatest value in squares of growing size, how far a pixel is off the mean around it, and how
+each channel slopes. What is learnt is how to weigh them: some ten thousand numbers, from single pixels, in minutes.
 
 More squares do not help a perceptron, but perceptrons that look at other squares make other mistakes, and the mean of
 their probabilities makes fewer. Each learns by a loss of its own: taught by the loss of their mean they would lean on
@@ -136,7 +136,7 @@ class Surroundings(nn.Module):
             (self._slopes, self.slopes_px),
         ):
             if wanted:
-                yield torch.cat(list(look(values_NVHW, valid_N1HW, grid)), 1) * here_N1hw
+                yield torch.cat(list(look(values_NVHW, valid_N1HW, grid)), 1).mul_(here_N1hw)
 
     def _moments(self, values_NVHW: torch.Tensor, valid_N1HW: torch.Tensor, grid: Grid) -> Iterator[torch.Tensor]:
         num = len(self._values)
@@ -245,7 +245,7 @@ class SurroundingsNetwork(nn.Module):
     """Small differences of large values are what it looks at: engines must not round inside of it."""
 
     takes_gigabytes = True
-    """So much are the features of one window: an engine must not keep it for the next one, of each member and shape."""
+    """So much are the features of a window: an engine must not keep them for the next, of each member and shape."""
 
     upright = True
     """Slopes to the north are darker and colder than others: a turned or mirrored view is another place to it."""
@@ -292,12 +292,15 @@ class SurroundingsNetwork(nn.Module):
         else:
             groups = self.surroundings(image_NCHW.float().contiguous())
         assert self.first.bias is not None
-        hidden_NWHW, first = self.first.bias.view(-1, 1, 1), 0
+        hidden_NWHW: torch.Tensor = self.first.bias.view(-1, 1, 1)
+        first = 0
         for scale in self.scales:
             with _exact(image_NCHW):
-                group_NFHW = _standardised(next(groups), cast("nn.BatchNorm2d", scale)).clamp(-_STRANGEST, _STRANGEST)
+                # In place: at a thousand pixels square each copy of a group is half a gigabyte.
+                group_NFHW = _standardised(next(groups), cast("nn.BatchNorm2d", scale)).clamp_(-_STRANGEST, _STRANGEST)
             last = first + group_NFHW.shape[1]
-            hidden_NWHW = hidden_NWHW + functional.conv2d(group_NFHW, self.first.weight[:, first:last])
+            hidden_NWHW = functional.conv2d(group_NFHW, self.first.weight[:, first:last]).add_(hidden_NWHW)
+            del group_NFHW
             first = last
         logits: torch.Tensor = self.head(self.rest(hidden_NWHW))
         return logits
