@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.band_order import SATURATED_FROM, Evidence, evidence, mistaken_bands, mistaken_visible, said
-from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
+from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS, band_of_folder
 from napari_glacier.core.classes import SCHEMES
 from napari_glacier.core.data.dataset import Dataset, Tile, missing_band_warnings, open_dataset
 from napari_glacier.core.data.description import described_scheme
+from napari_glacier.core.data.layouts import PROVENANCE_FILE, rasters_in
 from napari_glacier.core.data.leakage import buffer_for, find_leaks
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import DataError, GlacierError, SchemeError
 from napari_glacier.core.findings import Diagnosis, Examined, Finding, damaged_findings
-from napari_glacier.core.raster import RASTER_SUFFIXES, read_info
+from napari_glacier.core.raster import read_info
 
 # Largest value of whole numbers of few bits; others saturate as 16-bit digital numbers do.
 _LARGEST = {"uint8": 255, "int16": 32_767}
@@ -191,14 +192,14 @@ def _examine_unlabelled(dataset: Dataset) -> Iterator[Finding]:
     looked_for = dataset.tiles[0].new_mask_path.parent
     of_images = {source.path.parent for tile in dataset.tiles for source in tile.bands.values()}
     for folder in sorted(looked_for.parent.iterdir()) if looked_for.parent.is_dir() else ():
-        if folder in of_images or not folder.is_dir():
-            continue
-        num_tiffs = sum(path.suffix.lower() in RASTER_SUFFIXES for path in folder.iterdir())
-        if num_tiffs:
+        # Maps that were predicted here are no truth; terrain that fits no tile is told of by itself.
+        is_known = folder in of_images or band_of_folder(folder.name) or (folder / PROVENANCE_FILE).exists()
+        files = rasters_in(folder) if folder.is_dir() and not is_known else []
+        if files:
             yield Finding(
                 "warning",
                 None,
-                f"The folder {folder.name} holds {num_tiffs} TIFFs that are neither a band nor masks by its name.",
+                f"The folder {folder.name} holds {len(files)} TIFFs that are neither a band nor masks by its name.",
                 f"If they are masks, call it {looked_for.name}.",
             )
 

@@ -16,6 +16,7 @@ from napari_glacier.core.bands import band_of_folder
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.data.dataset import Dataset, Tile
 from napari_glacier.core.data.joining import NO_SCENE, SOURCES_FOLDER
+from napari_glacier.core.data.layouts import PROVENANCE_FILE
 from napari_glacier.core.data.mosaic import Mosaic, Placement
 from napari_glacier.core.data.tiles import raster_name
 from napari_glacier.core.errors import RasterError, SaveError
@@ -23,7 +24,6 @@ from napari_glacier.core.raster import read_description, write_cog, write_mask
 from napari_glacier.core.scenes.products import DATE_TAG
 from napari_glacier.nn.prediction import Prediction
 
-PROVENANCE_FILE = "provenance.jsonl"
 _MADE_BY = {"made_by": "napari-glacier"}
 # Rows of a mosaic whose sources are looked up together: a scene's bands do not have to fit into memory.
 _STRIP_ROWS = 512

@@ -38,6 +38,10 @@ def test_a_clean_dataset_is_clean(make_dataset, capsys):
 def test_masks_in_a_folder_of_another_name_are_pointed_at(make_dataset):
     root = make_dataset()
     (root / "label").rename(root / "ground_truth")
+    maps = root / "maps"
+    maps.mkdir()
+    (maps / "00_00.tif").write_bytes(b"not looked into")
+    (maps / "provenance.jsonl").touch()  # predicted here
     findings = [f for f in examine(root).findings if "mask" in f.message]
     assert [(f.severity, f.tile) for f in findings] == [("info", None), ("warning", None)]
     assert "ground_truth holds 4 TIFFs" in findings[1].message

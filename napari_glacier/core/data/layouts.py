@@ -34,6 +34,8 @@ _MASK_FOLDERS = ("label", "labels", "mask", "masks")
 _SPLITS = ("train", "val", "test")
 _PICTURE_FOLDER = "images"
 DESCRIPTION_FILE = "dataset.yaml"
+# Beside maps that were predicted here: how they were made.
+PROVENANCE_FILE = "provenance.jsonl"
 
 
 def find_tiles(path: Path) -> tuple[Path, list[Tile], list[Tile]]:
