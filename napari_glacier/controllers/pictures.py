@@ -1,19 +1,18 @@
 """Pixels for napari's image layers, read when they are looked at.
 
-Shapes: image_CHW float32, rgba_HW4 uint8. A stack of scenes has a leading axis N. A large scene comes as levels, each
-half as fine as the one before, of which napari asks for the part and the level that the canvas shows.
+Shapes: image_CHW float32, rgba_HW4 uint8. A stack of scenes has a leading axis N. A large scene comes as `levels`.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.indexing import as_box, box_ranges
+from napari_glacier.controllers.levels import AHEAD, Level, level_factors
 from napari_glacier.core.tiling import Window
 
 if TYPE_CHECKING:
@@ -25,12 +24,6 @@ _SAMPLE_WINDOWS = 24
 _STRIP_PX = 1024
 # Of a large scene few pixels are sampled from many places.
 _LARGE_SAMPLE_PX, _LARGE_SAMPLE_ROWS = 256, 16
-# The coarsest level of a scene has no more pixels along a side.
-_COARSEST_PX = 1024
-
-# Reads what will be looked at in a moment.
-_AHEAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pictures")
-
 # What makes values of a window's bands and the pixels that carry data.
 Paint = Callable[["Mosaic", npt.NDArray[np.float32], npt.NDArray[np.bool_]], npt.NDArray[Any]]
 
@@ -136,7 +129,7 @@ class _LazyLayer:
     def read_ahead(self) -> None:
         """Begin to read what is looked at first, in another thread; whoever looks at it waits for the rest."""
         if not self._planes and not self._coming:
-            self._coming[0] = _AHEAD.submit(self._read, self._scenes[0])
+            self._coming[0] = AHEAD.submit(self._read, self._scenes[0])
 
     def _plane(self, number: int) -> npt.NDArray[Any]:
         if number not in self._planes:
@@ -265,61 +258,6 @@ class LazySources(LazyQuality):
 
     def _classes(self, scene: "Mosaic", factor: int, window: Window) -> npt.NDArray[np.uint8]:
         return scene.read_sources(factor, window)
-
-
-class Level:
-    """A scene at one size, of which only what is asked for is read.
-
-    Parameters
-    ----------
-    scene : Mosaic
-    factor : int
-        One pixel for `factor` x `factor`.
-    read : callable
-        Given a window of the level, its values (h, w, …).
-    dtype, tail : see `_LazyLayer`
-    """
-
-    def __init__(
-        self,
-        scene: "Mosaic",
-        factor: int,
-        read: Callable[[Window], npt.NDArray[Any]],
-        dtype: npt.DTypeLike,
-        tail: tuple[int, ...] = (),
-    ) -> None:
-        self._read = read
-        self._size = scene.reduced_shape(factor)
-        self.dtype = np.dtype(dtype)
-        self.shape: tuple[int, ...] = (*self._size, *tail)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
-
-    def __getitem__(self, key: Any) -> Any:
-        basic = as_box(key, self.shape)
-        if basic is None:
-            return np.asarray(self)[key]
-        box, dropped = basic
-        ranges = box_ranges(box, self.shape)
-        if not all(ranges):
-            return np.zeros([len(r) for axis, r in enumerate(ranges) if axis not in dropped], self.dtype)
-        (top, bottom), (left, right) = ((min(r), max(r) + 1) for r in ranges[:2])
-        values = self._read(Window(top, left, bottom - top, right - left))
-        # Steps and directions within what was read.
-        values = values[tuple(np.asarray(r) - min(r) for r in ranges[:1])][:, np.asarray(ranges[1]) - left]
-        values = values[(slice(None), slice(None), *box[2:])]
-        return values.squeeze(axis=dropped) if dropped else values
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.asarray(self._read(Window(0, 0, *self._size)), dtype=dtype)
-
-
-def level_factors(shape: tuple[int, int]) -> list[int]:
-    """How many pixels along a side become one, level by level: 1, 2, 4, … until the scene fits a canvas."""
-    factors = [1]
-    while max(shape) > factors[-1] * _COARSEST_PX:
-        factors.append(factors[-1] * 2)
-    return factors
 
 
 def for_napari(data: "LazyPainting | LazyQuality", scenes: "Sequence[Mosaic]") -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Scenes in the window: levels of a large one, and layers on request or the reason why not."""
 
+import threading
+
 import numpy as np
 import pytest
 import rasterio
 from napari.components import ViewerModel
 
-from napari_glacier.controllers import pictures
+from napari_glacier.controllers import levels, pictures
 from napari_glacier.controllers.gallery import Gallery
+from napari_glacier.controllers.levels import Level, level_factors
 from napari_glacier.controllers.overview import summary
-from napari_glacier.controllers.pictures import Level, level_factors
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.data import mosaic
@@ -37,7 +39,7 @@ def open_in_viewer():
 def small_means_large(monkeypatch):
     """Scenes of a few pixels are treated as whole Landsat scenes are."""
     monkeypatch.setattr(mosaic, "LARGE_PX", 1000)
-    monkeypatch.setattr(pictures, "_COARSEST_PX", 16)
+    monkeypatch.setattr(levels, "_COARSEST_PX", 16)
 
 
 def test_a_large_scene_comes_in_levels_and_small_parts(make_landsat, open_in_viewer, small_means_large, monkeypatch):
@@ -224,11 +226,44 @@ def test_a_level_takes_every_index(make_landsat):
     session.close()
 
 
+def test_what_lies_around_the_view_is_read_before_it_gets_there(make_landsat, monkeypatch):
+    monkeypatch.setattr(levels, "_SQUARE_PX", 16)
+    session = Session.open(make_landsat(shape=(200, 210)))
+    scene = session.scenes[0]
+    whole_HW = scene.read(scene.whole, ("B2",))[0][0]
+    read = []
+
+    def noted(window):
+        read.append((window, threading.current_thread() is threading.main_thread()))
+        return scene.read(window, ("B2",))[0][0]
+
+    def wait():
+        levels.AHEAD.submit(lambda: None).result()
+
+    level = Level(scene, 1, noted, np.float32)
+    # napari rounds a view up to whole squares.
+    assert level.chunks == (16, 16)
+    for key in (np.s_[64:112, 64:128], np.s_[80:128, 80:144], np.s_[152:200, 160:210], np.s_[0:3, 0:210]):
+        np.testing.assert_array_equal(level[key], whole_HW[key])
+        wait()
+    # The second view lay beside the first one, the others elsewhere.
+    assert [window for window, waited_for in read if waited_for] == [
+        Window(64, 64, 48, 64),
+        Window(144, 160, 56, 50),
+        Window(0, 0, 16, 210),
+    ]
+    num_read = len(read)
+    level[80:128, 80:144]
+    wait()
+    assert len(read) == num_read
+    session.close()
+
+
 def test_limits_of_a_large_scene_come_from_its_overviews(make_landsat, small_means_large, monkeypatch):
     import rasterio.shutil
 
     # Enough pixels for percentiles.
-    monkeypatch.setattr(pictures, "_COARSEST_PX", 300)
+    monkeypatch.setattr(levels, "_COARSEST_PX", 300)
     folder = make_landsat(shape=(1200, 1100), quality=False)
     for path in folder.glob("*.TIF"):
         rasterio.shutil.copy(path, path.with_suffix(".cog"), driver="COG", overview_resampling="nearest", blocksize=128)

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ _BLOCK_PX = 1024
 LARGE_PX = 4096 * 4096
 
 Pixels = tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]
+Arrays = tuple[npt.NDArray[Any], ...]
 # First row or column, and the one after the last.
 Span = tuple[int, int]
 
@@ -48,6 +50,8 @@ class Mosaic:
     shape : (int, int)
         Height and width in pixels.
     name : str
+    cache : PixelCache
+        What was read last. Whoever makes pictures of it may keep them here, too: one bound holds for all.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Mosaic:
             max(place.col + place.tile.width for place in placements),
         )
         self.name = placements[0].tile.id if len(placements) == 1 else dataset.root.name
-        self._cache = cache or PixelCache()
+        self.cache = cache or PixelCache()
 
     def read(
         self, window: Window, bands: Sequence[str] = CANONICAL_BANDS
@@ -197,7 +201,7 @@ class Mosaic:
         if not tile.reduced and tile.height * tile.width > _WHOLE_PX:
             while kept % 2 == 0 and np.prod(_shape_at(place, kept // 2)) <= _WHOLE_PX:
                 kept //= 2
-        image_CHW, valid_HW = self._cache.get(
+        image_CHW, valid_HW = self.cache.get(
             (tile.id, group[0], kept),
             lambda: self.dataset.read(tile, group, (0, tile.height), (0, tile.width), _shape_at(place, kept)),
         )
@@ -220,37 +224,47 @@ class Mosaic:
                 index_HW[place.slices] = mask_HW
         return index_HW
 
-    def _part(self, tile: Tile, group: tuple[str, ...], rows: Span, cols: Span) -> Pixels:
+    def _part(self, tile: Tile, group: tuple[str, ...], rows: Span, cols: Span) -> Arrays:
         part: tuple[Span, ...] = () if cols == (0, tile.width) else (rows, cols)
         if not part and rows != (0, tile.height):
             part = (rows,)
-        return self._cache.get((tile.id, group[0], rows, cols), lambda: self.dataset.read(tile, group, *part))
+        return self.cache.get((tile.id, group[0], rows, cols), lambda: self.dataset.read(tile, group, *part))
 
 
 class PixelCache:
-    """Pixels of the tiles read last, bounded by memory; shared by the scenes of a data set, from any thread."""
+    """Pixels used last, bounded by memory; shared by the scenes of a data set, from any thread."""
 
     def __init__(self, max_bytes: int = 1 << 28) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._tiles: OrderedDict[Hashable, Pixels] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Arrays] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: Hashable, read: Callable[[], Pixels]) -> Pixels:
+    def get(self, key: Hashable, read: Callable[[], Pixels]) -> Arrays:
         """Pixels of a tile, or of some of its bands, read where they are not at hand."""
+        kept = self.find(key)
+        if kept is None:
+            kept = read()
+            self.keep(key, kept)
+        return kept
+
+    def find(self, key: Hashable) -> Arrays | None:
+        """What was kept under a key, if it still is."""
         with self._lock:
-            if key in self._tiles:
-                self._tiles.move_to_end(key)
-                return self._tiles[key]
-        pixels = read()
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def keep(self, key: Hashable, arrays: Arrays) -> None:
+        """Keep arrays, and let go of those used longest ago where they are too many."""
         with self._lock:
-            if key not in self._tiles:
-                self._tiles[key] = pixels
-                self._bytes += _size(pixels)
-            # The tile just read stays, however large: its other windows are asked for next.
-            while self._bytes > self._max_bytes and len(self._tiles) > 1:
-                self._bytes -= _size(self._tiles.popitem(last=False)[1])
-        return pixels
+            if key not in self._kept:
+                self._kept[key] = arrays
+                self._bytes += _size(arrays)
+            # What was read just now stays, however large: its other windows are asked for next.
+            while self._bytes > self._max_bytes and len(self._kept) > 1:
+                self._bytes -= _size(self._kept.popitem(last=False)[1])
 
 
 def _parts(tile: Tile) -> list[tuple[Span, Span]]:
@@ -292,8 +306,8 @@ def _groups(tile: Tile, bands: Sequence[str]) -> list[tuple[str, ...]]:
     return [group for group in BAND_GROUPS if not wanted.isdisjoint(group)] or [tile.usual_bands]
 
 
-def _size(pixels: Pixels) -> int:
-    return sum(array.nbytes for array in pixels)
+def _size(arrays: Arrays) -> int:
+    return sum(array.nbytes for array in arrays)
 
 
 def plan_scenes(dataset: Dataset, tiles: Sequence[Tile] | None = None) -> tuple[Mosaic, ...]:
