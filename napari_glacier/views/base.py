@@ -68,9 +68,11 @@ class GlacierView(QWidget):
         self._undo: list[Callable[[], None]] = []
         self._open = True
 
-        self._notice = QLabel()
+        # An empty line keeps its place: the tools would jump, and all be drawn again, whenever something is said.
+        self._silence = " " if self.is_tabbed else ""
+        self._notice = QLabel(self._silence)
         self._notice.setWordWrap(True)
-        self._notice.setVisible(False)
+        self._notice.setVisible(self.is_tabbed)
         self._notice.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._notice.setObjectName("glacier_notice")
 
@@ -158,13 +160,15 @@ class GlacierView(QWidget):
         self._undo.append(call)
 
     def tell(self, text: str, *, error: bool = False) -> None:
-        """Show a sentence at the foot of the widget; an empty one hides the line."""
-        self._notice.setText(text)
-        self._notice.setVisible(bool(text))
+        """Show a sentence at the foot of the widget; an empty one takes it away."""
         # Colour is not the only sign: an error starts with a mark that colour-blind people see.
-        self._notice.setStyleSheet("QLabel { color: #e06c3c; font-weight: bold; }" if error else "")
-        if error:
-            self._notice.setText(f"⚠ {text}")
+        said = f"⚠ {text}" if error else text or self._silence
+        style = "QLabel { color: #e06c3c; font-weight: bold; }" if error else ""
+        self._notice.setText(said)
+        self._notice.setVisible(bool(said))
+        # Qt lays a styled widget out anew, be the style the same.
+        if style != self._notice.styleSheet():
+            self._notice.setStyleSheet(style)
 
     def show_widget(self, name: str) -> Any:
         """Open another widget of the plugin, or bring it to the front; gives it."""
@@ -218,7 +222,7 @@ class GlacierView(QWidget):
     @property
     def notice(self) -> str:
         """The sentence at the foot of the widget."""
-        return self._notice.text()
+        return self._notice.text().strip()
 
     def attempt(self, call: Callable[[], Any]) -> Any:
         """Do what a person asked for; an error they can mend is told in the widget, others in a window (`errors`)."""
