@@ -270,11 +270,7 @@ class EditableMask(CopyingArray):
         with self._lock:
             self._collect()
             if where_HW.any():
-                if self.ndim == 3:
-                    box: Box = (slice(plane, plane + 1), *window.slices)
-                    self._write_box(box, index_HW[np.newaxis], where_HW[np.newaxis])
-                else:
-                    self._write_box(window.slices, index_HW, where_HW)
+                self._write_on(plane, window.slices, index_HW, where_HW)
             stroke = self._collect(tool, model)
         return self._send(stroke) if stroke else None
 
@@ -303,11 +299,7 @@ class EditableMask(CopyingArray):
                 if tile_id not in self._place_of or not where_HW.any():
                     continue
                 plane, place = self._place_of[tile_id]
-                if self.ndim == 3:
-                    box: Box = (slice(plane, plane + 1), *place.slices)
-                    self._write_box(box, values_HW[np.newaxis], where_HW[np.newaxis])
-                else:
-                    self._write_box(place.slices, values_HW, where_HW)
+                self._write_on(plane, place.slices, values_HW, where_HW)
             stroke = self._collect(tool, None, group)
         return self._send(stroke) if stroke else None
 
@@ -365,11 +357,7 @@ class EditableMask(CopyingArray):
                 cols = slice(place.col + patch.col, place.col + patch.col + patch.before_HW.shape[1])
                 now_HW = self._index_PHW[plane, rows, cols]
                 still_HW = patch.edited & (now_HW == patch.after_HW)
-                box: Box = (rows, cols)
-                values, where = patch.before_HW, still_HW
-                if self.ndim == 3:
-                    box, values, where = (slice(plane, plane + 1), *box), values[np.newaxis], where[np.newaxis]
-                self._write_box(box, values, where)
+                self._write_on(plane, (rows, cols), patch.before_HW, still_HW)
             undoing = self._collect(tool, None, stroke.group)
         return self._send(undoing) if undoing else None
 
@@ -386,6 +374,13 @@ class EditableMask(CopyingArray):
         finally:
             if self._recorder is not None:
                 self._recorder.close()
+
+    def _write_on(self, plane: int, box: Box, values_HW: MaskArray, where_HW: npt.NDArray[np.bool_]) -> None:
+        """Write on a plane of a stack; a mosaic has but one."""
+        if self.ndim == 3:
+            self._write_box((slice(plane, plane + 1), *box), values_HW[np.newaxis], where_HW[np.newaxis])
+        else:
+            self._write_box(box, values_HW, where_HW)
 
     def _write_box(self, box: Box, values: npt.NDArray[Any], where: npt.NDArray[np.bool_] | None = None) -> None:
         with self._lock:
