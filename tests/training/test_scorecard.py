@@ -11,6 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 from scipy.ndimage import binary_dilation
+from skimage.measure import label as measure_label
+from skimage.measure import regionprops
 from skimage.segmentation import find_boundaries
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, matthews_corrcoef
@@ -159,12 +161,17 @@ def test_runs_that_cannot_be_compared_are_refused(pair, tmp_path, capsys):
 
 def test_the_error_gallery_counts_every_wrong_pixel_once(pair, tmp_path, monkeypatch, capsys):
     dataset, maps, _ = pair
+    tile, K = dataset.tiles[1], dataset.scheme.num_classes
+    piece = (slice(20, 45), slice(30, 55))  # a large one among the specks
+    maps[tile.id][piece] = (dataset.read_mask(tile)[piece] + 1) % K
+    write_mask(tmp_path / "a" / "oof" / tile.name, maps[tile.id], dataset.scheme, tile.georef)
     script = Path(__file__).parents[2] / "scripts" / "error_gallery.py"
     out = tmp_path / "pictures"
     monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "a"), "--data", str(dataset.root), "--out", str(out)])
-    runpy.run_path(str(script), run_name="__main__")
+    names = runpy.run_path(str(script), run_name="__main__")
     with (out / "causes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    at_border, in_piece = [], []
     for tile in dataset.tiles:
         truth, valid = dataset.read_mask(tile), dataset.read_valid(tile)
         own = [row for row in rows if row["tile"] == tile.id]
@@ -175,9 +182,29 @@ def test_the_error_gallery_counts_every_wrong_pixel_once(pair, tmp_path, monkeyp
         border = find_boundaries(truth, connectivity=1, mode="thick")  # one pixel to each side of a border
         border = valid & binary_dilation(border)
         assert int(next(row for row in own if row["cause"] == "border of the labels")["pixels"]) == border.sum()
+        at_border.append(border)
+        regions = regionprops(measure_label(wrong, connectivity=1))
+        in_piece.append(np.zeros_like(wrong))
+        for region in regions:
+            in_piece[-1][tuple(region.coords.T)] = 500 <= region.area < 2000
         with Image.open(out / f"{tile.id}.png") as picture:
             assert picture.width == 1600
     assert "valid pixels are wrong" in capsys.readouterr().out
+    with (out / "ladders.csv").open(newline="") as file:
+        rungs = {(row["ladder"], row["part"]): row for row in csv.DictReader(file)}
+    truth, valid = (
+        np.stack([read(tile) for tile in dataset.tiles]) for read in (dataset.read_mask, dataset.read_valid)
+    )
+    mapped = np.stack([maps[tile.id] for tile in dataset.tiles])
+    parts = {("cause", "border of the labels"): at_border, ("wrong px in a piece", "500 to 1,999"): in_piece}
+    for part, where in parts.items():
+        mended = np.where(where, truth, mapped)
+        assert 0 < (mended != mapped).sum() < (truth != mapped).sum()
+        for key, counted in (("all", valid | True), ("valid", valid)):
+            score = matthews_corrcoef(truth[counted], mended[counted])
+            assert float(rungs[part][f"mcc_{key}_mended"]) == pytest.approx(score, abs=1e-9)
+    moved = names["_shifted"](truth[0], np.roll(truth[0], (1, -2), axis=(0, 1)), np.ones_like(valid[0]), K)
+    assert [(down, right) for down, right in np.ndindex(5, 5) if np.trace(moved[down, right]) == 60 * 60] == [(3, 0)]
 
 
 def test_nothing_is_chosen_on_the_validation_tiles_where_nothing_is_monitored():
