@@ -31,6 +31,8 @@ Pixels_K = npt.NDArray[np.int64]
 
 _MOST_LEAKS = 20
 _GB = 1e9
+# Recipes whose settings were chosen by scores on two classes.
+_ON_TWO_CLASSES = frozenset({"surroundings"})
 _PACKAGES = ("napari-glacier", "torch", "segmentation-models-pytorch", "timm", "albumentations", "numpy", "tifffile")
 
 
@@ -70,6 +72,11 @@ def describe(config: RunConfig, kept_folds: Path | None = None, at_once: int = 1
         f"model      {start.config.model.name}, {sum(p.numel() for p in start.build_model().parameters()):,} parameters"
     )
     lines.append(f"classes    {start.data.scheme.name}: {', '.join(start.data.scheme.class_names)}")
+    if start.data.scheme.num_classes > 2 and start.config.recipe in _ON_TWO_CLASSES:
+        lines.append(
+            f"{'':<10} {start.config.recipe} was chosen on real tiles of two classes; of four it has mapped generated "
+            "ones alone (docs/training.md)"
+        )
     lines += _costs(start, models, at_once, on_gpu=device.type == "cuda", half=precision.dtype != torch.float32)
     if of_folds:
         lines += [*of_folds, "", f"Fold 1 of {models} in full; the others have other tiles and the same settings."]
