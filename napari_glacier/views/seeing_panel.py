@@ -81,7 +81,7 @@ class SeeingPanel(DeskPanel):
         self._exchange.setEnabled(pair is not None)
         session = self._seeing.workspace.session
         self._why_not.setText(_why_not(session.dataset.bands) if session is not None else "")
-        self._why_not.setVisible(pair is None)
+        self._why_not.setVisible(pair is None and bool(self._why_not.text()))
         for mode, title, _ in _BUTTONS:
             button = self._buttons[mode]
             button.setText(f"{title} {shown_key(self._pointer.keys[mode])}")
@@ -114,11 +114,17 @@ class SeeingPanel(DeskPanel):
 
 
 def _why_not(bands: Sequence[str]) -> str:
-    """Why nothing is compared, and what to do; names the composites that bands are missing for."""
+    """Why nothing is compared, and what to do; names the composites that bands are missing for.
+
+    Empty where the bands give two composites: the second one is about to come.
+    """
+    lacking = {name: [band for band in chosen if band not in bands] for name, chosen in COMPOSITES.items()}
+    if sum(not missing for missing in lacking.values()) > 1:
+        return ""
     needs = [
-        f"{name} needs {' and '.join(lacking)}"
-        for name, chosen in COMPOSITES.items()
-        if (lacking := [band for band in chosen if band not in bands]) and len(lacking) < len(chosen)
+        f"{name} needs {' and '.join(missing)}"
+        for name, missing in lacking.items()
+        if 0 < len(missing) < len(COMPOSITES[name])
     ]
     return (
         f"Comparing takes two pictures, and there is one{': ' if needs else ''}{', '.join(needs)}. Predict, show a "
