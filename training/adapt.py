@@ -112,7 +112,11 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     about = _about(options, names, places, effects, settings) | share
     assert dataset.scheme is not None
     about["carried"] = None if carried is None else round(carried, 4)
-    about["note"] = coarsening_sentence(ensemble.scheme.class_names, dataset.scheme.class_names)
+    notes = [
+        *_missing_bands(ensemble, places),
+        coarsening_sentence(ensemble.scheme.class_names, dataset.scheme.class_names),
+    ]
+    about["note"] = " ".join(note for note in notes if note)
     about["seconds"] = round(time.perf_counter() - started, 1)
     with replacing(folder.path / CHANGES_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **changes)
@@ -121,6 +125,15 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     folder.append_event("done", **about)
     sys.stdout.write(f"{folder.path}\n")
     return EXIT_DONE
+
+
+def _missing_bands(ensemble: "Ensemble", places: Sequence["Place"]) -> list[str]:
+    """What the models look at and some of the tiles do not have, a sentence a scene."""
+    from napari_glacier.core.channels import required_bands
+    from napari_glacier.nn.scene import band_gaps, gaps_warning
+
+    bands = tuple(dict.fromkeys(band for one in ensemble.members for band in required_bands(one.card.channels)))
+    return [said for place in places for said in gaps_warning(place.scene, bands, band_gaps(place.scene, bands))]
 
 
 def _changes(

@@ -19,7 +19,7 @@ from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE
 from training.children import Run, run_side_by_side
-from training.folds import FOLDS_FILE, LEAKAGE_FILE, Folds, settle_folds, write_leakage
+from training.folds import FOLDS_FILE, LEAKAGE_FILE, Folds, check_folds_alone, settle_folds, write_leakage
 from training.outoffold import Scoring, score_folds, score_members, write_ensemble
 from training.reporting import Reporter, logger, write_per_class
 from training.scorecard import scorecard, write_scorecard
@@ -109,12 +109,7 @@ def _finish(folder: RunFolder, kind: str, message: str, **fields: Any) -> None:
 
 
 def _fold_runs(config: RunConfig, folder: RunFolder, notes: Notes) -> tuple[list[Run], LabelledTiles, Folds]:
-    for key in ("val", "val_tiles", "val_masks"):
-        if getattr(config.data, key) is not None:
-            raise ConfigError(
-                f"folds is {config.folds}, and data.{key} is given: in a cross-validation every training tile "
-                f"validates once. Leave data.{key} out."
-            )
+    check_folds_alone(config)
     assert config.folds is not None
     labelled = open_labelled_tiles(config.data)
     folds = settle_folds(folder.path / FOLDS_FILE, labelled, config.folds, config.seed, config.data.splits)

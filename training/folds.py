@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from napari_glacier.core.config import RunConfig
 from napari_glacier.core.data.leakage import Leakage, buffer_for, centres_m, find_leaks
 from napari_glacier.core.data.split_file import folds_of
 from napari_glacier.core.data.splits import make_folds
@@ -31,11 +32,21 @@ _HEADING = """\
 
 
 def settle_folds(path: Path, labelled: LabelledTiles, num_folds: int, seed: int, splits: Path | None = None) -> Folds:
-    """Read the folds from a file, or make and write them where there is none.
+    """As `choose_folds`; made ones are written to the file."""
+    folds = choose_folds(path, labelled, num_folds, seed, splits)
+    if not path.is_file():
+        write_folds(path, folds)
+    return folds
+
+
+def choose_folds(
+    path: Path | None, labelled: LabelledTiles, num_folds: int, seed: int, splits: Path | None = None
+) -> Folds:
+    """Read the folds from a file, or make them where there is none; writes nothing.
 
     Parameters
     ----------
-    path : Path
+    path : Path or None
     labelled : LabelledTiles
     num_folds : int
     seed : int
@@ -53,15 +64,28 @@ def settle_folds(path: Path, labelled: LabelledTiles, num_folds: int, seed: int,
         If the file does not fit the tiles or the number of folds, or there are fewer tiles than folds.
     """
     tiles = labelled.tiles.tiles
-    if path.is_file():
+    if path is not None and path.is_file():
         return read_folds(path, [tile.id for tile in tiles if labelled.split_of.get(tile.id) != "train"], num_folds)
     if splits is not None:
-        folds = folds_of(labelled.split_of, splits, num_folds)
-    else:
-        positions = make_folds(labelled.pixels_TK, num_folds, seed, centres_m(tiles))
-        folds = [[tiles[t].id for t in fold] for fold in positions]
-    write_folds(path, folds)
-    return folds
+        return folds_of(labelled.split_of, splits, num_folds)
+    positions = make_folds(labelled.pixels_TK, num_folds, seed, centres_m(tiles))
+    return [[tiles[t].id for t in fold] for fold in positions]
+
+
+def check_folds_alone(config: RunConfig) -> None:
+    """Check that nothing but the folds says what validates.
+
+    Raises
+    ------
+    ConfigError
+        If there is a validation set besides.
+    """
+    for key in ("val", "val_tiles", "val_masks"):
+        if getattr(config.data, key) is not None:
+            raise ConfigError(
+                f"folds is {config.folds}, and data.{key} is given: in a cross-validation every training tile "
+                f"validates once. Leave data.{key} out."
+            )
 
 
 def write_folds(path: Path, folds: Folds) -> None:

@@ -135,11 +135,7 @@ def _run(options: argparse.Namespace) -> int:
 
     tune_allocator()  # before torch is imported
     if options.check:
-        from training.check import describe
-
-        _, config = _choose_processes(options.devices, _configure(options))
-        sys.stdout.write(describe(config))
-        return EXIT_DONE
+        return _check(options)
     if options.resume is not None:
         from training.resume import check_overrides
 
@@ -171,6 +167,20 @@ def _run(options: argparse.Namespace) -> int:
             return _launch(start.config, folder, num_processes, held)
         # A run that goes on with --devices cpu does so this time.
         return _train(start, folder, held, config.device if resuming else chosen.device)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from training.check import describe
+    from training.folds import FOLDS_FILE
+
+    config, folder = _configure(options), _given_folder(options)
+    if config.folds is not None or config.members > 1:
+        places = _places(options.devices, config)
+        config, at_once = config.model_copy(update={"device": places[0]}), len(places)
+    else:
+        at_once, config = _choose_processes(options.devices, config)
+    sys.stdout.write(describe(config, folder.path / FOLDS_FILE if folder is not None else None, at_once))
+    return EXIT_DONE
 
 
 def _folder_of_last_attempt(config: RunConfig) -> RunFolder | None:

@@ -1,7 +1,7 @@
 """Evidence for the tools: read, standardised and kept for the view one works in. No Qt."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers.predicted import shown_prediction
+from napari_glacier.controllers.session import listed
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.bands import TERRAIN_BANDS
+from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.data.validity import LazyValidity
 from napari_glacier.core.tiling import Window
@@ -52,6 +53,29 @@ class EvidenceSource:
         """Bands that were measured, in the data's order; the terrain says nothing of what covers it."""
         session = self.workspace.session
         return tuple(band for band in session.dataset.bands if band not in TERRAIN_BANDS) if session else ()
+
+    def bands_in(self, window: Window) -> tuple[str, ...]:
+        """Those of the bands that every tile in a window of the scene on screen has; all where they share none.
+
+        A band that a tile lacks reads as 0: tools would find an edge around the tile, and dark ground inside.
+        """
+        tiles = [place.tile for place in self.scene().tiles_in(window)]
+        return tuple(band for band in self.bands if all(band in tile.bands for tile in tiles)) or self.bands
+
+    def what_is_missing(self, window: Window) -> str:
+        """Which of a satellite's bands tools do without in a window, where, and the mend; empty where none is."""
+        tiles = [place.tile for place in self.scene().tiles_in(window)]
+        bands = self.bands_in(window)
+        lacking = [band for band in CANONICAL_BANDS if band not in bands]
+        if not lacking or any(tile.is_picture for tile in tiles):
+            return ""
+        without = [tile.id for tile in tiles if not set(lacking) <= set(tile.bands)]
+        where = "here" if len(without) == len(tiles) else f"in {listed(without)}"
+        are, them = ("is", "it") if len(lacking) == 1 else ("are", "them")
+        return (
+            f"⚠ {_and(lacking)} {are} missing {where}: the tool looks at {_and(bands)} alone. Add {them}, if there are "
+            "files."
+        )
 
     def window_around(self, row: int, col: int) -> Window | None:
         """What the tools work on after a click: what is on screen, at most `WORK_PX` each way around the click.
@@ -138,12 +162,14 @@ class EvidenceSource:
         """What reads a window, in any thread; layers are asked for now, on the GUI thread."""
         session = self.workspace.session
         assert session is not None
-        scene, bands, predicted = self.scene(), self.bands, shown_prediction(self.workspace)
+        scene, every, predicted = self.scene(), self.bands, shown_prediction(self.workspace)
         num_classes, statistics = session.scheme.num_classes, self._statistics
+        bands = self.bands_in(window)
+        looked_at = [every.index(band) for band in bands]
 
         def make() -> Evidence:
             image_CHW, valid_HW = scene.read(window, bands)
-            mean_C, std_C = _remembered(statistics, scene, bands)
+            mean_C, std_C = (values[looked_at] for values in _remembered(statistics, scene, every))
             probability_KHW = None
             if predicted is not None:
                 known_HW = predicted.known(window)
@@ -185,6 +211,10 @@ class EvidenceSource:
         self.forget()
 
 
+def _and(bands: Sequence[str]) -> str:
+    return " and ".join(", ".join(part) for part in (bands[:-1], bands[-1:]) if part)
+
+
 def _start(first: int, length: int, at: int) -> int:
     """Where a window of at most `WORK_PX` around `at` begins inside a longer one.
 
@@ -203,15 +233,21 @@ def _remembered(statistics: _Statistics, scene: Mosaic, bands: tuple[str, ...]) 
 
 
 def _scene_statistics(scene: Mosaic, bands: tuple[str, ...]) -> _MeanAndStd:
-    """Mean and standard deviation of each band over evenly spread windows of the scene."""
+    """Mean and standard deviation of each band over evenly spread windows of the tiles that have it."""
     spread = [
-        Window(place.row + row, place.col + col, _SAMPLE_PX, _SAMPLE_PX)
+        (place, row, col)
         for place in scene.placements
         for row in range(0, place.tile.height, _SAMPLE_PX)
         for col in range(0, place.tile.width, _SAMPLE_PX)
     ]
-    read = [scene.read(window, bands) for window in spread[:: -(-len(spread) // _SAMPLES)]]
-    values_NC = np.concatenate([image_CHW[:, valid_HW].T for image_CHW, valid_HW in read]).astype(float)
-    if not values_NC.size:
-        values_NC = np.zeros((1, len(bands)))
-    return values_NC.mean(axis=0), values_NC.std(axis=0)
+    values_of: list[list[npt.NDArray[np.float32]]] = [[] for _ in bands]
+    for place, row, col in spread[:: -(-len(spread) // _SAMPLES)]:
+        tile = place.tile
+        height, width = min(_SAMPLE_PX, tile.height - row), min(_SAMPLE_PX, tile.width - col)
+        image_CHW, valid_HW = scene.read(Window(place.row + row, place.col + col, height, width), bands)
+        for values, band, band_HW in zip(values_of, bands, image_CHW, strict=True):
+            if band in tile.bands:
+                values.append(band_HW[valid_HW])
+    found = [np.concatenate(values).astype(float) if values else np.zeros(0) for values in values_of]
+    known = [values if values.size else np.zeros(1) for values in found]
+    return np.array([values.mean() for values in known]), np.array([values.std() for values in known])

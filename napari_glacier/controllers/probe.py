@@ -1,6 +1,6 @@
 """What is known about one pixel: its spectrum beside those of the classes around it, and the prediction. No Qt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class PixelReport:
     label : int
         Class in the labels.
     bands : tuple of str
+        Those that the pixel's tile has.
     spectrum : tuple of float
         In the data's own units, a value a band.
     class_spectra : dict of int to tuple of float
@@ -34,6 +35,8 @@ class PixelReport:
         Its probability, or 1 minus the entropy where probabilities were not kept.
     probabilities : tuple of float
         Of every class; made of class and entropy where they were not kept.
+    lacking : tuple of str
+        Bands that the tile should have, and does not.
     """
 
     place: str
@@ -44,6 +47,7 @@ class PixelReport:
     predicted: int | None = None
     confidence: float = 0.0
     probabilities: tuple[float, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 def describe_pixel(workspace: Workspace, source: EvidenceSource, row: int, col: int, window: Window) -> PixelReport:
@@ -57,41 +61,45 @@ def describe_pixel(workspace: Workspace, source: EvidenceSource, row: int, col: 
     session = workspace.session
     assert session is not None
     scene = source.scene()
-    image_CHW, valid_HW = scene.read(window, source.bands)
+    tiles = [place.tile for place in scene.tiles_in(Window(row, col, 1, 1))]
+    # A band that the tile lacks would read as 0, which is no measurement.
+    bands = tuple(band for band in source.bands if any(band in tile.bands for tile in tiles))
+    image_CHW, valid_HW = scene.read(window, bands)
     at = row - window.row, col - window.col
     if not valid_HW[at]:
         raise DataError("There are no data at this pixel.")
+    for place in scene.tiles_in(window):
+        if not set(bands) <= set(place.tile.bands):
+            tile = Window(place.row - window.row, place.col - window.col, place.tile.height, place.tile.width)
+            valid_HW[tile.clipped(window.height, window.width).slices] = False
     lead = (workspace.plane,) if session.stacked else ()
     index_HW = session.mask[(*lead, *window.slices)]
     means_KC = class_means(image_CHW, index_HW, valid_HW, session.scheme.num_classes)
     georef = scene.georef
-    place = f"Row {row}, column {col}"
+    where = f"Row {row}, column {col}"
     if georef is not None:
         a, b, c, d, e, f = georef.transform
         east, north = c + a * (col + 0.5) + b * (row + 0.5), f + d * (col + 0.5) + e * (row + 0.5)
-        place = map_text(georef, (-north, east))
+        where = map_text(georef, (-north, east))
     report = PixelReport(
-        place,
+        where,
         int(index_HW[at]),
-        source.bands,
+        bands,
         tuple(float(value) for value in image_CHW[:, *at]),
         {
             label: tuple(float(value) for value in means)
             for label, means in enumerate(means_KC)
             if np.isfinite(means).all()
         },
+        lacking=tuple(band for band in tiles[0].usual_bands if band not in tiles[0].bands),
     )
     predicted, pixel = shown_prediction(workspace), Window(row, col, 1, 1)
     if predicted is None or not predicted.known(pixel)[0, 0]:
         return report
     count = len(predicted.class_names) or session.scheme.num_classes
-    return PixelReport(
-        report.place,
-        report.label,
-        report.bands,
-        report.spectrum,
-        report.class_spectra,
-        int(predicted.index(pixel)[0, 0]),
-        float(predicted.confidence(pixel)[0, 0]),
-        tuple(float(p) for p in predicted.probability(pixel, count)[:, 0, 0]),
+    return replace(
+        report,
+        predicted=int(predicted.index(pixel)[0, 0]),
+        confidence=float(predicted.confidence(pixel)[0, 0]),
+        probabilities=tuple(float(p) for p in predicted.probability(pixel, count)[:, 0, 0]),
     )

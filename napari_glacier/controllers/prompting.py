@@ -71,7 +71,7 @@ class Prompting:
         scene, plane = self._desk.source.scene(), self._desk.workspace.plane
         key = self.folder, scene.name, plane, window
         if self._seen is None or self._seen[0] != key:
-            bands = composite_bands(self._desk.source.bands)
+            bands = composite_bands(self._desk.source.bands_in(window))
 
             def look() -> "SeenPicture":
                 image_CHW, valid_HW = scene.read(window, bands)

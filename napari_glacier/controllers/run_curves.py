@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_glacier.controllers.training_estimates import duration
+from napari_glacier.core.models.training_pace import duration
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
 

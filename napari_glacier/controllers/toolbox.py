@@ -25,6 +25,8 @@ class Tool:
         Whether dragging moves the view.
     loops : bool
         Whether a loop drawn with Shift does something.
+    looks : bool
+        Whether it looks at the bands around a click.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Tool:
     help: str
     pans: bool = True
     loops: bool = False
+    looks: bool = False
 
 
 TOOLS = (
@@ -41,6 +44,7 @@ TOOLS = (
         "Smart fill",
         "S",
         "Click: grow over like pixels. Shift+wheel: more, less. Click inside or Enter: take. Esc: drop.",
+        looks=True,
     ),
     Tool(
         SCRIBBLE,
@@ -49,6 +53,7 @@ TOOLS = (
         "Draw over two classes or more (Alt+number changes class); what lies between is solved. Enter: take. "
         "Esc: drop. Shift+drag moves the view.",
         pans=False,
+        looks=True,
     ),
     Tool(COMPONENT, "Flip", "C", "Click a patch: it gets the chosen class. Shift+drag: all inside a loop.", loops=True),
     Tool(REMOVE, "Remove", "R", "Click a patch: it becomes what surrounds it."),
@@ -58,6 +63,7 @@ TOOLS = (
         "Snap",
         "N",
         "Click a patch: its outline moves to the strongest edge within reach. Shift+N: the last stroke.",
+        looks=True,
     ),
     Tool(
         ACCEPT,
@@ -82,6 +88,7 @@ TOOLS = (
         "Click an object; click outside of what is proposed to add, inside to take away. Shift+drag: a box around it. "
         "Enter: take. Esc: begin anew.",
         loops=True,
+        looks=True,
     ),
 )
 TOOL_OF = {tool.name: tool for tool in TOOLS}

@@ -128,6 +128,16 @@ class ToolController:
         if self.tool == toolbox.SMART_FILL and steps:
             self.set_strength(self.options.strength + (_WHEEL_STEP if steps > 0 else -_WHEEL_STEP))
 
+    @property
+    def help(self) -> str:
+        """What to do with the tool in the hand, and which bands it has to do without in view."""
+        if not self.tool:
+            return "Smart tools work on the canvas; pick one."
+        tool = toolbox.TOOL_OF[self.tool]
+        seen = self.workspace.visible_window() if tool.looks and self.workspace.session is not None else None
+        missing = self.source.what_is_missing(seen) if seen is not None else ""
+        return f"{tool.help} {missing}".rstrip()
+
     # -- on the canvas
 
     def click(self, row: float, col: float) -> None:

@@ -13,13 +13,14 @@ from napari_glacier.controllers.models import known_models
 from napari_glacier.controllers.run_curves import Curves, OtherRuns, status_line
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.split_map import ClassCounts, PlannedSplit, plan_split, seen_by
-from napari_glacier.controllers.training_estimates import duration, estimate
+from napari_glacier.controllers.training_estimates import estimate
 from napari_glacier.controllers.training_plans import Plan, Proposal, overrides, propose
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.config import RunConfig
 from napari_glacier.core.config_files import load_config, recipe_names, recipe_path, save_config
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.models.training_pace import duration, runs_in
 from napari_glacier.core.processes import outliving
 from napari_glacier.core.runfiles import EventReader, RunFolder
 
@@ -220,10 +221,7 @@ class TrainingController:
     def runs(self, output: Path | None = None) -> list[RunFolder]:
         """Runs in an output folder, newest first."""
         folder = output or self.default_output
-        if folder is None or not folder.is_dir():
-            return []
-        found = [RunFolder(child) for child in folder.iterdir() if (child / "run.yaml").is_file()]
-        return sorted(found, key=lambda run: run.path.name, reverse=True)
+        return [] if folder is None else runs_in(folder)
 
     def look_for_runs(self, output: Path | None, known: Sequence[Path]) -> bool:
         """Whether the runs of an output folder are others than those known; follows one begun elsewhere if idle."""

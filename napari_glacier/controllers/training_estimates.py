@@ -1,11 +1,8 @@
 """How long a run may take and how much memory it may want, told before it starts. No Qt, no torch."""
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -17,31 +14,8 @@ from napari_glacier.core.errors import CheckpointError
 from napari_glacier.core.models.network_sizes import NETWORK_SIZES
 from napari_glacier.core.models.shelf import first_member, read_card_facts
 from napari_glacier.core.models.training_memory import estimate_memory
+from napari_glacier.core.models.training_pace import Past, duration, find_past
 from napari_glacier.core.runfiles import RunFolder
-
-# A run that differs in one of these had another pace, and wanted other memory.
-_DECIDES_COST = (
-    "model.name",
-    "model.encoder",
-    "sampling.crop_px",
-    "sampling.crops_per_epoch",
-    "sampling.pixels_per_crop",
-    "train.pixels",
-    "train.batch_size",
-    "train.accumulate",
-    "train.amp",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What the newest run of a recipe tells of the next one."""
-
-    name: str
-    epoch_s: float
-    disk_mb: float
-    host_gb: float | None
-    device_gb: float | None
 
 
 def estimate(
@@ -68,7 +42,7 @@ def estimate(
     gpus : int
         How many there are.
     """
-    past = _past(plan.recipe, runs, config)
+    past = find_past(plan.recipe, runs, config)
     used = gpus_used(plan.device, gpus, config)
     parts = []
     if past is not None and plan.epochs is not None:
@@ -93,15 +67,6 @@ def gpus_used(device: str, found: int, config: RunConfig | None) -> int:
         return 0
     batch_size = config.train.batch_size if config is not None else 1
     return max(number for number in range(1, found + 1) if batch_size % number == 0)
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 20 min``."""
-    seconds = max(0, round(seconds))
-    if seconds < 90:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _memory(config: RunConfig | None, tiles: Sequence[Tile], gpus: int, past: Past | None) -> str:
@@ -141,34 +106,3 @@ def _network(config: RunConfig) -> tuple[str, str] | None:
     except (CheckpointError, OSError):
         return None
     return card.architecture, card.encoder
-
-
-def _past(recipe: str, runs: Sequence[RunFolder], config: RunConfig | None) -> Past | None:
-    for run in runs:
-        events = run.events()
-        told_configs = [event.get("config", {}) for event in events if event["event"] == "start"]
-        if not any(told.get("recipe") == recipe and _costs_the_same(told, config) for told in told_configs):
-            continue
-        seconds = [float(event["seconds"]) for event in events if event["event"] == "epoch" and event.get("seconds")]
-        if not seconds:
-            continue
-        sizes = [path.stat().st_size / 1e6 for path in (run.best_path, run.resume_path) if path.is_file()]
-        told: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "memory"), {})
-        host, device = told.get("host_gb"), told.get("device_gb")
-        return Past(run.path.name, statistics.median(seconds), sum(sizes), host, device)
-    return None
-
-
-def _costs_the_same(told: Mapping[str, Any], config: RunConfig | None) -> bool:
-    """Whether a run's own configuration agrees with another in what time and memory hang on."""
-    if config is None:
-        return True
-    planned = config.model_dump(mode="json")
-    for key in _DECIDES_COST:
-        section, name = key.split(".")
-        there = told.get(section, {})
-        # A run fills in the encoder that is left open, and the network of the model that it starts from.
-        is_open = section == "model" and (planned["model"]["init_from"] is not None or planned["model"][name] is None)
-        if not is_open and name in there and there[name] != planned[section][name]:
-            return False
-    return True

@@ -57,8 +57,8 @@ def propose(dataset: Dataset) -> Proposal | None:
     """The recipe that the size of a dataset asks for; None where the usual one will do.
 
     Few labelled pixels are soon known by heart. Of two classes `surroundings` holds against that by learning no more
-    than how to weigh what surrounds a pixel; more classes are a matter of shapes, and `tiny_data` changes every crop
-    strongly and averages the weights. Both read satellite bands.
+    than how to weigh what surrounds a pixel; with more it was tried on generated tiles alone, and `tiny_data` changes
+    every crop strongly and averages the weights. Both read satellite bands.
     """
     tiles = [tile for tile in dataset.split("train") or dataset.tiles if tile.mask_path is not None]
     pixels = sum(tile.height * tile.width for tile in tiles)

@@ -11,16 +11,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.data.layouts import is_dataset, pictures_in, rasters_in
+from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, GlacierError, SaveError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.raster import read_mask_codes
+from napari_glacier.core.raster import read_description, read_info, read_mask_codes
 from napari_glacier.core.rle import encode_rle, parse_runs
 
 COLUMNS = ("id", "rle_mask")
 USUAL_SIDE_PX = 101
 # A run of every second pixel of a large mask is a long field.
 _LONGEST_FIELD = 1 << 24
+_OF_GLACIERS = (
+    "This table is one of salt masks, on seismic pictures. For maps of glaciers `napari-glacier bundle` writes what a "
+    "competition runs, `evaluate` scores them, and `outlines` writes polygons."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ def write_submission(folder: Path, out: Path, side_px: int = USUAL_SIDE_PX) -> S
     Raises
     ------
     DataError
-        If there are no masks, or one is smaller, or not square.
+        If there are no masks, one is smaller, or not square, or they are of satellite images.
     SaveError
         If the table cannot be written.
     """
@@ -131,13 +137,11 @@ def mask_names(folder: Path) -> list[str]:
     Raises
     ------
     DataError
-        If it has none.
+        If it has none, or its pictures are satellite images.
     """
     folder = Path(folder).expanduser()
     if is_dataset(folder):
-        from napari_glacier.core.data.dataset import open_dataset
-
-        return sorted(Path(tile.name).stem for tile in open_dataset(folder, "salt2").tiles)
+        return sorted(Path(tile.name).stem for tile in _salt_tiles(folder))
     if (folder / "images").is_dir():
         folder = folder / "images"
     names = sorted({path.stem for path in (*pictures_in(folder), *rasters_in(folder))})
@@ -170,9 +174,7 @@ def _masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. Give a folder of predicted masks.")
     if is_dataset(folder):
-        from napari_glacier.core.data.dataset import open_dataset
-
-        tiles = open_dataset(folder, "salt2").tiles
+        tiles = _salt_tiles(folder)
         masks = {path.stem: path for tile in tiles if (path := tile.mask_path) is not None and tile.number is None}
         without = [tile.id for tile in tiles if tile.mask_path is None]
         if without:
@@ -184,7 +186,36 @@ def _masks(folder: Path) -> dict[str, Path]:
         masks = {path.stem: path for path in (*pictures_in(folder), *rasters_in(folder))}
     if not masks:
         raise DataError(f"{folder} holds no mask (TIFF or PNG). Run napari-glacier predict first, and give its folder.")
+    for path in masks.values():
+        _check_salt(path)
     return dict(sorted(masks.items()))
+
+
+def _salt_tiles(folder: Path) -> tuple[Tile, ...]:
+    """Tiles of a data set of pictures; refuses one of satellite bands."""
+    from napari_glacier.core.data.dataset import open_dataset
+
+    tiles = open_dataset(folder, "salt2").tiles
+    bands = [band for band in CANONICAL_BANDS if any(band in tile.bands for tile in tiles)]
+    if bands:
+        raise DataError(
+            f"{folder} is a data set of satellite images, with the bands {', '.join(bands)}. {_OF_GLACIERS}"
+        )
+    return tiles
+
+
+def _check_salt(path: Path) -> None:
+    """Refuse a mask that names other classes, or that lies on a map: any non-zero pixel would count as salt."""
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return
+    classes = [name for key, name in read_description(path).items() if key.startswith("class_")]
+    if classes and "salt" not in classes:
+        raise DataError(f"{path} is a mask of the classes {', '.join(classes)}. {_OF_GLACIERS}")
+    if not classes and read_info(path).georef is not None:
+        raise DataError(
+            f"{path} has a georeference, which pictures of a seismic survey do not have. {_OF_GLACIERS} If these are "
+            "salt masks all the same, save them as PNG."
+        )
 
 
 def _reduced(mask_HW: npt.NDArray[np.bool_], side_px: int, path: Path) -> npt.NDArray[np.bool_]:

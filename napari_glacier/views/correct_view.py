@@ -352,6 +352,7 @@ class CorrectView(GlacierView):
     def _show_tile(self) -> None:
         if self.isVisible() and self.controller.ready:
             self._review_panel.refresh()
+            self._seeing_panel.look()
 
     def _set_icons(self, event: Any = None) -> None:
         viewer = self.workspace.viewer

@@ -1,12 +1,13 @@
 """The part of the Correct widget that compares two pictures of one place: divider, side by side, flicker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QSizePolicy, QSlider, QToolButton
+from qtpy.QtWidgets import QLabel, QSizePolicy, QSlider, QToolButton
 
 from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.layers import COMPOSITES
 from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
 from napari_glacier.views.desk_panel import DeskPanel
 from napari_glacier.views.pieces import ShrinkingBox, checked_style
@@ -56,6 +57,9 @@ class SeeingPanel(DeskPanel):
             button.clicked.connect(lambda _=False, mode=mode: self._turn(mode))
             self._buttons[mode] = button
             row.addWidget(button, 1)
+        self._why_not = QLabel()
+        self._why_not.setWordWrap(True)
+        self._column.addWidget(self._why_not)
         self._divider = QSlider(Qt.Orientation.Horizontal)
         self._divider.setRange(0, _FINE)
         self._divider.setToolTip("Where the divider is; it can be drawn on the canvas, too")
@@ -75,6 +79,9 @@ class SeeingPanel(DeskPanel):
                 box.setCurrentText(pair[number].name)
             box.setEnabled(pair is not None)
         self._exchange.setEnabled(pair is not None)
+        session = self._seeing.workspace.session
+        self._why_not.setText(_why_not(session.dataset.bands) if session is not None else "")
+        self._why_not.setVisible(pair is None and bool(self._why_not.text()))
         for mode, title, _ in _BUTTONS:
             button = self._buttons[mode]
             button.setText(f"{title} {shown_key(self._pointer.keys[mode])}")
@@ -84,6 +91,13 @@ class SeeingPanel(DeskPanel):
         self._divider.blockSignals(True)
         self._divider.setValue(round(_FINE * self._seeing.divider))
         self._divider.blockSignals(False)
+
+    def look(self) -> None:
+        """Follow the layer list: bands can be compared while they are shown."""
+        shown = [self._left.itemText(k) for k in range(self._left.count())]
+        # What is compared is hidden and shown in turn.
+        if not self._seeing.mode and [layer.name for layer in self._seeing.pictures] != shown:
+            self.refresh()
 
     def set_style(self, viewer: Any) -> None:
         """Take the theme's colours."""
@@ -97,3 +111,22 @@ class SeeingPanel(DeskPanel):
     def _turn(self, mode: str) -> None:
         self._attempt(lambda: self._seeing.toggle(mode))
         self.refresh()
+
+
+def _why_not(bands: Sequence[str]) -> str:
+    """Why nothing is compared, and what to do; names the composites that bands are missing for.
+
+    Empty where the bands give two composites: the second one is about to come.
+    """
+    lacking = {name: [band for band in chosen if band not in bands] for name, chosen in COMPOSITES.items()}
+    if sum(not missing for missing in lacking.values()) > 1:
+        return ""
+    needs = [
+        f"{name} needs {' and '.join(missing)}"
+        for name, missing in lacking.items()
+        if 0 < len(missing) < len(COMPOSITES[name])
+    ]
+    return (
+        f"Comparing takes two pictures, and there is one{': ' if needs else ''}{', '.join(needs)}. Predict, show a "
+        "band, too (the eyes in the layer list), or add an index in the Data widget."
+    )

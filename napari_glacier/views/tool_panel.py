@@ -98,7 +98,7 @@ class ToolPanel(QWidget):
             self._settings.setCurrentWidget(page)
         self._settings.setVisible(page is not None)
         self._help.setVisible(tool != toolbox.PIXEL or not self._pixel_text.text())
-        self._help.setText(toolbox.TOOL_OF[tool].help if tool else "Smart tools work on the canvas; pick one.")
+        self._help.setText(self._tools.help)
         for control, value in ((self._strength, options.strength), (self._reach, options.reach_px)):
             control.blockSignals(True)
             control.setValue(value)
@@ -122,6 +122,8 @@ class ToolPanel(QWidget):
         lines = [report.place, f"Label: <b>{classes[report.label].name}</b>"]
         if report.predicted is not None and report.predicted < len(classes):
             lines[1] += f" · predicted <b>{classes[report.predicted].name}</b>, {report.confidence:.0%} sure"
+        if report.lacking:
+            lines.append(f"⚠ This tile has no {' and no '.join(report.lacking)}.")
         self._pixel_text.setText("<br>".join(lines))
         self._help.hide()
 

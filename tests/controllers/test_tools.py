@@ -510,6 +510,40 @@ def test_the_pixel_tool_explains(workspace, tools):
         tools.click(3, 3)
 
 
+def test_a_band_that_some_tiles_lack_is_no_measurement(workspace, desk, make_dataset):
+    """Neither dark ground inside such a tile, nor an edge around it."""
+    proposed, said = [], []
+    for name, lacking in (("everywhere", "*"), ("in one tile", "*01_01")):
+        root = make_dataset(name)
+        for path in (root / "Band4").glob(f"{lacking}.tif"):
+            path.unlink()
+        open_region(workspace, root)
+        # The last column of the tile beside the one that has no B6.
+        desk.tools.select(toolbox.SMART_FILL)
+        desk.tools.click(100, 63)
+        proposed.append(desk.tools.proposal.area.where_HW)
+        said.append(desk.tools.help.split("⚠ ")[1])
+    np.testing.assert_array_equal(*proposed)
+    assert proposed[0][:, 64:].any()
+    told = "the tool looks at B2, B3, B4 and B10 alone. Add it, if there are files."
+    assert said == [f"B6 is missing here: {told}", f"B6 is missing in 01_01: {told}"]
+
+    reports = []
+    desk.tools.probed.connect(reports.append)
+    desk.tools.select(toolbox.PIXEL)
+    for place in ((100, 90), (100, 30)):
+        desk.tools.click(*place)
+    without, beside = reports
+    assert (without.bands, without.lacking) == (("B2", "B3", "B4", "B10"), ("B6",))
+    assert without.spectrum[3] == read_raster(next((root / "Band5").glob("*01_01.tif")))[0][36, 26]
+    assert beside.lacking == ()
+    swir, codes = (
+        np.stack([read_raster(next((root / folder).glob(f"*{tile}.tif")))[0] for tile in ("00_00", "00_01", "01_00")])
+        for folder in ("Band4", "label")
+    )
+    assert beside.class_spectra[3][beside.bands.index("B6")] == pytest.approx(swir[codes == 255].mean())
+
+
 def _band_files(tile):
     root = tile.mask_path.parents[1]
     return {k: next((root / f"Band{k}").glob(f"*{tile.id}.tif")) for k in range(1, 6)}

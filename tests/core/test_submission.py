@@ -11,7 +11,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from napari_glacier.cli import main
+from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import RleError
+from napari_glacier.core.raster import read_info, read_mask_codes, write_mask, write_raster
 from napari_glacier.core.rle import decode_rle, encode_rle
 from napari_glacier.core.submission import check_submission
 
@@ -109,6 +111,34 @@ def test_masks_that_cannot_be_reduced_are_named(masks, tmp_path, capsys):
     assert "c.png is 101 x 90" in capsys.readouterr().err
     assert not (tmp_path / "s.csv").exists()
     assert main(["submit"]) == 2
+
+
+def test_masks_of_glaciers_are_not_counted_as_salt(make_dataset, masks, tmp_path, capsys):
+    root, table = make_dataset(scheme="glacier2"), tmp_path / "s.csv"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in (root / "label").glob("*.tif"):
+        # As other programs write them: no names of classes, but a place.
+        write_raster(bare / path.name, read_mask_codes(path), read_info(path).georef)
+    for folder, said in (
+        (root, "data set of satellite images, with the bands B2, B3, B4, B6, B10"),
+        (root / "label", "is a mask of the classes background, glacier"),
+        (bare, "has a georeference"),
+    ):
+        assert main(["submit", "--data", str(folder), "--out", str(table)]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert "`napari-glacier bundle`" in err
+    assert not table.exists()
+    table.write_text("id,rle_mask\na,1 2\n")
+    assert main(["submit", "--validate", str(table), "--data", str(root)]) == 2
+    assert "data set of satellite images" in capsys.readouterr().err
+    # What this package predicts on pictures is a TIFF that names its classes.
+    written = tmp_path / "predicted"
+    written.mkdir()
+    for name, mask_HW in masks[1].items():
+        write_mask(written / f"{name}.tif", mask_HW.astype(np.uint8), get_scheme("salt2"))
+    assert main(["submit", "--data", str(written), "--out", str(table)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -259,10 +259,12 @@ def test_a_model_of_four_classes_learns_from_labels_of_two(make_dataset, make_ch
         mask = EditableMask(scene.read_masks(), scene.valid(), scene.placements, journal, num_classes=2)
         mask[20:40, 20:100] = 1 - mask[20:40, 20:100]
         mask.close()
+    next((root / "Band4").glob("*01_01.tif")).unlink()
     out = tmp_path / "out"
     options = ["--data", str(root), "--model", str(start), "--steps", "3", "--device", "cpu"]
     assert main([*options, "--out", str(out)]) == 0, capsys.readouterr().err
     about = json.loads((out / "adapted.json").read_text())
+    assert about["note"].startswith("Bands are missing: tile 01_01 has no B6. ")
     assert about["note"].endswith("debris counts as glacier, lake counts as background.")
     assert read_card(out / "member_0.safetensors").scheme.num_classes == 4
     with np.load(out / "changes.npz") as changes:

@@ -29,6 +29,7 @@ from training.children import Run, run_side_by_side
 from training.crossval import run_many
 from training.folds import read_folds, settle_folds, write_folds, write_leakage
 from training.outoffold import Scoring, score_folds
+from training.run import main
 from training.source import open_labelled_tiles
 from training.thresholds import PixelSample, find_thresholds
 
@@ -326,6 +327,50 @@ def test_folds_that_do_not_share_out_the_tiles_are_refused(make_dataset, tmp_pat
     write_folds(tmp_path / "folds.yaml", folds)
     with pytest.raises(ConfigError, match=said):
         settle_folds(tmp_path / "folds.yaml", open_labelled_tiles(_config(make_dataset()).data), 2, seed=0)
+
+
+def test_a_check_of_folds_tells_of_each_and_writes_nothing(make_dataset, tmp_path, capsys):
+    root = make_dataset(grid=(2, 3))
+    config = _config(root, recipe="tiny", folds=2, output=str(tmp_path / "runs"))
+    config.data.buffer_px = 16
+    folder = _folder(tmp_path, config)
+    arguments = ["--config", str(folder.config_path), "--check"]
+    # 01_02 is held out with tiles that it does not touch.
+    write_folds(folder.path / "folds.yaml", [["00_00", "00_01", "01_02"], ["00_02", "01_00", "01_01"]])
+    earlier = RunFolder(tmp_path / "runs" / "1" / "fold-1")
+    earlier.path.mkdir(parents=True)
+    for path in (earlier.path, earlier.path.parent):
+        save_config(config, path / "run.yaml")
+        RunFolder(path).append_event("start", config=config.model_dump(mode="json"))
+    earlier.append_event("epoch", epoch=1, seconds=300.0)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    (second,) = (number for number, line in enumerate(lines) if line.startswith("fold 2 "))
+    assert lines[second].startswith("fold 2     3 tiles validate (00_02, 01_00, 01_01), 3 train, ")
+    # Of 00_00 the lower 16 of 64 px are near a held-out tile, of its neighbours the right or left ones, too.
+    left = {"00_00": np.s_[:48, :64], "00_01": np.s_[:48, :48], "01_02": np.s_[16:, 16:]}
+    codes, lost = [], 0
+    for tile_id, part in left.items():
+        mask_HW = read_mask_codes(root / "label" / f"mask_{tile_id}.tif")
+        valid_HW = np.ones_like(mask_HW, dtype=bool)
+        valid_HW[:10, :12] = tile_id != "00_00"
+        codes.append(mask_HW[part][valid_HW[part]])
+        lost += int(valid_HW.sum()) - codes[-1].size
+    codes = np.concatenate(codes)
+    assert lines[second].endswith(f"{lost / (lost + codes.size):.1%} of their pixels in the buffer")
+    names = ("background", "glacier", "debris", "lake")
+    shares = [f"{name} {np.mean(codes == code):6.2%}" for name, code in zip(names, (0, 85, 170, 255), strict=True)]
+    assert lines[second + 1].split(maxsplit=1) == ["train", "  ".join(shares)]
+    assert "Fold 1 of 2 in full" in lines[second + 4]
+    time = "time       about 10 min for 2 models of 1 epochs at most, one after another, by the pace of 1/fold-1"
+    assert time in lines
+    # What one fold alone lacks is told before hours of training.
+    assert main([*arguments, "--set", "data.buffer_px=64"]) == 2
+    assert capsys.readouterr().err.startswith("Fold 1 of 2 cannot be trained: Every training pixel lies within 64 px")
+    assert main([*arguments, "--set", "data.val_tiles=[00_00]"]) == 2
+    assert "Leave data.val_tiles out" in capsys.readouterr().err
 
 
 def _sample(truth, probabilities_KN, valid=None) -> PixelSample:

@@ -129,3 +129,10 @@ def test_a_run_of_another_network_says_what_is_wrong(make_dataset, tmp_path, cap
     changes = [*SMALL, f"output={tmp_path}", "model.name=plain_unet", "model.arguments={base: 4}"]
     assert main(["--config", "surroundings", "--train_data", str(make_dataset()), "--set", *changes]) == 2
     assert "plain_unet learns whole crops" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["glacier2", "glacier4"])
+def test_a_check_says_on_what_the_recipe_was_chosen(make_dataset, capsys, scheme):
+    data = make_dataset(scheme=scheme)
+    assert main(["--config", "surroundings", "--train_data", str(data), "--set", *SMALL, "--check"]) == 0
+    assert ("was chosen on real tiles of two classes" in capsys.readouterr().out) == (scheme == "glacier4")

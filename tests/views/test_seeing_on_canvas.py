@@ -176,3 +176,23 @@ def test_a_layer_that_is_taken_away_ends_it(desk, qtbot):
     assert {"Swipe", "Divider"}.isdisjoint(layer.name for layer in viewer.layers)
     # What remains are two composites.
     assert all(layer.name != "Prediction" for layer in desk.controller.seeing.pair)
+
+
+def test_where_there_is_one_picture_it_is_said_what_a_second_would_be(viewer, qtbot, make_dataset):
+    root = make_dataset()
+    for folder in ("Band4", "Band5"):  # without B6 there is one composite
+        for path in (root / folder).glob("*.tif"):
+            path.unlink()
+    viewer.open(str(root), plugin="napari-glacier")
+    viewer.show()
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
+    panel = view._seeing_panel
+    qtbot.waitUntil(panel._why_not.isVisible)
+    assert "there is one: SWIR-green-blue needs B6. Predict, show a band" in panel._why_not.text()
+    assert not any(button.isEnabled() for button in panel._buttons.values())
+    # What the sentence proposes.
+    viewer.layers["B3 green"].visible = True
+    qtbot.waitUntil(lambda: all(button.isEnabled() for button in panel._buttons.values()))
+    assert not panel._why_not.isVisible()
+    viewer.layers["B3 green"].visible = False
+    qtbot.waitUntil(panel._why_not.isVisible)
