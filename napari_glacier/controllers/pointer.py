@@ -129,11 +129,12 @@ class Pointer:
     def _held_action(self, begin: Callable[[], Callable[[], object]]) -> Callable[[Any], Generator[None, None, None]]:
         def act(layer: Any) -> Generator[None, None, None]:
             ends: list[Callable[[], object]] = []
-            pressed = time.monotonic()
             self._attempt(lambda: ends.append(begin()))
+            # Not from the press: where a machine is slow to begin, a tap would be taken for holding.
+            begun = time.monotonic()
             yield
             # A key that was only tapped leaves it as it is.
-            if time.monotonic() - pressed > _HELD_S:
+            if time.monotonic() - begun > _HELD_S:
                 for end in ends:
                     self._attempt(end)
 
