@@ -145,7 +145,8 @@ def test_a_key_tapped_goes_on_and_a_key_held_comes_back(desk, qtbot):
 def test_it_flickers_by_itself(desk, qtbot):
     panel, seen = desk._seeing_panel, set()
     panel._buttons["flicker"].click()
-    qtbot.waitUntil(lambda: bool(seen.add(_seen(desk, qtbot, 0.5, 0.5)) or seen >= {PREDICTED, LABELLED}))
+    both = {PREDICTED, LABELLED}
+    qtbot.waitUntil(lambda: bool(seen.add(_seen(desk, qtbot, 0.5, 0.5)) or seen >= both), timeout=30_000)
     panel._buttons["flicker"].click()
     assert desk.controller.seeing.mode == ""
 
