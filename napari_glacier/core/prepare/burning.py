@@ -59,7 +59,10 @@ class ClassRule:
         """
         if attribute is None:
             if pairs:
-                raise GlacierError(f"--class {pairs[0]} says what a value means, but not of which attribute. Name it.")
+                raise GlacierError(
+                    f"--class {pairs[0]!r} says what a value means, but not of which attribute of the outlines. "
+                    "Name it with --attribute."
+                )
             return cls()
         index_of = {}
         for pair in pairs:
