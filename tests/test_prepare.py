@@ -359,7 +359,7 @@ def test_any_scene_and_outlines_become_a_dataset(raw, tmp_path, suffix):
     assert _contents(out) == before
 
 
-def test_a_dataset_gets_the_masks_of_other_outlines(make_dataset, tmp_path):
+def test_a_dataset_gets_the_masks_of_other_outlines(make_dataset, tmp_path, capsys):
     root, outlines = make_dataset(), tmp_path / "o.gpkg"
     x, y = 500_000.0, 3_800_000.0
     polygon = shapely.box(x + 600, y - 2400, x + 3000, y - 900)
@@ -374,6 +374,10 @@ def test_a_dataset_gets_the_masks_of_other_outlines(make_dataset, tmp_path):
     expected[30:64, 20:64] = 1
     np.testing.assert_array_equal(made.read_mask(tile)[:64, :64], expected)
     assert read_raster(tile.bands["B2"].path).dtype == np.uint16
+    assert "missing" not in capsys.readouterr().out
+    shutil.rmtree(source.tile("00_00").bands["B6"].path.parent)
+    assert main(["prepare", "tiles", str(root), "--outlines", str(outlines), "--out", str(tmp_path / "m")]) == 0
+    assert "Band B6 is missing" in capsys.readouterr().out
 
 
 def test_the_real_outlines_lie_where_gdal_puts_them(real_data, tmp_path):

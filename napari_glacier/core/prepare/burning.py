@@ -233,7 +233,7 @@ def read_outlines(
             crs = info["crs"] or assumed_crs
             if crs is None:
                 raise OutlineError(
-                    f"{path} names no coordinate reference system. Name it with --outline-crs EPSG:4326."
+                    f"{path} names no coordinate reference system. Name it with --outline-crs, as in EPSG:4326."
                 )
             columns = [str(name) for name in info["fields"]]
             if rule.attribute is not None and rule.attribute not in columns:
