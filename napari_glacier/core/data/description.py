@@ -76,7 +76,7 @@ def choose_scheme(
 def read_otherwise(root: Path, scheme: ClassScheme) -> tuple[str, ...]:
     """A note where a scheme gives a value another class than the one that a data set's `dataset.yaml` states."""
     written = described_scheme(root)
-    if written not in SCHEMES or scheme.any_nonzero:
+    if written is None or written not in SCHEMES or scheme.any_nonzero:
         return ()
     stated, names = get_scheme(written), dict(zip(scheme.codes, scheme.class_names, strict=True))
     for code, its_name in zip(stated.codes, stated.class_names, strict=True):
