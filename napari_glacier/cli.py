@@ -158,7 +158,7 @@ def _mapped_here(job: "Job") -> "Iterator[Report]":
 def _model_name(name: str) -> str:
     """A path that means the same in another process's folder; names as they are."""
     path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
+    return str(path.absolute()) if name and path.exists() else name
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -148,7 +148,12 @@ def _prepare_tiles(options: argparse.Namespace) -> int:
     )
     out = options.out.expanduser().absolute()
     prepared = _with_bar(prepare_tiles(options.scene, options.outlines, out, settings))
-    _say([f"{prepared.num_tiles} tiles of {prepared.num_scenes} scene(s), classes {prepared.scheme.name}."])
+    _say(
+        [
+            *prepared.notes,
+            f"{prepared.num_tiles} tiles of {prepared.num_scenes} scene(s), classes {prepared.scheme.name}.",
+        ]
+    )
     _say([str(prepared.folder)])
     return 0
 

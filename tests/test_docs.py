@@ -109,7 +109,7 @@ def test_the_commands_of_a_how_to_work(page, stage, tmp_path, capfd):
         named = re.fullmatch(r"(\w+)=(.*)", command)
         text = named[2] if named else command
         for name, value in values.items():
-            text = text.replace(f"${name}", shlex.quote(value))
+            text = text.replace(f'"${name}"', shlex.quote(value)).replace(f"${name}", shlex.quote(value))
         inner = re.fullmatch(r"\$\((.*) \| tail -n 1\)", text)
         if named and not inner:
             values[named[1]] = text

@@ -318,6 +318,21 @@ def test_ids_of_tiles_that_are_not_there_are_named(tmp_path):
 # prepare tiles
 
 
+def test_outlines_that_are_all_called_glacier_make_two_classes(raw, tmp_path, capsys):
+    classes = ["--class", "clean ice=glacier", "Debris covered=glacier"]
+    assert main(["prepare", "hkh", str(raw), *SMALL, *classes]) == 2
+    assert "--attribute" in capsys.readouterr().err
+    arguments = ["--attribute", "Glaciers", *classes, "--out", str(tmp_path / "two")]
+    assert main(["prepare", "hkh", str(raw), *SMALL, *arguments]) == 0
+    dataset = open_dataset(tmp_path / "two" / "processed" / "filtered")
+    assert dataset.scheme.class_names == ("background", "glacier")
+    tile = dataset.tiles[0]
+    _, mask = _expected_scene(raw, int(tile.id.split("_")[1]))
+    row, col = (int(part[1:]) for part in tile.id.split("_")[-2:])
+    expected = np.pad(mask > 0, ((0, 200), (0, 200)))[row : row + TILE, col : col + TILE]
+    np.testing.assert_array_equal(dataset.read_mask(tile), expected)
+
+
 @pytest.mark.parametrize("suffix", ["shp", "gpkg", "geojson"])
 def test_any_scene_and_outlines_become_a_dataset(raw, tmp_path, suffix):
     """Five bands of the 15, outlines in degrees; the tiles abut, and put together are the scene."""
@@ -344,7 +359,7 @@ def test_any_scene_and_outlines_become_a_dataset(raw, tmp_path, suffix):
     assert _contents(out) == before
 
 
-def test_a_dataset_gets_the_masks_of_other_outlines(make_dataset, tmp_path):
+def test_a_dataset_gets_the_masks_of_other_outlines(make_dataset, tmp_path, capsys):
     root, outlines = make_dataset(), tmp_path / "o.gpkg"
     x, y = 500_000.0, 3_800_000.0
     polygon = shapely.box(x + 600, y - 2400, x + 3000, y - 900)
@@ -359,6 +374,10 @@ def test_a_dataset_gets_the_masks_of_other_outlines(make_dataset, tmp_path):
     expected[30:64, 20:64] = 1
     np.testing.assert_array_equal(made.read_mask(tile)[:64, :64], expected)
     assert read_raster(tile.bands["B2"].path).dtype == np.uint16
+    assert "missing" not in capsys.readouterr().out
+    shutil.rmtree(source.tile("00_00").bands["B6"].path.parent)
+    assert main(["prepare", "tiles", str(root), "--outlines", str(outlines), "--out", str(tmp_path / "m")]) == 0
+    assert "Band B6 is missing" in capsys.readouterr().out
 
 
 def test_the_real_outlines_lie_where_gdal_puts_them(real_data, tmp_path):

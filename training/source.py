@@ -16,6 +16,7 @@ from napari_glacier.core.correction.review_states import journal_states
 from napari_glacier.core.correction.reviews import TODO, meets
 from napari_glacier.core.data.array_layout import arrays_in
 from napari_glacier.core.data.dataset import Dataset, Tile, choose_scheme, missing_band_warnings, open_dataset
+from napari_glacier.core.data.description import read_otherwise
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE, pictures_in, rasters_in
 from napari_glacier.core.data.leakage import Leakage, buffer_for, centres_m, excluded_windows, find_leaks
 from napari_glacier.core.data.pairing import pair_files
@@ -100,7 +101,7 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
             f"No tile of {data.train} has a mask. Training needs labelled tiles: save masks first, or put them into "
             f"{folder}."
         )
-    notes.warnings += dataset.warnings
+    notes.warnings += (*dataset.warnings, *read_otherwise(dataset.root, dataset.scheme))
     tiles = _split_or_all(dataset, "train")
     if not tiles:
         raise DataError(f"{data.train} has no training tiles, only {', '.join(dataset.splits)}. Name its train folder.")

@@ -176,8 +176,8 @@ def _check_fit(config: RunConfig, scheme: ClassScheme, source: LoadedModel) -> N
     if card.scheme.class_names != scheme.class_names:
         raise ConfigError(
             f"{where} knows the classes {', '.join(card.scheme.class_names)}; the training masks hold "
-            f"{', '.join(scheme.class_names)}. Choose a checkpoint of the same classes, or name the masks' scheme "
-            "with data.scheme."
+            f"{', '.join(scheme.class_names)}. Choose a checkpoint of the same classes, or leave model.init_from out. "
+            "Only where the masks were taken for classes that they do not hold, data.scheme names the right ones."
         )
     if tuple(card.channels) != tuple(config.data.channels):
         raise ConfigError(

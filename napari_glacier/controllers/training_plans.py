@@ -163,12 +163,13 @@ def follow_command(remote: str, local: Path) -> str:
     Returns
     -------
     str
-        Ends when rsync fails, or by Ctrl-C. What only resuming and predicting from the last epoch need stays there, and
-        so do locks: here nobody trains.
+        Ends by Ctrl-C, which rsync reports as 20, and not when a copy fails: the network is gone for a while, there is
+        no run yet, or a file was replaced while it was copied. What only resuming and predicting from the last epoch
+        need stays there, and so do locks: here nobody trains.
     """
     left_out = " ".join(f"--exclude {name}" for name in ("resume.pt", "last.safetensors", ".lock", "stop"))
     source, target = shlex.quote(f"{remote.rstrip('/')}/"), shlex.quote(f"{local}/")
-    return f"while rsync -a {left_out} \\\n  {source} {target}; do sleep 20; done"
+    return f"until rsync -a {left_out} \\\n  {source} {target}; [ $? -eq 20 ]; do sleep 20; done"
 
 
 def devices_found() -> list[tuple[str, str]]:

@@ -243,6 +243,12 @@ def recipe_of(asked: str | Path) -> Recipe:
     """Members of one thing that was asked for, and what its file says of them."""
     if str(asked) == BUNDLED:
         return recipe_of(bundled_folder())
+    if not str(asked):
+        # An empty path would be the folder that one is in.
+        raise CheckpointError(
+            "The name of a model is empty. Where a variable of the shell stands for it, the training that was to fill "
+            "it has failed: see what it said."
+        )
     path = Path(asked).expanduser()
     if path.is_file():
         return _recipe_of_file(path) if path.suffix in {".yaml", ".yml"} else Recipe([(path, 1.0)])

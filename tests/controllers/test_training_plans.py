@@ -185,8 +185,22 @@ def test_the_rsync_command_brings_what_following_needs(tmp_path):
     assert copied == {"run.yaml", "events.jsonl", "best.safetensors"}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="for a POSIX shell")
+def test_following_outlives_copies_that_fail_and_ends_by_ctrl_c(tmp_path):
+    """A stand-in for rsync: a file vanished, no network, done, then Ctrl-C."""
+    told = tmp_path / "told"
+    told.write_text("24\n255\n0\n20\n99\n")
+    program = tmp_path / "rsync"
+    program.write_text(f"#!/bin/sh\ncode=$(head -n 1 '{told}')\nsed -i.old 1d '{told}'\nexit $code\n")
+    program.chmod(0o755)
+    command = follow_command("HOST:/runs", tmp_path / "runs").replace("sleep 20", "sleep 0")
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", command], timeout=30, check=False, env={**os.environ, "PATH": path})
+    assert told.read_text() == "99\n"
+
+
 def test_the_command_to_follow_is_one_of_the_commands(tmp_path):
     text = commands(Plan("smoke", tmp_path, tmp_path / "it's runs"))
-    follow = text[text.index("while rsync") :]
+    follow = text[text.index("until rsync") :]
     words = shlex.split(follow.replace("\\\n", " "))
     assert words[words.index("HOST:/path/to/runs/") + 1].rstrip(";") == f"{tmp_path}/it's runs/"

@@ -96,11 +96,16 @@ def test_wrong_ensemble_files(tmp_path, text: str) -> None:
         resolve_models([file])
 
 
-def test_absent_models(tmp_path) -> None:
+def test_absent_models(tmp_path, monkeypatch) -> None:
     with pytest.raises(CheckpointError, match="no model nowhere"):
         resolve_models(["nowhere"])
     with pytest.raises(CheckpointError, match="holds no"):
         resolve_models([tmp_path])
+    # An unset variable of the shell, in a folder that is a run.
+    (tmp_path / "best.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="name of a model is empty"):
+        resolve_models([""])
 
 
 def test_members_must_know_the_same_classes(make_member) -> None:

@@ -166,6 +166,14 @@ def test_the_description_decides_the_scheme_of_masks_from_elsewhere(make_dataset
     assert open_training_data(_config(root, train_masks=tmp_path / "masks")).scheme.name == "glacier4"
 
 
+@pytest.mark.parametrize(("stated", "asked", "said"), [("glacier2", "glacier4", True), ("glacier4", "glacier4", False)])
+def test_a_scheme_that_calls_written_glaciers_lakes_is_said(make_dataset, stated, asked, said):
+    root = make_dataset(scheme=stated)
+    (root / "dataset.yaml").write_text(f"scheme: {stated}\n")
+    warnings = open_labelled_tiles(_config(root, scheme=asked).data).notes.warnings
+    assert any("255 is lake then, not glacier" in warning for warning in warnings) == said
+
+
 def test_a_constant_channel_is_not_blown_up_and_a_missing_band_does_not_count(make_dataset):
     root = make_dataset(splits=("train", "val"))
     for path in (root / "train" / "B10").glob("*.tif"):

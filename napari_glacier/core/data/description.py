@@ -73,6 +73,21 @@ def choose_scheme(
     return scheme_of_masks(values) if values else (None, ())
 
 
+def read_otherwise(root: Path, scheme: ClassScheme) -> tuple[str, ...]:
+    """A note where a scheme gives a value another class than the one that a data set's `dataset.yaml` states."""
+    written = described_scheme(root)
+    if written is None or written not in SCHEMES or scheme.any_nonzero:
+        return ()
+    stated, names = get_scheme(written), dict(zip(scheme.codes, scheme.class_names, strict=True))
+    for code, its_name in zip(stated.codes, stated.class_names, strict=True):
+        if names.get(code, its_name) != its_name:
+            return (
+                f"{Path(root) / DESCRIPTION_FILE} says scheme: {written}. The masks are read as {scheme.name}, as was "
+                f"asked for: {code} is {names[code]} then, not {its_name}.",
+            )
+    return ()
+
+
 def described_scheme(root: Path) -> str | None:
     """Name of the scheme that a data set's `dataset.yaml` states, or None."""
     scheme = _description(Path(root) / DESCRIPTION_FILE).get("scheme")

@@ -59,7 +59,10 @@ class ClassRule:
         """
         if attribute is None:
             if pairs:
-                raise GlacierError(f"--class {pairs[0]} says what a value means, but not of which attribute. Name it.")
+                raise GlacierError(
+                    f"--class {pairs[0]!r} says what a value means, but not of which attribute of the outlines. "
+                    "Name it with --attribute."
+                )
             return cls()
         index_of = {}
         for pair in pairs:
@@ -230,7 +233,7 @@ def read_outlines(
             crs = info["crs"] or assumed_crs
             if crs is None:
                 raise OutlineError(
-                    f"{path} names no coordinate reference system. Name it with --outline-crs EPSG:4326."
+                    f"{path} names no coordinate reference system. Name it with --outline-crs, as in EPSG:4326."
                 )
             columns = [str(name) for name in info["fields"]]
             if rule.attribute is not None and rule.attribute not in columns:

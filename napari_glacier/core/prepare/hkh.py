@@ -38,8 +38,8 @@ from napari_glacier.core.raster.arrays import write_array
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window, windows
 
-SCHEME = get_scheme("glacier4-index")
-_COUNT_FIELDS = ("valid", *SCHEME.class_names)
+_FOUR = get_scheme("glacier4-index")
+_COUNT_FIELDS = ("valid", *_FOUR.class_names)
 FIELDS = (*PLACE_FIELDS, *_COUNT_FIELDS, "split")
 
 Row = dict[str, Any]
@@ -103,6 +103,12 @@ class HkhSettings:
         names = (*CANONICAL_BANDS, *(TERRAIN_BANDS if self.terrain else ()))
         positions = HKH_BANDS | ({"B10": HKH_HIGH_GAIN_THERMAL} if self.high_gain_thermal else {})
         return {name: positions[name] for name in names}
+
+    @property
+    def scheme(self) -> str:
+        """Classes of the masks, which hold indices: two where a rule by hand makes nothing but glacier."""
+        two = self.rule is not None and set(self.rule.index_of.values()) <= {0, 1}
+        return "glacier2" if two else _FOUR.name
 
     @property
     def overlap_px(self) -> int:
@@ -243,7 +249,7 @@ def _cut(
     name = f"{scene}_r{window.row:05d}_c{window.col:05d}"
     write_array(out / "images" / f"{name}.npy", np.moveaxis(tile_CHW, 0, 2))
     write_array(out / "masks" / f"{name}.npy", mask_HW)
-    counts = np.bincount(mask_HW[inside_HW], minlength=SCHEME.num_classes).tolist()
+    counts = np.bincount(mask_HW[inside_HW], minlength=_FOUR.num_classes).tolist()
     counts = dict(zip(_COUNT_FIELDS, [int(inside_HW.sum()), *counts], strict=True))
     return {"tile": name, "scene": scene, "row": window.row, "col": window.col, **_place(georef), **counts}
 
@@ -279,7 +285,7 @@ def _describe(folder: Path, rows: Sequence[Row], split: Split, settings: HkhSett
         shown = {key: repr(value) if isinstance(value, float) else value for key, value in row.items()}
         writer.writerow({**shown, "split": its_split})
     write_text_atomically(folder / PLACES_FILE, text.getvalue())
-    described = {"scheme": SCHEME.name, "bands": list(settings.bands)}
+    described = {"scheme": settings.scheme, "bands": list(settings.bands)}
     write_text_atomically(folder / DESCRIPTION_FILE, yaml.safe_dump(described, sort_keys=False))
     statistics = _statistics(open_dataset(folder))
     write_array(folder / "mean.npy", statistics.mean)

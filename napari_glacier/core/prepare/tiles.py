@@ -63,12 +63,16 @@ class TileSettings:
 
 @dataclass(frozen=True, slots=True)
 class PreparedTiles:
-    """What a preparation made: the folder, its classes, and how many tiles of how many scenes."""
+    """What a preparation made: the folder, its classes, how many tiles of how many scenes, and what to know of these.
+
+    A band that a scene lacks, which the tiles lack too, is such a thing to know.
+    """
 
     folder: Path
     scheme: ClassScheme
     num_tiles: int
     num_scenes: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare_tiles(
@@ -131,7 +135,7 @@ def prepare_tiles(
             f"No tile of {scene} has data and at least {settings.min_glacier_px} pixels of a class. Check that the "
             "outlines lie on the scene."
         )
-    return PreparedTiles(out, scheme, num_tiles, len(names))
+    return PreparedTiles(out, scheme, num_tiles, len(names), tuple(dataset.warnings))
 
 
 class _Cutter:
