@@ -290,6 +290,11 @@ class Desk(Window):
         _, self.view = self.viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
         workspace = workspace_of(self.viewer)
         self.mask, self.tools = workspace.session.mask, self.view.controller.tools
+        # Hidden layers come in the window's spare time, and are a part of opening.
+        number = -1
+        while number != len(self.viewer.layers):
+            number = len(self.viewer.layers)
+            self.pump(1.0)
         return workspace.labels_layer
 
     def take_up(self, tool: str) -> None:
