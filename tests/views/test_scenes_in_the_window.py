@@ -5,7 +5,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_glacier import _reader
-from napari_glacier.controllers import pictures
+from napari_glacier.controllers import levels
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.data import mosaic
 
@@ -55,7 +55,7 @@ def test_the_widget_says_why_a_layer_cannot_be_made(viewer, qtbot, make_sentinel
 
 def test_a_large_scene_is_zoomed_and_painted(viewer, qtbot, make_landsat, monkeypatch):
     monkeypatch.setattr(mosaic, "LARGE_PX", 1000)
-    monkeypatch.setattr(pictures, "_COARSEST_PX", 64)
+    monkeypatch.setattr(levels, "_COARSEST_PX", 64)
     _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Data")
     view.open(make_landsat(shape=(300, 400)))
     composite = next(layer for layer in viewer.layers if layer.visible and getattr(layer, "rgb", False))
