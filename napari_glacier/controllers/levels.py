@@ -4,7 +4,7 @@ Pictures are made in squares and kept for a while, and those around the view are
 thread: moving the view finds them at hand.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -160,9 +160,8 @@ def _steps(positions: range) -> slice | Values:
     return np.asarray(positions) - min(positions)
 
 
-def _around(windows: Iterable[Window]) -> Window:
+def _around(windows: list[Window]) -> Window:
     """The smallest window that holds all of these."""
-    windows = list(windows)
     top, left = min(w.row for w in windows), min(w.col for w in windows)
     bottom, right = max(w.row + w.height for w in windows), max(w.col + w.width for w in windows)
     return Window(top, left, bottom - top, right - left)

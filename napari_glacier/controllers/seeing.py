@@ -5,7 +5,7 @@ from typing import Any
 
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import KEY
+from napari_glacier.controllers.layers import COMPOSITES, KEY
 from napari_glacier.controllers.rendering import is_picture
 from napari_glacier.controllers.swipe import Swipe
 from napari_glacier.controllers.workspace import Workspace, tag_of
@@ -82,6 +82,28 @@ class SeeingController:
         left = left if left is not None else next((one for one in usual if one is not right), None)
         right = right if right is not None else next((one for one in usual if one is not left), None)
         return (left, right) if left is not None and right is not None and left is not right else None
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing can be compared, what composites lack for it, and the mend; empty where there is a pair.
+
+        Empty, too, where the bands give two composites: the second one is about to come.
+        """
+        session = self.workspace.session
+        if session is None or self.pair is not None:
+            return ""
+        lacking = {name: [band for band in of if band not in session.dataset.bands] for name, of in COMPOSITES.items()}
+        if sum(not bands for bands in lacking.values()) > 1:
+            return ""
+        needs = [
+            f"{name} needs {' and '.join(bands)}"
+            for name, bands in lacking.items()
+            if 0 < len(bands) < len(COMPOSITES[name])
+        ]
+        return (
+            f"Comparing takes two pictures, and there is one{': ' if needs else ''}{', '.join(needs)}. Predict, show a "
+            "band, too (the eyes in the layer list), or add an index in the Data widget."
+        )
 
     def choose(self, left: str, right: str) -> None:
         """Compare layers of these names from now on; the other one is exchanged where both are the same."""

@@ -1,13 +1,12 @@
 """The part of the Correct widget that compares two pictures of one place: divider, side by side, flicker."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy, QSlider, QToolButton
 
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.controllers.layers import COMPOSITES
 from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
 from napari_glacier.views.desk_panel import DeskPanel
 from napari_glacier.views.pieces import ShrinkingBox, checked_style
@@ -79,9 +78,8 @@ class SeeingPanel(DeskPanel):
                 box.setCurrentText(pair[number].name)
             box.setEnabled(pair is not None)
         self._exchange.setEnabled(pair is not None)
-        session = self._seeing.workspace.session
-        self._why_not.setText(_why_not(session.dataset.bands) if session is not None else "")
-        self._why_not.setVisible(pair is None and bool(self._why_not.text()))
+        self._why_not.setText(self._seeing.why_not)
+        self._why_not.setVisible(bool(self._why_not.text()))
         for mode, title, _ in _BUTTONS:
             button = self._buttons[mode]
             button.setText(f"{title} {shown_key(self._pointer.keys[mode])}")
@@ -111,22 +109,3 @@ class SeeingPanel(DeskPanel):
     def _turn(self, mode: str) -> None:
         self._attempt(lambda: self._seeing.toggle(mode))
         self.refresh()
-
-
-def _why_not(bands: Sequence[str]) -> str:
-    """Why nothing is compared, and what to do; names the composites that bands are missing for.
-
-    Empty where the bands give two composites: the second one is about to come.
-    """
-    lacking = {name: [band for band in chosen if band not in bands] for name, chosen in COMPOSITES.items()}
-    if sum(not missing for missing in lacking.values()) > 1:
-        return ""
-    needs = [
-        f"{name} needs {' and '.join(missing)}"
-        for name, missing in lacking.items()
-        if 0 < len(missing) < len(COMPOSITES[name])
-    ]
-    return (
-        f"Comparing takes two pictures, and there is one{': ' if needs else ''}{', '.join(needs)}. Predict, show a "
-        "band, too (the eyes in the layer list), or add an index in the Data widget."
-    )
