@@ -259,6 +259,25 @@ def test_what_lies_around_the_view_is_read_before_it_gets_there(make_landsat, mo
     session.close()
 
 
+def test_napari_asks_for_nothing_while_the_view_moves_within_squares(make_landsat, open_in_viewer, small_means_large):
+    workspace = open_in_viewer(make_landsat(shape=(300, 600)))
+    layer = next(one for one in workspace.viewer.layers if one.visible and one.multiscale)
+    asked = []
+
+    def look_at(row, col):
+        # As the canvas does when it is drawn.
+        corners = [layer.data_to_world((row - 30, col - 30)), layer.data_to_world((row + 30, col + 30))]
+        layer._update_draw(1.0, np.array(corners), (60, 60))
+
+    look_at(100, 100)
+    assert layer.data_level == 0
+    layer.events.set_data.connect(asked.append)
+    look_at(110, 120)
+    assert not asked
+    look_at(100, 400)
+    assert asked
+
+
 def test_limits_of_a_large_scene_come_from_its_overviews(make_landsat, small_means_large, monkeypatch):
     import rasterio.shutil
 
