@@ -7,6 +7,7 @@ from torch import nn
 
 from napari_glacier.core.errors import DeviceError
 from napari_glacier.nn.device import inference_dtype
+from napari_glacier.nn.rounding import keep_depthwise_exact
 from training.optim import clip_gradients
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -35,6 +36,11 @@ class Precision:
         self.name = _NAMES[self.dtype]
         self._device_type = device.type
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Let what this device computes slowly in this format stay in float32, in place."""
+        if self._device_type == "cpu" and self.dtype == torch.bfloat16:
+            keep_depthwise_exact(network)
 
     def autocast(self) -> torch.autocast:
         """Context of a forward pass."""

@@ -78,11 +78,12 @@ class Trainer:
             self.steps = max(self.sampler.num_crops * per_crop // (config.train.pixels * accumulate), 1)
 
         self.network = start.build_model().to(team.device).to(memory_format=torch.channels_last)
+        self.precision = Precision(config.train.amp, team.device)
+        self.precision.prepare(self.network)
         self.model = team.wrap(self.network)
         self.average = WeightAverage(self.network, config.train.ema) if config.train.ema else None
         self.loss = build_loss(config.loss, self.scheme, config.distill.temperature if config.distill else 1.0)
         self.optimizer = build_optimizer(self.network, config.optim, team.device)
-        self.precision = Precision(config.train.amp, team.device)
         direction = _DIRECTIONS[config.train.monitor]
         self.learning_rate = LearningRate(config.optim, direction, config.train.epochs * self.steps)
         self.progress = Progress(direction, config.train.patience, config.train.min_delta)
@@ -313,6 +314,7 @@ class Trainer:
             synthetic=self.data.synthetic,
             val_tiles=tuple(tile.id for tile in self.data.val.tiles),
             seen_tiles=self._seen_tiles,
+            upright=config.augmentation.flips == config.augmentation.rot90 == 0,
         )
 
     def _save(self, tables: dict[str, Any]) -> None:

@@ -70,6 +70,8 @@ class ModelCard:
     seen_tiles : tuple of str
         Fingerprints of the tiles that the model has learnt from, also before it was trained on; empty where that is
         not known.
+    upright : bool
+        It has learnt from the scenes as they lie, neither turned nor mirrored: light comes from where it came from.
     version : int
         Of the file's format.
     """
@@ -89,6 +91,7 @@ class ModelCard:
     synthetic: bool = False
     val_tiles: tuple[str, ...] = ()
     seen_tiles: tuple[str, ...] = ()
+    upright: bool = False
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ class ModelCard:
             "synthetic": self.synthetic,
             "val_tiles": list(self.val_tiles),
             "seen_tiles": list(self.seen_tiles),
+            "upright": self.upright,
         }
 
     @classmethod
@@ -160,6 +164,7 @@ class ModelCard:
                 synthetic=bool(values.get("synthetic", False)),
                 val_tiles=tuple(map(str, values.get("val_tiles") or ())),
                 seen_tiles=tuple(map(str, values.get("seen_tiles") or ())),
+                upright=bool(values.get("upright", False)),
                 version=int(values["version"]),
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:

@@ -17,6 +17,7 @@ from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.memory import is_out_of_memory
 from napari_glacier.nn.openvino_engine import ConversionError, OpenVinoEngine
 from napari_glacier.nn.openvino_runtime import Graph, core, import_openvino
+from napari_glacier.nn.rounding import compute_in_float32
 
 __all__ = ["Engine", "EngineKind", "TorchEngine", "make_engine"]
 
@@ -92,20 +93,10 @@ class TorchEngine:
         return plain
 
 
-class _ExactConv2d(nn.Conv2d):
-    """A convolution that autocast does not round."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
-
-
 def _keep_ends_exact(network: nn.Module) -> None:
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     for convolution in convolutions[:1] + convolutions[-1:]:
-        # Another kind of convolution (with padding of its own, say) has a forward of its own.
-        if type(convolution) is nn.Conv2d:
-            convolution.__class__ = _ExactConv2d
+        compute_in_float32(convolution)
 
 
 def make_engine(

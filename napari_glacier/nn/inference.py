@@ -157,8 +157,15 @@ class EnsembleRunner:
 
 
 def views_of(member: LoadedModel, views: Sequence[View]) -> tuple[View, ...]:
-    """Views that a member is asked for: where it knows which way is north, none but the scene as it is."""
-    return tuple(augment_tta.views("off") if getattr(member.model, "upright", False) else views)
+    """Views that a member is asked for: where it knows which way is north, none that is turned or mirrored.
+
+    A network that looks at fixed distances, too, is asked for the scene as it is alone.
+    """
+    if getattr(member.model, "upright", False):
+        return tuple(augment_tta.views("off"))
+    if member.card.upright:
+        return tuple(view for view in views if not view.flip and not view.quarter_turns)
+    return tuple(views)
 
 
 def network_input(member: LoadedModel, piece: Piece, planes: Sequence[str]) -> npt.NDArray[np.float32]:

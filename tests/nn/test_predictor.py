@@ -171,6 +171,20 @@ def test_views_of_oblong_scenes_are_averaged(make_member, make_scene) -> None:
     np.testing.assert_allclose(_predict([member], scene, tta=8).probabilities_KHW, total / 8, atol=1e-6)
 
 
+def test_a_scene_is_not_turned_for_a_model_that_has_learnt_upright_crops(make_member, make_scene) -> None:
+    upright, turned, scene = make_member(upright=True), make_member(seed=1), make_scene(40, 66)
+    both = _predict([upright, turned], scene, tta=8)
+    assert [record["num_views"] for record in both.provenance["members"]] == [1, 8]
+    alone = _predict([upright], scene).probabilities_KHW
+    np.testing.assert_array_equal(_predict([upright], scene, tta=8).probabilities_KHW, alone)
+    other = _predict([turned], scene, tta=8).probabilities_KHW
+    np.testing.assert_allclose(both.probabilities_KHW, (alone + other) / 2, atol=1e-6)
+    # Its size may change: training shrinks and enlarges crops.
+    two = _predict([upright], scene, tta=8, scales=[1, 1.5])
+    assert two.provenance["members"][0]["num_views"] == 2
+    np.testing.assert_array_equal(two.probabilities_KHW, _predict([upright], scene, scales=[1, 1.5]).probabilities_KHW)
+
+
 def test_nodata_is_background_and_windows_without_data_are_skipped(make_member, make_scene) -> None:
     network = Forgetful(make_member().model)
     scene = make_scene(64, 256, gap_px=130)

@@ -129,7 +129,7 @@ def test_variants_stand_in_the_comments_and_load():
         "finetune": ["loss.focal_alpha=[0.08, 0.27, 0.45, 0.20]"],
         "transfer": ["model.frozen_stages=2"],
         "adaptive": ["loss.terms={ce: 0.3, iou: 0.7}"],
-        "tiny_data": ["folds=5"],
+        "tiny_data": ["folds=5", "augmentation.flips=0.5 augmentation.rot90=0.75 augmentation.rotate_deg=90"],
     }.items():
         text = recipe_path(name).read_text()
         for variant in variants:
@@ -140,7 +140,7 @@ def test_variants_stand_in_the_comments_and_load():
 
 def test_tiny_data_is_averaged_and_ends_its_cosine():
     config = _load("tiny_data")
-    assert config.model.name == "ba_unet"
+    assert (config.model.name, config.model.encoder_weights) == ("unet", "imagenet")
     assert config.train.ema == 0.999
     assert config.optim.schedule == "cosine"
     assert config.train.monitor == "none"
@@ -170,7 +170,7 @@ def test_every_recipe_builds_its_network_and_its_loss(name):
     config = _load(name)
     assert config.model.name in model_names()
     arguments = model_arguments(config)
-    if arguments.get("encoder"):
+    if arguments.get("encoder") and not arguments.get("encoder_weights"):
         arguments["encoder"] = SMALL
     if name == "sam2":
         pytest.importorskip("transformers")

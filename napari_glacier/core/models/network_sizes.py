@@ -47,6 +47,7 @@ NETWORK_SIZES: Mapping[tuple[str, str], NetworkSize] = MappingProxyType(
         ("surroundings", ""): NetworkSize(108684, 14028, 9318, 1740),
         ("unet", "efficientnet-b0"): NetworkSize(6252480, 2684, 1350),
         ("unet", "resnet34"): NetworkSize(24443076, 1502, 775),
+        ("unet", "tu-tf_efficientnet_lite0"): NetworkSize(5199172, 2374, 1195),
         ("unetplusplus", "resnet34"): NetworkSize(26085316, 3374, 1711),
         ("upernet", "resnet34"): NetworkSize(29606724, 1521, 785),
     }

