@@ -27,6 +27,7 @@ HOW_TOS = sorted((DOCS / "howto").glob("*.md"))
 SMALL_NETWORK = [
     "model.name=ba_unet",
     "model.encoder=tu-mobilenetv3_small_050",
+    "model.encoder_weights=null",
     "model.arguments={decoder_channels: [16, 16, 16, 16, 16]}",
 ]
 SMALL = [

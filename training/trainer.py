@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import Normalisation
 from napari_glacier.core.errors import CheckpointError
 from napari_glacier.core.models.training_memory import peak_memory_gb
@@ -314,7 +315,9 @@ class Trainer:
             synthetic=self.data.synthetic,
             val_tiles=tuple(tile.id for tile in self.data.val.tiles),
             seen_tiles=self._seen_tiles,
-            upright=config.augmentation.flips == config.augmentation.rot90 == 0,
+            # What has no bands, seismic images say, is not lit from one side.
+            upright=config.augmentation.flips == config.augmentation.rot90 == 0
+            and not set(CANONICAL_BANDS).isdisjoint(config.data.channels),
         )
 
     def _save(self, tables: dict[str, Any]) -> None:

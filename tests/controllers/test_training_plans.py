@@ -56,10 +56,13 @@ def test_few_labelled_pixels_ask_for_the_recipe_made_for_them(workspace, make_da
     assert propose(workspace.open(make_dataset("bare", masks=False)).dataset) is None
 
 
-def test_of_two_classes_the_surroundings_are_proposed(workspace, make_dataset):
-    proposal = propose(workspace.open(make_dataset(scheme="glacier2")).dataset)
-    assert proposal.recipe == "surroundings"
-    assert "how to weigh what surrounds a pixel" in proposal.reason
+def test_of_two_classes_a_second_run_is_told_of(workspace, make_dataset):
+    two, four = (
+        propose(workspace.open(make_dataset(scheme, scheme=scheme)).dataset) for scheme in ("glacier2", "glacier4")
+    )
+    assert two.recipe == four.recipe == "tiny_data"
+    assert "A run of surroundings beside it" in two.reason
+    assert "surroundings" not in four.reason
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")

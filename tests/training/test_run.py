@@ -186,6 +186,13 @@ def test_a_run_that_goes_on_keeps_what_it_learns_with(config_path, capsys, chang
     assert (folder.events(), folder.config_path.read_text()) == (events, configuration)
 
 
+@pytest.mark.parametrize(("flips", "upright"), [(0.0, True), (0.5, False)])
+def test_a_checkpoint_says_whether_it_has_learnt_from_upright_crops_alone(config_path, capsys, flips, upright):
+    settings = ["augmentation.rot90=0", f"augmentation.flips={flips}"]
+    folder = _train(capsys, "--config", config_path, "--epochs", "1", "--set", *settings)
+    assert load_checkpoint(folder.last_path).card.upright is upright
+
+
 def test_correcting_masks_between_does_not_redraw_the_validation_tiles(config_path, make_dataset, tmp_path, capsys):
     root = make_dataset("region", grid=(2, 4))
     folder = _train(capsys, "--config", config_path, "--train_data", root, "--epochs", "1")

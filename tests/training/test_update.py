@@ -155,3 +155,13 @@ def test_the_note_of_several_processes_goes_down_fast_and_counts_for_as_many_alo
 )
 def test_what_is_out_of_memory(text, expected):
     assert is_out_of_memory(RuntimeError(text)) is expected
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("bf16", torch.float32), ("off", torch.bfloat16)])
+def test_on_the_cpu_convolutions_of_single_channels_stay_in_float32_under_bfloat16(amp, dtype):
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=4))
+    precision = Precision(amp, CPU)
+    precision.prepare(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(torch.randn(1, 4, 8, 8))
+    assert found.dtype == dtype

@@ -217,7 +217,7 @@ def test_train_widget_proposes_a_recipe_and_keeps_the_one_that_was_chosen(viewer
     first, second = make_dataset(), make_dataset("second")
     viewer.open(str(first), plugin="napari-glacier")
     qtbot.waitUntil(lambda: view.form.data.text() == str(first))
-    assert (view.plan().recipe, view.plan().epochs) == ("tiny_data", 5)
+    assert (view.plan().recipe, view.plan().epochs) == ("tiny_data", 10)
     assert "4 labelled tiles" in view.form._recipe_note.text()
     view.form.recipe.setCurrentText("deeplab")
     view.form.recipe.activated.emit(view.form.recipe.currentIndex())  # as a person's choice does
