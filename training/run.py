@@ -150,6 +150,7 @@ def _run(options: argparse.Namespace) -> int:
                 return EXIT_ERROR
             held.enter_context(_in_charge(folder))
         resuming = folder is not None and folder.resume_path.is_file()
+        from training.folds import check_folds_alone
         from training.start import prepare
 
         if config.folds is not None or config.members > 1:
@@ -158,8 +159,10 @@ def _run(options: argparse.Namespace) -> int:
                     "folds and members are trained one on each GPU, each by a process of its own. Start this without "
                     "torchrun; --devices says on how many."
                 )
-            if folder is None:
-                prepare(config)  # before a folder is made for nothing
+            if folder is None:  # before one is made for nothing
+                if config.folds is not None:
+                    check_folds_alone(config)
+                prepare(config)
             return _train_many(config, folder, options.devices, held)
         num_processes, chosen = _choose_processes(options.devices, config)
         start = prepare(chosen, resuming=resuming)

@@ -229,6 +229,8 @@ class ClusterBatch:
     """
 
     def __init__(self, job: Job, scheduler: str) -> None:
+        # It tells of every connection otherwise; the workers, processes of their own, read it, too.
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
         try:
             from distributed import Client, LocalCluster
         except ImportError as error:
