@@ -1,6 +1,6 @@
 """How fast the trainer is, as ratios of one run.
 
-    python benchmarks/training.py [--quick] [--json FILE] [--data DATASET]
+    python benchmarks/training.py [--quick] [--json FILE] [--data DATASET] [--encoder NAME]
 
 `trainer_over_bare_step`
     Crops per second of the whole trainer (reading, sampling, augmentation, masked loss, metrics, events) over
@@ -39,15 +39,16 @@ _MORE_THAN_ENOUGH = 1000
 BATCH, CROP_PX, CHANNELS, CLASSES = 8, 256, 5, 4
 # GPUs need larger batches to be busy.
 GPU_BATCH, GPU_CROP_PX = 32, 512
-# name -> (number format, channels-last, memory settings, fused optimiser)
+# name -> (number format, channels-last, memory settings, fused optimiser, float32 for convolutions of single channels)
 STEPS = {
-    "float32, as usual": ("off", False, False, False),
-    "+ channels-last": ("off", True, False, False),
-    "+ bfloat16": ("auto", True, False, False),
-    "+ fused AdamW": ("auto", True, False, True),
-    "+ memory kept by the allocator": ("auto", True, True, True),
+    "float32, as usual": ("off", False, False, False, False),
+    "+ channels-last": ("off", True, False, False, False),
+    "+ bfloat16": ("auto", True, False, False, False),
+    "+ fused AdamW": ("auto", True, False, True, False),
+    "+ memory kept by the allocator": ("auto", True, True, True, False),
+    "+ single channels in float32": ("auto", True, True, True, True),
 }
-BARE = "+ memory kept by the allocator"
+BARE = "+ single channels in float32"
 TRAINER, USUAL = "trainer", "usual loop"
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--data", type=Path, help="training data of four classes; the bundled region by default")
+    parser.add_argument("--encoder", metavar="NAME", help="of the network (resnet34)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--as", dest="contestant", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,6 +70,7 @@ def main() -> None:
     names = [*STEPS, USUAL, TRAINER]
     command = [sys.executable, "-P", str(Path(__file__).resolve()), *(["--quick"] if options.quick else [])]
     command += ["--data", str(options.data)] if options.data is not None else []
+    command += ["--encoder", options.encoder] if options.encoder is not None else []
     answers = contest.hold(command, names, 2 if options.quick else options.rounds)
     _report({name: [pace for (pace,) in turns] for name, turns in answers.items()}, options)
 
@@ -84,7 +87,7 @@ def _report(paces: dict[str, list[float]], options: argparse.Namespace) -> None:
         "trainer_over_usual_loop": ratio(TRAINER, USUAL),
         "crops_per_s": {name: statistics.median(values) for name, values in paces.items()},
     }
-    share = _share_of_peak(paces, options.quick)
+    share = _share_of_peak(paces, options)
     if share is not None:
         figures["share_of_peak"] = share
         print(f"share of the GPU's matrix peak     {share:.1%}")
@@ -94,7 +97,7 @@ def _report(paces: dict[str, list[float]], options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def _share_of_peak(paces: dict[str, list[float]], quick: bool) -> float | None:
+def _share_of_peak(paces: dict[str, list[float]], options: argparse.Namespace) -> float | None:
     """Floating-point work of the trainer over what a large matrix product reaches on the same GPU."""
     import torch
 
@@ -111,8 +114,8 @@ def _share_of_peak(paces: dict[str, list[float]], quick: bool) -> float | None:
         a @ a
     torch.cuda.synchronize()
     peak = 20 * 2 * 8192**3 / (time.perf_counter() - started)
-    batch, crop_px = _size(quick)
-    network = _network(quick).cuda()
+    batch, crop_px = _size(options.quick)
+    network = _network(options).cuda()
     with FlopCounterMode(display=False) as counter:
         network(torch.randn(batch, CHANNELS, crop_px, crop_px, device="cuda")).square().mean().backward()
     return statistics.median(paces[TRAINER]) / batch * counter.get_total_flops() / peak
@@ -164,14 +167,14 @@ def _size(quick: bool) -> tuple[int, int]:
     return (GPU_BATCH, GPU_CROP_PX) if torch.cuda.is_available() else (BATCH, CROP_PX)
 
 
-def _encoder(quick: bool) -> str:
-    return "resnet18" if quick else "resnet34"
+def _encoder(options: argparse.Namespace) -> str:
+    return options.encoder or ("resnet18" if options.quick else "resnet34")
 
 
-def _network(quick: bool) -> Any:
+def _network(options: argparse.Namespace) -> Any:
     from napari_glacier.nn.zoo import build_model
 
-    return build_model("ba_unet", channels=CHANNELS, num_classes=CLASSES, encoder=_encoder(quick))
+    return build_model("ba_unet", channels=CHANNELS, num_classes=CLASSES, encoder=_encoder(options))
 
 
 def _device() -> str:
@@ -186,11 +189,13 @@ def _bare_step(options: argparse.Namespace) -> Callable[[], None]:
 
     from training.precision import Precision
 
-    amp, channels_last, _, fused = STEPS[options.contestant]
+    amp, channels_last, _, fused, exact = STEPS[options.contestant]
     device = torch.device(_device())
     precision = Precision(amp, device)  # type: ignore[arg-type]
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = _network(options.quick).to(device).to(memory_format=layout).train()
+    network = _network(options).to(device).to(memory_format=layout).train()
+    if exact:
+        precision.prepare(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=fused)
     batch, crop_px = _size(options.quick)
     image = torch.randn(batch, CHANNELS, crop_px, crop_px, device=device).contiguous(memory_format=layout)
@@ -246,7 +251,7 @@ def _usual_loop(options: argparse.Namespace) -> Callable[[], None]:
     loader = torch.utils.data.DataLoader(Tiles(), batch_size=batch, shuffle=True, num_workers=2, drop_last=True)
     device = torch.device(_device())
     network = smp.Unet(
-        _encoder(options.quick),
+        _encoder(options),
         encoder_weights=None,
         decoder_attention_type="scse",
         in_channels=CHANNELS,
@@ -288,7 +293,7 @@ def _be_trainer(options: argparse.Namespace) -> None:
             "default",
             [
                 f"data.train={_data(options.data)}",
-                f"model.encoder={_encoder(options.quick)}",
+                f"model.encoder={_encoder(options)}",
                 f"train.batch_size={batch}",
                 f"sampling.crop_px={crop_px}",
                 f"sampling.crops_per_epoch={batch * _MORE_THAN_ENOUGH}",
