@@ -24,8 +24,8 @@ def compute_in_float32(module: nn.Module) -> None:
 def keep_depthwise_exact(network: nn.Module) -> None:
     """Let every convolution of single channels, as in EfficientNets and MobileNets, compute in float32, in place.
 
-    On the CPU their gradients take three to twelve times as long in bfloat16, and whole updates of such networks 1.4
-    times (oneDNN of torch 2.15). A step keeps more for it: of a U-Net with EfficientNet-Lite0 a third.
+    On the CPU their gradients take three to twelve times as long in bfloat16, and whole updates of such networks 1.3
+    to 1.4 times (oneDNN of torch 2.15). A step keeps more for it: of a U-Net with EfficientNet-Lite0 a third.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
