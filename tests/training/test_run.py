@@ -186,6 +186,14 @@ def test_a_run_that_goes_on_keeps_what_it_learns_with(config_path, capsys, chang
     assert (folder.events(), folder.config_path.read_text()) == (events, configuration)
 
 
+def test_folds_with_a_validation_set_besides_leave_no_folder(config_path, tmp_path, capsys):
+    tiles = load_config(config_path).data.train
+    code, _, err = _run(capsys, "--config", config_path, "--set", "folds=2", f"data.val={tiles}")
+    assert code == 2
+    assert "Leave data.val out" in err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(("flips", "upright"), [(0.0, True), (0.5, False)])
 def test_a_checkpoint_says_whether_it_has_learnt_from_upright_crops_alone(config_path, capsys, flips, upright):
     settings = ["augmentation.rot90=0", f"augmentation.flips={flips}"]

