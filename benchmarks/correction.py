@@ -10,9 +10,10 @@
 `interactions_ratio_smart`, `interactions_ratio_learning`
     Clicks over those with a brush of radius 5 alone, each a dab, until at most `--target` percent of the valid pixels
     of every tile differ from the truth: with the smart tools at hand, and with the queue and "Learn from me now" too.
-    All start from one prediction, without further views, of a model that has not learnt from these tiles: the models
-    of a cross-validation (`--crossval RUN`, by the trainer), or the bundled ensemble on validation tiles of the sample
-    region or on labelled tiles of `--data`. Where the labels tell glacier from the rest only, debris counts as glacier.
+    All start from one prediction of models that have not learnt from these tiles: those of a cross-validation
+    (`--crossval RUN`, by the trainer; of several the mean), or the bundled ensemble on validation tiles of the sample
+    region or on labelled tiles of `--data`. Views are those of `--tta`. Where the labels tell glacier from the rest
+    only, debris counts as glacier.
 `…_drags`
     The same where the brush may be dragged: up to 80 px as one action, whatever the path, each step of 3 px in the
     direction that mends most. No hand is as sure, so this is the hardest comparison.
@@ -20,9 +21,8 @@
 The person (see `annotator.py`) knows the truth and looks at the largest mistake. With the queue she is led to its
 regions, best first, and mends the patches that reach into each, whole: large ones in a first round and those half as
 large in each later one. A region without mistakes she passes by. After 40 actions she lets the model learn (two
-actions: learn, and take over what it would change, or drop it, by whether more is right; what she has drawn stays),
-and after as many again, until a lesson mends less than a fiftieth of what is wrong. For that the models must know the
-labels' classes.
+actions: learn, and take over what it would change where that mends a fiftieth of what is wrong, or drop it; what she
+has drawn stays), and after as many again, until a lesson mends less. For that the models must know the labels' classes.
 """
 
 import argparse
@@ -73,7 +73,14 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=2.0, metavar="PERCENT", help="wrong pixels that may be left")
     parser.add_argument("--data", type=Path, default=SAMPLE, metavar="DIR", help="labelled tiles of one's own")
     parser.add_argument("--tiles", nargs="+", metavar="ID", help="those to correct (default: the split val)")
-    parser.add_argument("--crossval", type=Path, metavar="RUN", help="run of the trainer with folds, for these data")
+    parser.add_argument(
+        "--crossval",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="runs of the trainer with the same folds, for these data",
+    )
+    parser.add_argument("--tta", default="off", help="views of the prediction (default: off)")
     parser.add_argument("--folds", type=int, nargs="+", metavar="N", help="which of them (default: all)")
     parser.add_argument("--persons", nargs="+", choices=PERSONS, default=PERSONS, help="whose actions to count")
     parser.add_argument("--clicks", action="store_true", help="only where the brush leaves dabs")
@@ -82,7 +89,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     if not options.skip_times:
         scene = plan_scenes(open_dataset(options.data))[0]
-        prediction = _predict(scene, BUNDLED)
+        prediction = _predict(scene, [BUNDLED])
         figures = _time_tools(scene, prediction, 256 if options.quick else SIDE_PX, options.rounds)
     figures |= _compare_persons(options)
     for name, value in figures.items():
@@ -91,14 +98,14 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _predict(scene: Mosaic, model: str) -> Any:
+def _predict(scene: Mosaic, models: Sequence[str], tta: str = "off") -> Any:
     import torch
 
     from napari_glacier.nn.ensemble import resolve_models
     from napari_glacier.nn.predictor import Predictor
 
     torch.set_num_threads(1)
-    run = Predictor(resolve_models([model]), tta="off", device="cpu", window_px=512, overlap_px=128).run(scene)
+    run = Predictor(resolve_models(models), tta=tta, device="cpu", window_px=512, overlap_px=128).run(scene)
     while True:
         try:
             next(run)
@@ -203,11 +210,11 @@ def _milliseconds(act: Callable[[], object], rounds: int, clock: Callable[[], fl
 def _compare_persons(options: argparse.Namespace) -> dict[str, Any]:
     shown = open_dataset(options.data)
     totals: dict[str, int] = {}
-    for model, tile_ids in _models(options, shown):
+    for models, tile_ids in _models(options, shown):
         for drags in (False,) if options.clicks else (False, True):
             with tempfile.TemporaryDirectory() as folder:
                 root = Path(folder) / "region"
-                for name, per_tile in _work_on(shown, tile_ids, model, root, options, drags=drags).items():
+                for name, per_tile in _work_on(shown, tile_ids, models, root, options, drags=drags).items():
                     key = f"{name}{'_drags' if drags else ''}"
                     for tile_id, actions in per_tile.items():
                         totals[f"{tile_id}: {key}"] = actions
@@ -221,27 +228,37 @@ def _compare_persons(options: argparse.Namespace) -> dict[str, Any]:
     return {"target_percent": options.target, **totals, **ratios}
 
 
-def _models(options: argparse.Namespace, shown: Dataset) -> Iterator[tuple[str, list[str]]]:
-    """Models, each with tiles that it has not learnt from."""
+def _models(options: argparse.Namespace, shown: Dataset) -> Iterator[tuple[list[str], list[str]]]:
+    """Models, with tiles that they have not learnt from."""
     if options.crossval is None:
         ids = options.tiles or [tile.id for tile in shown.tiles if tile.split == "val"]
         ids = [tile.id for tile in shown.tiles if tile.id in ids][: 1 if options.quick else None]
         if not ids:
             sys.exit("None of these tiles is there, or no tile is of the split val. Name labelled ones with --tiles.")
-        yield BUNDLED, ids
+        yield [BUNDLED], ids
         return
-    for folder in sorted(options.crossval.glob("fold-*")):
+    for folder in sorted(options.crossval[0].glob("fold-*")):
         if not options.folds or int(folder.name.removeprefix("fold-")) in options.folds:
-            yield str(folder), load_config(folder / "run.yaml").data.val_tiles or []
+            folders = [run / folder.name for run in options.crossval]
+            held_out = [load_config(one / "run.yaml").data.val_tiles or [] for one in folders]
+            if any(set(one) != set(held_out[0]) for one in held_out):
+                sys.exit(f"{folder.name} of these runs holds out other tiles. Give runs of the same folds.")
+            yield [str(one) for one in folders], held_out[0]
 
 
 def _work_on(
-    shown: Dataset, tile_ids: Sequence[str], model: str, root: Path, options: argparse.Namespace, *, drags: bool
+    shown: Dataset,
+    tile_ids: Sequence[str],
+    models: Sequence[str],
+    root: Path,
+    options: argparse.Namespace,
+    *,
+    drags: bool,
 ) -> dict[str, dict[str, int]]:
     """Actions of each person on each tile, negative where the tools cannot reach the target."""
     dataset, truth = copy_without_masks(shown, root, tile_ids)
     scene = plan_scenes(dataset)[0]
-    prediction = _predict(scene, model)
+    prediction = _predict(scene, models, options.tta)
     actions: dict[str, dict[str, int]] = {}
     for name in options.persons:
         desks = [
@@ -249,9 +266,9 @@ def _work_on(
             for place in scene.placements
         ]
         if name == "learning":
-            if not _knows_classes(model, scene):
+            if not _knows_classes(models, scene):
                 continue
-            QueueWork(desks, scene, prediction, model).work(prediction.index_HW)
+            QueueWork(desks, scene, prediction, models).work(prediction.index_HW)
         else:
             for desk in desks:
                 desk.actions = desk.person.work(desk.allowed)
@@ -263,11 +280,11 @@ def _work_on(
     return actions
 
 
-def _knows_classes(model: str, scene: Mosaic) -> bool:
+def _knows_classes(models: Sequence[str], scene: Mosaic) -> bool:
     from napari_glacier.nn.ensemble import resolve_models
 
     assert scene.dataset.scheme is not None
-    return resolve_models([model]).scheme.class_names == scene.dataset.scheme.class_names
+    return resolve_models(models).scheme.class_names == scene.dataset.scheme.class_names
 
 
 def _evidence(scene: Mosaic, prediction: Any, window: Window) -> Evidence:
@@ -329,8 +346,8 @@ class Desk:
 class QueueWork:
     """The person with the smart tools, the queue, and "Learn from me now"; her strokes go into a journal."""
 
-    def __init__(self, desks: Sequence[Desk], scene: Mosaic, prediction: Any, model: str) -> None:
-        self.desks, self.scene, self.model = desks, scene, model
+    def __init__(self, desks: Sequence[Desk], scene: Mosaic, prediction: Any, models: Sequence[str]) -> None:
+        self.desks, self.scene, self.models = desks, scene, models
         self._queue = AttentionQueue(prediction.entropy_HW, prediction.valid_HW)
         self._least_px = LARGE_PX
         self._root = scene.dataset.root
@@ -383,7 +400,7 @@ class QueueWork:
 
     def _learn(self, mask: EditableMask) -> tuple[int, float]:
         """Let a copy of the model learn, see what it would change, take that over or drop it; actions, share mended."""
-        command = [sys.executable, "-P", "-m", "training.adapt", "--data", str(self._root), "--model", self.model]
+        command = [sys.executable, "-P", "-m", "training.adapt", "--data", str(self._root), "--model", *self.models]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
         wrong = [0, 0]
         taken = []
@@ -396,7 +413,7 @@ class QueueWork:
                 wrong[1] += np.count_nonzero((taken[-1][0] != desk.person.goal_HW) & desk.person.valid_HW)
         print(f"  learnt: {wrong[0]} -> {wrong[1]} px wrong", file=sys.stderr, flush=True)
         gain = 1 - wrong[1] / max(wrong[0], 1)
-        if gain > 0:
+        if gain > _WORTH_LEARNING:
             mask.assign_tiles({desk.place.tile.id: one for desk, one in zip(self.desks, taken, strict=True)}, "accept")
             for desk, (index_HW, _) in zip(self.desks, taken, strict=True):
                 desk.person.look_again(index_HW)

@@ -70,7 +70,7 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     from napari_glacier.nn.ensemble import BUNDLED, resolve_models
     from training.region import plan_crops, read_crops, read_places
     from training.run import StopSwitch
-    from training.tuning import Settings, choose_replay, how_far_it_carries, tune
+    from training.tuning import Settings, how_far_it_carries, tune
 
     started = time.perf_counter()
     if (folder.path / ENSEMBLE_FILE).exists():
@@ -81,19 +81,16 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     names = options.model or [BUNDLED]
     ensemble, before = resolve_models(names), resolve_models(names)
     into = _classes_of_labels(ensemble, dataset)
-    settings = Settings(steps=options.steps, lr=options.lr, seed=options.seed)
-    if options.replay is not None:
-        settings = replace(settings, replay=options.replay)
+    settings = Settings(steps=options.steps, lr=options.lr, replay=options.replay, seed=options.seed)
     effects: list[Tuned] = []
     carried: float | None = None
     with StopSwitch(folder) as should_stop:
         windows = plan_crops(places, settings.seed)
         for number, member in enumerate(ensemble.members):
             crops = read_crops(places, windows, member, into)
-            if number == 0 and options.replay is None:
+            if number == 0:
                 folder.append_event("progress", message="Trying how far the corrections carry…")
                 carried = how_far_it_carries(member.model, crops, settings, should_stop)
-                settings = replace(settings, replay=choose_replay(carried))
             total = settings.steps * len(ensemble.members)
 
             def on_step(step: int, done: int = number * settings.steps, total: int = total) -> None:
@@ -146,7 +143,7 @@ def _changes(
     arrays: dict[str, Any] = {}
     # The scene with most corrections is the one that a person looks at.
     place = max(places, key=lambda one: sum(c.num_drawn + c.num_confirmed for c in one.corrections))
-    excerpt = Excerpt(place)
+    excerpt = Excerpt(place, len(before.members))
     maps = []
     for ensemble in (before, after):
         run = Predictor(ensemble, tta="off", device=device, engine="torch").run(excerpt)
@@ -279,14 +276,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=16, metavar="N", help="steps a member (default: 16)")
     parser.add_argument("--lr", type=float, default=5e-4, help="peak learning rate (default: 5e-4)")
     parser.add_argument(
-        "--replay", type=float, metavar="W", help="weight of the old answers elsewhere (default: found out by trying)"
+        "--replay", type=float, default=30.0, metavar="W", help="weight of the old answers elsewhere (default: 30)"
     )
     parser.add_argument("--device", default="auto", help="where the region is mapped: auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.steps < 1 or not 0 < options.lr < float("inf") or options.seed < 0:
         parser.error("--steps is 1 or more, --lr above 0, and --seed 0 or more")
-    if options.replay is not None and not 0 <= options.replay < float("inf"):
+    if not 0 <= options.replay < float("inf"):
         parser.error("--replay is 0 or more")
     return options
 

@@ -27,11 +27,10 @@ _FEATURE_BYTES = 512 * 2**20
 _SAME = 0.05
 
 
-# Weights of the old answers. A model that is at home in a region is mostly right, and mistakes there are hard cases
-# that say little of other places; one that is not makes the same mistake everywhere. `how_far_it_carries` finds out.
-CAREFUL, BOLD = 30.0, 3.0
-# What is learnt from some places must put this share of the others right for a model to be taught boldly.
-_CARRIES_OVER = 0.5
+# Weight of the old answers while it is tried how far learning carries, and for nothing that is kept: so light a hand
+# puts more of the corrections right, and spoils what nobody corrected. Who corrects points at mistakes, and whatever
+# changes a map towards them looks good by these alone.
+_ON_TRIAL = 3.0
 _FEWEST_PROBED_PX = 50
 
 
@@ -52,7 +51,7 @@ class Settings:
 
     steps: int = 16
     lr: float = 5e-4
-    replay: float = CAREFUL
+    replay: float = 30.0
     batch: int = 2
     seed: int = 0
 
@@ -182,7 +181,7 @@ def how_far_it_carries(
 ) -> float | None:
     """How far corrections carry: tried on some that are kept back.
 
-    A copy of the network learns the other corrections with a light hand.
+    A copy of the network learns the other corrections, held to its old answers lightly.
 
     Returns
     -------
@@ -197,16 +196,8 @@ def how_far_it_carries(
         return None
     pupil = copy.deepcopy(network)
     before = _right(network, crops, kept_NHW)
-    tune(pupil, learnt, replace(settings, replay=BOLD, steps=(settings.steps + 1) // 2), should_stop=should_stop)
+    tune(pupil, learnt, replace(settings, replay=_ON_TRIAL, steps=(settings.steps + 1) // 2), should_stop=should_stop)
     return _right(pupil, crops, kept_NHW) - before
-
-
-def choose_replay(carried: float | None) -> float:
-    """How strongly a model is to be held to its old answers, by how far corrections carry.
-
-    Where many of those kept back came right, the model makes one mistake all over the region, and may change boldly.
-    """
-    return BOLD if carried is not None and carried >= _CARRIES_OVER else CAREFUL
 
 
 @torch.no_grad()

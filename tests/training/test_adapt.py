@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.saving import save_tiles
 from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.data.dataset import open_dataset
-from napari_glacier.core.data.mosaic import plan_scenes
+from napari_glacier.core.data.mosaic import Placement, plan_scenes
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import LoadedModel, ModelCard, load_checkpoint, read_card
@@ -23,8 +24,8 @@ from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.zoo.surroundings import surroundings
 from training.adapt import main
 from training.corrections import read_corrections, target_of
-from training.region import plan_crops, read_crops, read_places
-from training.tuning import BOLD, CAREFUL, Crops, Settings, choose_replay, how_far_it_carries, tune
+from training.region import Excerpt, Place, plan_crops, read_crops, read_places
+from training.tuning import Crops, Settings, how_far_it_carries, tune
 
 
 def open_mask(root, journal):
@@ -113,6 +114,18 @@ def test_a_fixed_look_at_the_surroundings_is_taken_once_and_beyond_the_crop(make
     assert 0 <= done.right_before <= 1
 
 
+@pytest.mark.parametrize(("num_models", "side_px"), [(1, 2048), (2, 2048), (8, 1024)])
+def test_more_models_look_at_a_smaller_part_around_the_corrections(num_models, side_px):
+    """Four times the models look at a quarter of the area."""
+    tile = SimpleNamespace(id="a", height=512, width=512)
+    at = Placement(tile, row=4000, col=200)
+    scene = SimpleNamespace(name="wide", shape=(9000, 9000), placements=[at], tiles_in=lambda window: [at])
+    shown = Excerpt(Place(scene, (SimpleNamespace(tile_id="a"),)), num_models)
+    assert shown.shape == (side_px, side_px)
+    # The tile is in the middle, as far as the scene reaches.
+    assert (shown.placements[0].row, shown.placements[0].col) == (side_px // 2 - 256, 200)
+
+
 class Pointwise(torch.nn.Module):
     """A network with an encoder that is called as a whole, a norm, and a decoder."""
 
@@ -149,7 +162,7 @@ def test_tuning_learns_the_corrections_and_keeps_the_rest_and_the_encoder():
     before = {key: value.clone() for key, value in network.state_dict().items()}
     crops, _ = crops_of(network)
     steps = []
-    done = tune(network, crops, Settings(steps=120, lr=2e-2, replay=BOLD), steps.append)
+    done = tune(network, crops, Settings(steps=120, lr=2e-2, replay=3.0), steps.append)
     assert steps == list(range(1, 121))
     assert done.right_before == 0.0
     assert done.right_after > 0.6
@@ -167,14 +180,13 @@ def test_tuning_learns_the_corrections_and_keeps_the_rest_and_the_encoder():
     assert careful.right_after < done.right_after
 
 
-def test_what_carries_over_is_taught_boldly():
+def test_a_trial_tells_how_far_corrections_carry():
     network = Pointwise()
     crops, _ = crops_of(network)
     settings = Settings(steps=240, lr=2e-2)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     carried = how_far_it_carries(network, crops, settings)
     assert carried > 0.5
-    assert choose_replay(carried) == BOLD
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     # Corrections without any rule in them carry nowhere.
     generator = torch.Generator().manual_seed(2)
@@ -185,10 +197,8 @@ def test_what_carries_over_is_taught_boldly():
     random = Crops(crops.image_NCHW, target, ~odd, crops.probe_NHW)
     carried = how_far_it_carries(network, random, settings)
     assert carried < 0.25
-    assert choose_replay(carried) == CAREFUL
     none = Crops(crops.image_NCHW, target, ~odd, torch.zeros_like(crops.probe_NHW))
     assert how_far_it_carries(network, none, settings) is None
-    assert choose_replay(None) == CAREFUL
 
 
 def test_a_process_makes_a_model_of_its_own_and_touches_nothing_else(make_dataset, make_checkpoint):
@@ -238,7 +248,7 @@ def test_labels_of_fewer_classes_teach_the_sums_of_what_the_network_divides():
     summed = two.in_her_classes(torch.log_softmax(logits, 1)).exp()
     expected = torch.stack([logits.softmax(1)[:, 0], logits.softmax(1)[:, 1:].sum(1)], 1)
     torch.testing.assert_close(summed, expected)
-    done = tune(network, two, Settings(steps=120, lr=2e-2, replay=BOLD))
+    done = tune(network, two, Settings(steps=120, lr=2e-2, replay=3.0))
     assert done.right_before == 0.0
     assert done.right_after > 0.8
     with torch.no_grad():

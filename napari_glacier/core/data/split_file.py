@@ -110,7 +110,8 @@ def write_splits(path: Path, split_of: Mapping[str, int | str], data: Path) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, _HEADING.format(command=command) + text)
     except OSError as error:
-        raise SaveError(f"{path} could not be written ({error.strerror or error}). Name another file.") from error
+        why = error.strerror or error
+        raise SaveError(f"{path} could not be written ({why}). Name another file with --out.") from error
 
 
 def read_splits(path: Path, tile_ids: Sequence[str]) -> SplitOf:
