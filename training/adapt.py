@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from napari_glacier.core.runfiles import RunFolder
 if TYPE_CHECKING:
     from napari_glacier.core.data.dataset import Dataset
     from napari_glacier.nn.ensemble import Ensemble
+    from napari_glacier.nn.prediction import Prediction
     from training.region import Place
     from training.tuning import Settings, Tuned
 
@@ -101,11 +102,15 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
             if should_stop():
                 folder.append_event("stopped", message="Stopped; no model was made.")
                 return EXIT_DONE
-        folder.append_event("progress", message="Looking what would change…")
-        changes, share = _changes(before, ensemble, places, options.device, into)
-        if should_stop():
+
+        def on_look(done: int, total: int) -> None:
+            folder.append_event("progress", done=done, total=total, message="Looking what would change…")
+
+        found = _changes((before, ensemble), places, options.device, into, on_progress=on_look, should_stop=should_stop)
+        if found is None:
             folder.append_event("stopped", message="Stopped; no model was made.")
             return EXIT_DONE
+    changes, share = found
     about = _about(options, names, places, effects, settings) | share
     assert dataset.scheme is not None
     about["carried"] = None if carried is None else round(carried, 4)
@@ -134,25 +139,39 @@ def _missing_bands(ensemble: "Ensemble", places: Sequence["Place"]) -> list[str]
 
 
 def _changes(
-    before: "Ensemble", after: "Ensemble", places: Sequence["Place"], device: str, into: tuple[int, ...]
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The region's classes, those of the labels, by the old and the new model, by tile; and how many pixels differ."""
+    before_and_after: tuple["Ensemble", "Ensemble"],
+    places: Sequence["Place"],
+    device: str,
+    into: tuple[int, ...],
+    *,
+    on_progress: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> tuple[dict[str, Any], dict[str, int]] | None:
+    """The region's classes, those of the labels, by the old and the new model, by tile; and how many pixels differ.
+
+    None where a stop was asked for, which is heard after each pass through a network.
+    """
     from napari_glacier.nn.predictor import Predictor
     from training.region import Excerpt
 
     arrays: dict[str, Any] = {}
     # The scene with most corrections is the one that a person looks at.
     place = max(places, key=lambda one: sum(c.num_drawn + c.num_confirmed for c in one.corrections))
-    excerpt = Excerpt(place, len(before.members))
-    maps = []
-    for ensemble in (before, after):
+    excerpt = Excerpt(place)
+    maps: list[Prediction] = []
+    for ensemble in before_and_after:
         run = Predictor(ensemble, tta="off", device=device, engine="torch").run(excerpt)
         while True:
+            if should_stop():
+                run.close()
+                return None
             try:
-                next(run)
+                progress = next(run)
             except StopIteration as end:
                 maps.append(end.value)
                 break
+            if not progress.preparing:
+                on_progress(progress.done + len(maps) * progress.total, 2 * progress.total)
     num_pixels = int(maps[0].valid_HW.sum())
     old_HW, new_HW = (np.take(np.asarray(into, np.uint8), one.index_HW) if into else one.index_HW for one in maps)
     num_changed = int((old_HW != new_HW).sum())

@@ -1,6 +1,5 @@
 """Where to learn from corrections: the scenes that hold some, and the crops of them that a network is tuned on."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,8 +31,7 @@ PROBE_PX = 48
 RIM_PX = 4
 # Where the look at the surroundings is fixed it is taken once, at every other pixel both ways.
 DESCRIBED_STEP = 2
-# What would change is shown for a square of this side around the corrections, by two models; by more it is smaller, so
-# that looking takes as long.
+# What would change is shown for at most so many pixels around the corrections.
 SHOWN_PX = 2048
 
 
@@ -162,10 +160,10 @@ def read_crops(
 
 
 class Excerpt:
-    """The part of a scene around its corrections that so many models map in one look, as a scene of its own."""
+    """The part of a scene around its corrections, at most `SHOWN_PX` on a side, as a scene of its own."""
 
-    def __init__(self, place: Place, num_models: int) -> None:
-        shown_px = min(SHOWN_PX, round(SHOWN_PX * math.sqrt(2 / num_models)))
+    def __init__(self, place: Place) -> None:
+
         corners = []
         corrected = {one.tile_id for one in place.corrections}
         for at in place.scene.placements:
@@ -175,7 +173,7 @@ class Excerpt:
         bottom, right = np.max(corners, axis=0)[2:]
         first, size = [], []
         for low, high, length in ((top, bottom, place.scene.shape[0]), (left, right, place.scene.shape[1])):
-            side = min(shown_px, length)
+            side = min(SHOWN_PX, length)
             start = min(max((int(low) + int(high) - side) // 2, 0), length - side)
             first.append(start)
             size.append(side)

@@ -2,7 +2,6 @@ import json
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,15 +15,16 @@ from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.saving import save_tiles
 from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.data.dataset import open_dataset
-from napari_glacier.core.data.mosaic import Placement, plan_scenes
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.core.tiling import Window
 from napari_glacier.nn.checkpoint import LoadedModel, ModelCard, load_checkpoint, read_card
 from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.zoo.surroundings import surroundings
 from training.adapt import main
 from training.corrections import read_corrections, target_of
-from training.region import Excerpt, Place, plan_crops, read_crops, read_places
+from training.region import plan_crops, read_crops, read_places
 from training.tuning import Crops, Settings, how_far_it_carries, tune
 
 
@@ -112,18 +112,6 @@ def test_a_fixed_look_at_the_surroundings_is_taken_once_and_beyond_the_crop(make
     np.testing.assert_array_equal(crops.target_NHW[0], target)
     done = tune(network, crops, Settings(steps=3))
     assert 0 <= done.right_before <= 1
-
-
-@pytest.mark.parametrize(("num_models", "side_px"), [(1, 2048), (2, 2048), (8, 1024)])
-def test_more_models_look_at_a_smaller_part_around_the_corrections(num_models, side_px):
-    """Four times the models look at a quarter of the area."""
-    tile = SimpleNamespace(id="a", height=512, width=512)
-    at = Placement(tile, row=4000, col=200)
-    scene = SimpleNamespace(name="wide", shape=(9000, 9000), placements=[at], tiles_in=lambda window: [at])
-    shown = Excerpt(Place(scene, (SimpleNamespace(tile_id="a"),)), num_models)
-    assert shown.shape == (side_px, side_px)
-    # The tile is in the middle, as far as the scene reaches.
-    assert (shown.placements[0].row, shown.placements[0].col) == (side_px // 2 - 256, 200)
 
 
 class Pointwise(torch.nn.Module):
@@ -233,6 +221,37 @@ def test_a_process_makes_a_model_of_its_own_and_touches_nothing_else(make_datase
         shown = sum(int((changes[f"{t}/before"] != changes[f"{t}/after"]).sum()) for t in ("00_00", "00_01", "01_01"))
         assert shown <= about["changed_pixels"] <= about["shown_pixels"] == 128 * 128 - 120
     assert main(["--data", str(root), "--out", str(folder)]) == 2
+
+
+def test_a_stop_is_heard_while_it_is_looked_what_would_change(make_dataset, make_checkpoint, tmp_path, monkeypatch):
+    root, start, out = make_dataset(), make_checkpoint(), tmp_path / "learnt"
+    with Journal.open(root) as journal:
+        _, mask = open_mask(root, journal)
+        mask[20:40, 20:100] = 3
+        mask.close()
+    command = ["--data", str(root), "--model", str(start), "--steps", "1", "--device", "cpu"]
+    told = []
+    tell = RunFolder.append_event
+
+    def stop_at_the_first_look(folder, event, **values):
+        tell(folder, event, **values)
+        told.append((event, values))
+        if asked and values.get("message", "").startswith("Looking"):
+            folder.request_stop()
+
+    monkeypatch.setattr(RunFolder, "append_event", stop_at_the_first_look)
+    asked = False
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    looks = [(values["done"], values["total"]) for _, values in told if values.get("message", "").startswith("Looking")]
+    # Both maps count, and nothing is left at the end.
+    assert looks == sorted(looks)
+    assert looks[-1] == (looks[0][1], looks[0][1])
+    asked, num_looks = True, len(looks)
+    told.clear()
+    assert main([*command, "--out", str(out)]) == 0
+    assert told[-1][0] == "stopped"
+    assert sum(values.get("message", "").startswith("Looking") for _, values in told) < num_looks
+    assert not (out / "ensemble.yaml").exists()
 
 
 def test_labels_of_fewer_classes_teach_the_sums_of_what_the_network_divides():
