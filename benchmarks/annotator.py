@@ -5,6 +5,8 @@ the smart tools she chooses what mends most for an action:
 
 - smart fill at five strengths (a click to see it, a click to take it, and one more for every three steps of the wheel);
 - flipping or removing the patch, filling holes, snapping;
+- drawing an outline anew along the true one, past the patch and on (a line that keeps within 2, 4 or 8 px of it; each
+  80 px are an action);
 - scribbling (a stroke a class, one to take it);
 - growing, shrinking, opening or closing the patch or one beside it by 1 to 3 px, or smoothing it by 2 to 6 px; or
   these, and sieving by 4 to 8 px, with all of a class in a loop round the view (two actions); a change of operation or
@@ -163,6 +165,7 @@ class Person:
         for around_HW in self._meant(patch_HW, row, col):
             for length_px, inside_HW in _loops_round(around_HW):
                 yield "flip in a loop", -(-length_px // DRAG_PX), self._with(inside_HW, goal)
+        yield from self._outlines(patch_HW, goal)
         yield from self._scribbles(row, col, goal)
         patch = components.component_at(lambda part: self.index_HW[part.slices], size, row, col)
         yield "flip", 1, self._with(_spread(patch, size), goal)
@@ -219,6 +222,23 @@ class Person:
         distance_HW = shape.depth(~patch_HW)
         for reach_px in WIDER_PX:
             yield growing.connected_to(free_HW & (distance_HW <= reach_px), row, col, connectivity=4)
+
+    def _outlines(self, patch_HW: Any, goal: int) -> Iterator[tuple[str, int, Any]]:
+        """Draw the outline of the true class anew where it passes the patch, and on to the end of an action or two."""
+        near_HW = shape.depth(~patch_HW) < 2
+        now_HW, goal_HW = self.index_HW == goal, (self.goal_HW == goal) & self.valid_HW
+        nearest_HW = components.nearest_other(self.index_HW, now_HW, self.valid_HW)
+        outlines, _ = cv2.findContours(goal_HW.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        for outline in outlines:
+            met = np.flatnonzero(near_HW[outline[:, 0, 1], outline[:, 0, 0]])
+            for line in _lines_along(outline, met) if met.size > 1 else ():
+                window, _, after_HW = shape.redraw_outline(
+                    lambda part: now_HW[part.slices], now_HW.shape, [(float(y), float(x)) for x, y in line[:, 0]]
+                )
+                whole_HW = now_HW.copy()
+                whole_HW[window.slices] = after_HW
+                length_px = max(round(cv2.arcLength(line, False)), 1)
+                yield "outline", -(-length_px // DRAG_PX), self._exchanged(now_HW, whole_HW, goal, nearest_HW)
 
     def _scribbles(self, row: int, col: int, goal: int) -> Iterator[tuple[str, int, Any]]:
         """A line of each right class through the neighbourhood, as long as it stays on the class; Enter."""
@@ -315,6 +335,24 @@ def _line_inside(where_HW: Any) -> Any:
         if line_HW.sum() > best.sum():
             best = line_HW
     return ndimage.binary_dilation(best, np.ones((5, 5), bool)) & where_HW
+
+
+def _lines_along(outline: Any, met: Any) -> Iterator[Any]:
+    """Lines along a closed outline that pass all of its points `met`, from close ones to loose ones.
+
+    They end with the action in which they have passed them, or one or two later, and go on to either side or to both.
+    """
+    gaps = np.diff(np.append(met, met[0] + len(outline)))
+    widest = int(gaps.argmax())
+    first, length = int(met[(widest + 1) % met.size]), len(outline) - int(gaps[widest]) + 1
+    for loose_px in _LOOSE_PX:
+        for later in range(3):
+            room = DRAG_PX * (-(-length // DRAG_PX) + later) - length
+            for before in (0, room // 2, room):
+                along = range(first - before, first - before + min(length + room, len(outline) + 1))
+                line = cv2.approxPolyDP(np.take(outline, along, 0, mode="wrap"), loose_px, False)
+                if len(line) > 1:
+                    yield line
 
 
 def _loops_round(patch_HW: Any) -> Iterator[tuple[int, Any]]:

@@ -2,11 +2,12 @@
 
     python benchmarks/correction.py [--quick] [--json FILE] [--target PERCENT] [--data DIR --tiles ID …]
 
-`smart_fill_ms`, `smart_fill_first_ms`, `scribble_ms`, `scribble_first_ms`, `snap_ms`, `component_ms`, `stroke_ms`
+`smart_fill_ms`, `smart_fill_first_ms`, `scribble_ms`, `scribble_first_ms`, `snap_ms`, `outline_ms`, `component_ms`,
+`stroke_ms`
     Median processor time (of the stroke: time by the clock) of one action on a visible area of 1024 x 1024 px: growing,
     and the first click of a view, which also standardises the bands; solving scribbles, and the first ones of a view,
-    with the superpixels that are otherwise cut while a person draws; snapping a patch; finding one; and writing a
-    stroke into the journal.
+    with the superpixels that are otherwise cut while a person draws; snapping a patch; drawing an outline anew by a
+    line of 200 px; finding a patch; and writing a stroke into the journal.
 `interactions_ratio_smart`, `interactions_ratio_learning`
     Clicks over those with a brush of radius 5 alone, each a dab, until at most `--target` percent of the valid pixels
     of every tile differ from the truth: with the smart tools at hand, and with the queue and "Learn from me now" too.
@@ -171,11 +172,19 @@ def _time_tools(scene: Mosaic, prediction: Any, side_px: int, rounds: int) -> di
             ),
             rounds,
         ),
+        "outline_ms": _milliseconds(lambda: _cross(index_HW == 1), rounds),
         "component_ms": _milliseconds(
             lambda: components.component_at(lambda part: index_HW[part.slices], index_HW.shape, row, col), rounds
         ),
         "stroke_ms": _stroke_ms(scene, rounds),
     }
+
+
+def _cross(region_HW: Any) -> None:
+    """A line of 200 px, up and down across the middle of a view, as the new outline of what lies there."""
+    row, col = (length // 2 for length in region_HW.shape)
+    line = [(row + 8.0 * (k % 2), col - 100.0 + 10 * k) for k in range(21)]
+    shape.redraw_outline(lambda part: region_HW[part.slices], region_HW.shape, line)
 
 
 def _stroke_ms(scene: Mosaic, rounds: int) -> float:

@@ -160,7 +160,7 @@ class Pointer:
             # napari's own tools are put down; ours work in the mode that draws nothing.
             if str(layer.mode) != "pan_zoom":
                 layer.mode = "pan_zoom"
-            layer.mouse_pan = toolbox.TOOL_OF[tool].pans
+            layer.mouse_pan = not toolbox.TOOL_OF[tool].draws
         elif str(layer.mode) == "pan_zoom":
             layer.mouse_pan = True
         for name in _WHILE_CHOSEN:
@@ -189,26 +189,30 @@ class Pointer:
             return
         shift = "Shift" in event.modifiers
         path = [self._at(layer, event)]
-        scribbling = tool == toolbox.SCRIBBLE and not shift
-        panning_from = event.position if tool == toolbox.SCRIBBLE and shift else None
-        if scribbling:
-            self._attempt(lambda: self.tools.begin_scribble(*path[0]))
+        kind = toolbox.TOOL_OF[tool]
+        drawing, looping = kind.draws and not shift, kind.loops and shift
+        panning_from = event.position if kind.draws and shift else None
+        if drawing:
+            self._attempt(lambda: self.tools.begin_line(*path[0]))
         # The view stays while a loop is drawn, also when Shift is let go before the button is.
-        layer.mouse_pan = toolbox.TOOL_OF[tool].pans and not shift
+        layer.mouse_pan = not kind.draws and not shift
         yield
         while event.type == "mouse_move":
             if panning_from is not None:
                 self._pan(panning_from, event.position)
             else:
                 path.append(self._at(layer, event))
+                if drawing or looping:
+                    self.tools.trace(path)
             yield
-        layer.mouse_pan = toolbox.TOOL_OF[tool].pans
+        layer.mouse_pan = not kind.draws
         if panning_from is not None:
             return
+        self.tools.end_trace()
         moved = self._far(path)
-        if scribbling:
-            self._attempt(lambda: self.tools.scribble(path))
-        elif moved and shift and toolbox.TOOL_OF[tool].loops:
+        if drawing:
+            self._attempt(lambda: self.tools.draw_line(path))
+        elif moved and looping:
             self._attempt(lambda: self.tools.loop(path))
         elif not moved:
             self._attempt(lambda: self.tools.click(*path[0]))

@@ -1,11 +1,13 @@
 """A change that is proposed but not made, drawn over the labels. No Qt."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers import painting
+from napari_glacier.controllers.desk import Point
 from napari_glacier.controllers.layers import KEY, world_placement
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.tiling import Window
@@ -15,6 +17,8 @@ from napari_glacier.core.tools.evidence import BoolArray
 NONE, DARK, LIGHT = 255, 254, 253
 _OPACITY = 0.65
 _DASH_PX = 3
+# Width of what a hand draws where it is to be no class.
+_LINE_SCREEN_PX = 2
 # As much as the tools work on at a time.
 _SHEET_PX = 1024
 _NOWHERE = Window(0, 0, 0, 0)
@@ -54,16 +58,42 @@ class Preview:
         """Draw the classes where `where_HW`, in a window of the scene."""
         drawn_HW = np.where(where_HW, index_HW, np.uint8(NONE))
         _outline(drawn_HW, where_HW)
-        self.prepare()
-        layers = self.workspace.viewer.layers
-        if layers[-1] is not self._layer:
-            layers.move(layers.index(self._layer), len(layers))
+        self._bring_up()
         self._lay_under(window)
         before, self._drawn = self._drawn, window
         self._on_sheet(before)[:] = NONE
         self._on_sheet(window)[:] = drawn_HW
         for part in {before, window}:
             self._draw(part)
+
+    def trace(self, path: Sequence[Point], wide_px: int = 0, label: int = LIGHT) -> None:
+        """Draw the last step of a line that a hand draws, over what is shown.
+
+        Parameters
+        ----------
+        path : sequence of (row, col)
+            All of it, up to where the hand is.
+        wide_px : int
+            Width of the line in pixels of the scene; 0 is a fine line on the screen.
+        label : int
+            Class that the line is drawn in; without one it is light with a dark rim.
+        """
+        self._bring_up()
+        wide_px = wide_px or max(round(_LINE_SCREEN_PX / self._screen_px()), 1)
+        steps = path[-2:]
+        window = self._around(steps, wide_px + 1)
+        if not self._is_on_sheet(window):
+            # With room for a hand that goes on, so that the sheet is laid anew seldom.
+            steps, window = path, self._around(path, wide_px + 1)
+            self._lay_under(self._around(path, max(window.height, window.width)))
+        if not window.height or not window.width:
+            return
+        self._drawn = self._drawn.union(window)
+        on_sheet_HW = self._on_sheet(window)
+        if label == LIGHT:
+            on_sheet_HW[_line(steps, window, wide_px + 2) & (on_sheet_HW != LIGHT)] = DARK
+        on_sheet_HW[_line(steps, window, wide_px)] = label
+        self._draw(window)
 
     def clear(self) -> None:
         """Show nothing; the layer stays for the next time."""
@@ -78,10 +108,31 @@ class Preview:
         if layer is not None:
             self.workspace.viewer.layers.remove(layer)
 
+    def _bring_up(self) -> None:
+        """Have the layer on top of all others."""
+        self.prepare()
+        layers = self.workspace.viewer.layers
+        if layers[-1] is not self._layer:
+            layers.move(layers.index(self._layer), len(layers))
+
+    def _is_on_sheet(self, window: Window) -> bool:
+        return self._sheet.union(window) == self._sheet
+
+    def _around(self, points: Sequence[Point], margin_px: int) -> Window:
+        """The part of the scene around points; of no pixels where they lie outside."""
+        assert self.workspace.session is not None
+        first, last = np.floor(np.min(points, axis=0)).astype(int), np.ceil(np.max(points, axis=0)).astype(int)
+        row, col = (int(k) - margin_px for k in first)
+        height, width = (int(k) + 1 + 2 * margin_px for k in last - first)
+        return Window(row, col, height, width).clipped(*self.workspace.session.mask.shape[-2:])
+
+    def _screen_px(self) -> float:
+        """Size of a pixel of the scene on the screen."""
+        return abs(float(self._layer.scale[-1])) * float(self.workspace.viewer.scene.camera.zoom)
+
     def _lay_under(self, window: Window) -> None:
         """Lay the sheet so that it holds a window; a larger one where it has no room."""
-        last = window.row + window.height - 1, window.col + window.width - 1
-        if self._sheet.holds(window.row, window.col) and self._sheet.holds(*last):
+        if self._is_on_sheet(window):
             return
         sheet = self._sheet_over(window)
         self._on_sheet(self._drawn)[:] = NONE
@@ -142,6 +193,17 @@ class Preview:
         return DirectLabelColormap(
             color_dict={**colors, DARK: "black", LIGHT: "white", NONE: "transparent", None: "transparent"}
         )
+
+
+def _line(path: Sequence[Point], window: Window, wide_px: int) -> BoolArray:
+    """Pixels of a window under a line."""
+    import cv2
+
+    line_HW = np.zeros((window.height, window.width), np.uint8)
+    # OpenCV counts columns first.
+    corners = np.round(np.subtract(path, (window.row, window.col))[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
+    cv2.polylines(line_HW, [corners], False, 1, wide_px)
+    return line_HW.astype(bool)
 
 
 def _blank(sheet: Window) -> npt.NDArray[np.uint8]:

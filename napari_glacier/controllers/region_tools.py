@@ -1,13 +1,13 @@
-"""Tools that act on a patch at once: flip, remove, holes, erase, shape, snap, accept. No Qt."""
+"""Tools that act at once: flip, remove, holes, erase, shape, outline, snap, accept. No Qt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers import toolbox
-from napari_glacier.controllers.desk import Desk
+from napari_glacier.controllers.desk import Desk, Point
 from napari_glacier.controllers.predicted import Predicted
 from napari_glacier.core.correction.journal import NO_WORK
 from napari_glacier.core.errors import DataError
@@ -62,7 +62,7 @@ class Options:
 
 
 class RegionTools:
-    """What the tools do to a patch or to what lies inside a loop.
+    """What the tools do to a patch, to what lies inside a loop, or with a line.
 
     Parameters
     ----------
@@ -114,6 +114,27 @@ class RegionTools:
         if not inside_HW.any():
             raise DataError("The chosen class does not occur inside the loop. Choose the class to be shaped.")
         self.reshape(Area(area.window, inside_HW), label)
+
+    def redraw(self, line: Sequence[Point]) -> int:
+        """Let the chosen class end at a line (`shapes.redraw_outline`); gives the number of pixels that changed.
+
+        What the class gives up goes to its neighbours; `DataError` where the line encloses nothing.
+        """
+        label = self._desk.chosen_class
+        name = self._desk.session.scheme.class_names[label]
+        if len(line) > 1:
+            window, before_HW, after_HW = shapes.redraw_outline(
+                lambda part: self._desk.read(part) == label, self._desk.shape, line
+            )
+            changed = Area(window, before_HW ^ after_HW).trimmed()
+        if len(line) < 2 or not changed.num_px:
+            raise DataError(
+                f"This line encloses nothing between itself and the outline of {name}. Draw from that outline and back "
+                "to it, or choose the class whose outline is wrong."
+            )
+        wide = changed.padded(1, self._desk.shape)
+        before_HW = self._desk.read(wide.window) == label
+        return self._exchange(toolbox.OUTLINE, Area(wide.window, before_HW), before_HW ^ wide.where_HW, label)
 
     def snap(self, area: Area, label: int, before_HW: npt.NDArray[np.uint8] | None = None) -> int:
         """Move the outline of a patch to the strongest edge within reach; gives the number of pixels that changed.

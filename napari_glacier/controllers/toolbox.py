@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 SMART_FILL, SCRIBBLE, COMPONENT, REMOVE, HOLES = "smart fill", "scribble", "component", "remove", "fill holes"
 SNAP, ACCEPT, ERASE, SHAPE, PIXEL = "snap", "accept here", "erase area", "shape", "pixel"
-SAM = "SAM 2"
+OUTLINE, SAM = "outline", "SAM 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Tool:
         In napari's notation, unless a person chose another one.
     help : str
         What to do with the mouse.
-    pans : bool
-        Whether dragging moves the view.
+    draws : bool
+        Whether dragging draws a line; with Shift it moves the view then, as it does without with all others.
     loops : bool
         Whether a loop drawn with Shift does something.
     looks : bool
@@ -33,7 +33,7 @@ class Tool:
     title: str
     key: str
     help: str
-    pans: bool = True
+    draws: bool = False
     loops: bool = False
     looks: bool = False
 
@@ -52,8 +52,16 @@ TOOLS = (
         "D",
         "Draw over two classes or more (Alt+number changes class); what lies between is solved. Enter: take. "
         "Esc: drop. Shift+drag moves the view.",
-        pans=False,
+        draws=True,
         looks=True,
+    ),
+    Tool(
+        OUTLINE,
+        "Outline",
+        "Shift-O",
+        "Draw where the chosen class should end, from its old outline and back to it; what lies between changes. "
+        "Shift+drag moves the view.",
+        draws=True,
     ),
     Tool(COMPONENT, "Flip", "C", "Click a patch: it gets the chosen class. Shift+drag: all inside a loop.", loops=True),
     Tool(REMOVE, "Remove", "R", "Click a patch: it becomes what surrounds it."),

@@ -154,8 +154,8 @@ class ToolController:
         at = self._desk.pixel(row, col)
         if self.tool == toolbox.SMART_FILL:
             self._fill(*at)
-        elif self.tool == toolbox.SCRIBBLE:
-            self.scribble([at])
+        elif self.tool in (toolbox.SCRIBBLE, toolbox.OUTLINE):
+            self.draw_line([at])
         elif self.tool == toolbox.SAM:
             self.sam.click(*at, self.proposal.area if self.proposal is not None else None)
         elif self.tool == toolbox.PIXEL:
@@ -218,6 +218,38 @@ class ToolController:
         place = self.workspace.labels_layer.world_to_data(self.workspace.viewer.cursor.position)
         window = self.source.window_around(*(round(float(k)) for k in place[-2:]))
         return window or self.source.window_around(seen.row + seen.height // 2, seen.col + seen.width // 2)
+
+    def begin_line(self, row: float, col: float) -> None:
+        """A hand begins to draw a line with a tool that takes one."""
+        if self.tool == toolbox.SCRIBBLE:
+            self.begin_scribble(row, col)
+
+    def trace(self, path: Sequence[Point]) -> None:
+        """Show a line or a loop while it is drawn; called for each step of the hand."""
+        session = self.workspace.session
+        if self.tool == toolbox.SCRIBBLE and session is not None and not session.read_only:
+            self._preview.trace(path, scribbling.SCRIBBLE_PX, self._desk.chosen_class)
+        elif self.tool and session is not None and self.tool != toolbox.SAM:
+            self._preview.trace(path)
+
+    def end_trace(self) -> None:
+        """The hand is up. Scribbles stay until they are solved."""
+        if self.tool != toolbox.SCRIBBLE:
+            self._preview.clear()
+
+    def draw_line(self, path: Sequence[Point]) -> None:
+        """Use the tool on a line that was drawn.
+
+        Raises
+        ------
+        DataError
+            If the tool can do nothing with it; says why.
+        """
+        if self.tool == toolbox.SCRIBBLE:
+            self.scribble(path)
+        elif self.tool == toolbox.OUTLINE:
+            self._need_right(self.tool)
+            self._regions.redraw(path)
 
     def begin_scribble(self, row: float, col: float) -> None:
         """A scribble begins here: what does not depend on where it goes is started on."""

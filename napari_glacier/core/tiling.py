@@ -24,6 +24,15 @@ class Window:
         bottom, right = min(self.row + self.height, height), min(self.col + self.width, width)
         return Window(top, left, max(bottom - top, 0), max(right - left, 0))
 
+    def union(self, other: "Window") -> "Window":
+        """The smallest window that holds both; the other one where one of them is empty."""
+        if not (self.height and self.width and other.height and other.width):
+            return self if self.height and self.width else other
+        top, left = min(self.row, other.row), min(self.col, other.col)
+        bottom = max(self.row + self.height, other.row + other.height)
+        right = max(self.col + self.width, other.col + other.width)
+        return Window(top, left, bottom - top, right - left)
+
     def holds(self, row: int, col: int) -> bool:
         """Whether a pixel of the scene lies in the window."""
         return self.row <= row < self.row + self.height and self.col <= col < self.col + self.width

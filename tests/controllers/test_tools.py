@@ -248,6 +248,71 @@ def test_shape_changes_one_patch_and_gives_to_its_neighbours(workspace, tools, o
     assert np.array_equal(_labels(workspace), expected)
 
 
+def test_an_outline_is_drawn_anew_between_the_classes_that_meet_there(workspace, desk, tools):
+    mask = workspace.session.mask
+    mask[64:128, 64:128] = 0
+    mask[64:128, 100:128] = 2
+    mask[90:128, 64:100] = 1
+    mask[84:90, 70:80] = 1  # too much
+    mask[90:97, 84:94] = 3  # too little, beside the third class
+    mask[84:90, 96:100] = 1  # too much, and nearer to class 2
+    before, valid = _labels(workspace), workspace.session.valid
+    expected = before.copy()
+    expected[84:90, 70:80] = 0
+    expected[90:97, 84:94] = 1
+    expected[84:90, 96:100] = np.array([0, 0, 2, 2])[None, :]
+    desk.select_class(1)
+    tools.select(toolbox.OUTLINE)
+    tools.draw_line([(90.2, 66.0), (89.8, 80.0), (90.0, 99.0)])
+    after = _labels(workspace)
+    # The first and last row of the small island have other pixels nearest at its corner.
+    rows = np.r_[0:84, 86:128]
+    assert np.array_equal(after[rows], np.where(valid, expected, before)[rows])
+    assert set(np.unique(after[84:86, 96:100])) <= {0, 2}
+    assert _last(workspace).tool == "outline"
+    desk.undo()
+    assert np.array_equal(_labels(workspace), before)
+
+
+def test_an_outline_stops_at_locks_and_says_when_it_encloses_nothing(workspace, desk, tools):
+    mask = workspace.session.mask
+    mask[64:128, 64:128] = 0
+    mask[90:128, 64:128] = 1
+    mask[80:90, 70:80] = 1
+    before = _labels(workspace)
+    tools.select(toolbox.OUTLINE)
+    desk.select_class(1)
+    for line in ([(90.0, 70.0)], [(70.0, 70.0), (70.0, 90.0)], [(110.0, 80.0), (110.0, 90.0)]):
+        with pytest.raises(DataError, match=r"encloses nothing.*outline of glacier"):
+            tools.draw_line(line)
+    desk.select_class(2)
+    with pytest.raises(DataError, match="choose the class whose outline is wrong"):
+        tools.draw_line([(90.0, 66.0), (90.0, 90.0)])
+    with pytest.raises(DataError, match="encloses nothing"):
+        tools.click(90, 70)
+    assert np.array_equal(_labels(workspace), before)
+    desk.select_class(1)
+    desk.lock(1, True)
+    told = []
+    tools.told.connect(told.append)
+    tools.draw_line([(90.0, 66.0), (90.0, 90.0)])
+    assert "locked" in told[-1]
+    assert np.array_equal(_labels(workspace), before)
+
+
+def test_an_outline_leaves_nodata_as_it_is(workspace, desk, tools):
+    valid = workspace.session.valid
+    assert not valid[:6, :6].any()
+    mask = workspace.session.mask
+    mask[:60, :60] = 0
+    mask[30:50, 2:30] = 3
+    desk.select_class(3)
+    tools.select(toolbox.OUTLINE)
+    tools.draw_line([(31.0, 2.0), (2.0, 3.0), (2.0, 25.0), (31.0, 29.0)])
+    assert (_labels(workspace)[3:30, 4:25] == np.where(valid, 3, 0)[3:30, 4:25]).all()
+    assert not _labels(workspace)[~valid].any()
+
+
 def test_snap_finds_the_edge_of_the_spectrum(workspace, desk, tools):
     from napari_glacier.core.tools.shape import reshape
 

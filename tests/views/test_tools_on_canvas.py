@@ -247,6 +247,58 @@ def test_a_click_changes_a_whole_patch_on_screen_too(hand, key, tool):
     assert workspace_of(hand.viewer).session.journal.history(1)[0].tool == tool
 
 
+def test_an_outline_shows_while_it_is_drawn_and_changes_what_it_encloses(hand):
+    session = workspace_of(hand.viewer).session
+    session.mask[64:128, 64:128] = 0
+    session.mask[90:128, 64:128] = 1
+    session.mask[80:90, 76:90] = 1
+    expected = _labels(hand).copy()
+    expected[80:90, 76:90] = 0
+    hand.view._class_buttons[1].click()
+    hand.key(Qt.Key.Key_O, SHIFT)
+    assert hand.view.controller.tools.tool == toolbox.OUTLINE
+    centre, shown = hand.viewer.scene.camera.center, []
+
+    def look():
+        proposed = hand.viewer.layers["Proposed change"]
+        assert np.array_equal(proposed._slice.image.raw, proposed.data), "what is drawn is on the screen"
+        shown.append(int((proposed.data == 253).sum()))
+
+    hand.drag([(90, 72), (90, 80), (90, 88), (90, 95)], at_each=look)
+    assert 0 < shown[0] < shown[1] < shown[2]
+    assert (hand.viewer.layers["Proposed change"].data == 255).all()
+    assert hand.viewer.scene.camera.center == centre
+    assert (_labels(hand) != expected).sum() == 0
+    assert (hand.layer._slice.image.raw[80:90, 76:90] == 0).all(), "it is on the screen, too"
+    assert hand.view.notice.startswith("Outline: 140 pixels changed")
+    hand.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert (_labels(hand)[80:90, 76:90] == 1).all()
+    # With Shift the view moves; a click by itself says what is missing.
+    hand.drag([(90, 72), (90, 80), (90, 88), (90, 95)], SHIFT)
+    assert hand.viewer.scene.camera.center != centre
+    assert (_labels(hand)[80:90, 76:90] == 1).all()
+    hand.click(90, 80)
+    assert "encloses nothing" in hand.view.notice
+
+
+def test_loops_and_scribbles_show_while_they_are_drawn(hand):
+    shown = []
+
+    def look():
+        shown.append(hand.viewer.layers["Proposed change"].data.copy())
+
+    hand.view._class_buttons[2].click()
+    hand.key(Qt.Key.Key_D)
+    hand.drag([(70, 70), (70, 90), (80, 90)], at_each=look)
+    assert set(np.unique(shown[-1])) == {2, 255}
+    assert (shown[-1] == 2).sum() > (shown[0] == 2).sum() > 0
+    hand.key(Qt.Key.Key_Escape)
+    hand.key(Qt.Key.Key_C)
+    hand.drag([(70, 70), (70, 90), (95, 90)], SHIFT, at_each=look)
+    assert set(np.unique(shown[-1])) == {253, 254, 255}
+    assert (hand.viewer.layers["Proposed change"].data == 255).all()
+
+
 def test_what_a_tool_said_goes_when_another_is_taken(hand):
     hand.key(Qt.Key.Key_C)
     hand.view.controller.select_class(2)

@@ -1,13 +1,15 @@
-"""Changing the outline of a region: morphology, smoothing and sieving by pixels, and snapping to the nearest edge."""
+"""Changing the outline of a region: morphology, smoothing and sieving by pixels, snapping to edges, drawing it anew."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray, FloatArray
 
+_Points = npt.NDArray[np.float64]
 Operation = Literal["open", "close", "grow", "shrink", "smooth", "sieve"]
 OPERATIONS: tuple[Operation, ...] = ("grow", "shrink", "open", "close", "smooth", "sieve")
 
@@ -15,6 +17,10 @@ OPERATIONS: tuple[Operation, ...] = ("grow", "shrink", "open", "close", "smooth"
 _SMALL_PX = 8
 # A core narrower than this share of the region's own width would let the outline cross its middle.
 _CORE = 0.5
+# How far around a new outline is looked at, at least; and across all of it, at most.
+_LEAST_MARGIN_PX, _MOST_PX = 64, 2048
+# Over which share of its length, or how many pixels, the end of a line is led on to the outline.
+_LEAD, _LEAST_LEAD_PX = 0.25, 3.0
 
 
 def reshape(
@@ -173,3 +179,116 @@ def inside_loop(vertices: Sequence[tuple[float, float]], shape: tuple[int, int])
     draw: Any = polygon2mask
     inside_HW: BoolArray = draw(shape, np.asarray(vertices, float))
     return inside_HW
+
+
+def redraw_outline(
+    read: Callable[[Window], BoolArray], shape: tuple[int, int], line: Sequence[tuple[float, float]]
+) -> tuple[Window, BoolArray, BoolArray]:
+    """Let a region end at a line, between the points at which the line meets its outline.
+
+    What the line cuts off from the region leaves it, and what it encloses between itself and the region joins it: of
+    each connected part that it cuts, the largest piece stays as it is. The line itself is the outermost of the region.
+    Ends that do not reach the outline are led on to it, by a quarter of the line's length at most.
+
+    The surroundings looked at grow, to 2 048 px, until they hold all pieces but one of each part; pieces that go on
+    beyond them stay.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the region in a window, bool (h, w).
+    shape : (int, int)
+        Height and width of the scene.
+    line : sequence of (row, col)
+        Where the outline shall be, in pixels of the scene; at least two points, one of them inside the scene.
+
+    Returns
+    -------
+    Window, bool array, bool array
+        What was looked at, and the region there before and after.
+    """
+    points_N2 = np.asarray(line, float)
+    first_2, last_2 = np.floor(points_N2.min(axis=0)).astype(int), np.ceil(points_N2.max(axis=0)).astype(int)
+    extent_px = int((last_2 - first_2).max()) + 1
+    most_px = max((_MOST_PX - extent_px) // 2, _LEAST_MARGIN_PX)
+    margin_px = min(max(extent_px, _LEAST_MARGIN_PX), most_px)
+    while True:
+        row, col = (int(k) - margin_px for k in first_2)
+        height, width = (int(k) + 1 + 2 * margin_px for k in last_2 - first_2)
+        window = Window(row, col, height, width).clipped(*shape)
+        before_HW = read(window)
+        wall_HW = _wall(before_HW, points_N2 - (window.row, window.col))
+        goes_on = (
+            window.row > 0,
+            window.row + window.height < shape[0],
+            window.col > 0,
+            window.col + window.width < shape[1],
+        )
+        lost_HW, sure = _cut_off(before_HW, wall_HW, goes_on, connectivity=8)
+        # Where the region is 8-connected, what is beside it is 4-connected.
+        gained_HW, also_sure = _cut_off(~before_HW, wall_HW, goes_on, connectivity=4)
+        if (sure and also_sure) or not any(goes_on) or margin_px == most_px:
+            gained_HW |= wall_HW & _grown(gained_HW, 1) & ~before_HW
+            return window, before_HW, (before_HW & ~lost_HW) | gained_HW
+        margin_px = min(2 * margin_px, most_px)
+
+
+def _wall(region_HW: BoolArray, points_N2: _Points) -> BoolArray:
+    """A line as 4-connected pixels, its ends led on across the region's outline."""
+    import cv2
+
+    length_px = float(np.hypot(*np.diff(points_N2, axis=0).T).sum())
+    reach_px = max(_LEAST_LEAD_PX, _LEAD * length_px)
+    begin, end = (_nearest_across(region_HW, points_N2[at], reach_px) for at in (0, -1))
+    wall_HW = np.zeros(region_HW.shape, np.uint8)
+    # OpenCV counts columns first.
+    corners = np.round(np.concatenate([begin, points_N2, end])[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
+    cv2.polylines(wall_HW, [corners], False, 1, 1, cv2.LINE_4)
+    return wall_HW.astype(bool)
+
+
+def _nearest_across(region_HW: BoolArray, point_2: _Points, reach_px: float) -> _Points:
+    """The nearest pixel on the other side of a region's outline, (1, 2); (0, 2) where there is none within reach."""
+    row, col = (int(k) for k in np.round(point_2))
+    if not (0 <= row < region_HW.shape[0] and 0 <= col < region_HW.shape[1]):
+        return np.zeros((0, 2))
+    reach = int(reach_px)
+    top, left = max(row - reach, 0), max(col - reach, 0)
+    near_HW = region_HW[top : row + reach + 1, left : col + reach + 1]
+    others_N2 = np.add(np.argwhere(near_HW != region_HW[row, col]), (top, left))
+    distance_N = np.hypot(*(others_N2 - (row, col)).T)
+    if not others_N2.size or distance_N.min() > reach_px:
+        return np.zeros((0, 2))
+    return others_N2[[distance_N.argmin()]].astype(float)
+
+
+def _cut_off(
+    region_HW: BoolArray, wall_HW: BoolArray, goes_on: Sequence[bool], connectivity: int
+) -> tuple[BoolArray, bool]:
+    """Pieces that a wall cuts off from the parts of a region, and whether it is sure which piece of each is the rest.
+
+    Pieces that reach a side of the array (top, bottom, left, right) beyond which the scene `goes_on` stay; where none
+    of a part does, its largest one.
+    """
+    import cv2
+
+    _, part_HW = cv2.connectedComponents(region_HW.astype(np.uint8), connectivity=connectivity)
+    count, piece_HW, stats, _ = cv2.connectedComponentsWithStats(
+        (region_HW & ~wall_HW).astype(np.uint8), connectivity=connectivity
+    )
+    part_of = np.zeros(count, np.int32)
+    part_of[piece_HW] = part_HW
+    part_of[0] = 0
+    cut = np.unique(part_HW[wall_HW & region_HW])
+    stays = ~np.isin(part_of, cut)
+    sides = (piece_HW[0], piece_HW[-1], piece_HW[:, 0], piece_HW[:, -1])
+    for side in (one for one, open_ in zip(sides, goes_on, strict=True) if open_):
+        stays[side] = True
+    sure = True
+    for part in cut:
+        pieces = np.flatnonzero(part_of == part)
+        sure = sure and int(np.count_nonzero(stays[pieces])) < 2
+        if pieces.size and not stays[pieces].any():
+            stays[pieces[stats[pieces, cv2.CC_STAT_AREA].argmax()]] = True
+    lost_HW: BoolArray = ~stays[piece_HW]
+    return lost_HW, sure

@@ -6,7 +6,14 @@ from skimage.morphology import closing, dilation, disk, erosion, opening
 
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import Evidence
-from napari_glacier.core.tools.shape import OPERATIONS, depth, inside_loop, reshape, snap_boundary
+from napari_glacier.core.tools.shape import (
+    OPERATIONS,
+    depth,
+    inside_loop,
+    redraw_outline,
+    reshape,
+    snap_boundary,
+)
 
 
 @pytest.mark.parametrize("radius", [1, 2, 5, 9])
@@ -131,3 +138,109 @@ def test_a_loop_holds_the_pixels_inside():
     inside = inside_loop(vertices, (20, 20))
     assert inside[8, 8]
     assert not inside[3, 15]
+
+
+def _redrawn(region, line):
+    """The whole region after a line."""
+    read = []
+
+    def look(window):
+        read.append(window)
+        return region[window.slices]
+
+    window, before, after = redraw_outline(look, region.shape, line)
+    assert window == read[-1]
+    assert np.array_equal(before, region[window.slices])
+    whole = region.copy()
+    whole[window.slices] = after
+    return whole
+
+
+def test_one_line_cuts_off_what_is_beyond_it_and_fills_what_is_before_it():
+    straight = np.zeros((60, 80), bool)
+    straight[30:] = True
+    ragged = straight.copy()
+    ragged[22:30, 10:20] = True
+    ragged[30:40, 40:55] = False
+    assert np.array_equal(_redrawn(ragged, [(30, 5), (30, 65)]), straight)
+    # Upside down the region is what lies around it: the line is the outermost of the region, whichever that is.
+    around = _redrawn(~ragged, [(30, 5), (30, 65)])
+    assert (around != ~straight).sum(axis=1).tolist() == [0] * 30 + [around[30].sum()] + [0] * 29
+    # A line along an outline that is right already changes nothing.
+    assert np.array_equal(_redrawn(straight, [(30, 5), (30, 65)]), straight)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_between_its_ends_the_outline_is_the_line_and_elsewhere_what_it_was(seed):
+    rng = np.random.default_rng(seed)
+    cols = np.arange(200)
+    waves = [rng.uniform(2, 7) * np.sin(cols / rng.uniform(8, 25) + rng.uniform(0, 6)) for _ in range(2)]
+    meets = rng.integers(15, 40), rng.integers(150, 185)
+    # Both are at the same height where the line begins and ends.
+    drawn = waves[1] + np.interp(cols, meets, [(waves[0] - waves[1])[k] for k in meets])
+    rows = np.arange(120)[:, None]
+    region = rows - 60 >= np.round(waves[0])
+    inside = (cols >= meets[0]) & (cols <= meets[1])
+    expected = rows - 60 >= np.where(inside, drawn, waves[0])
+    line = [(60 + drawn[c], float(c)) for c in cols[inside]]
+    after = _redrawn(region, line)
+    # A line of pixels is as wide as one.
+    doubtful = np.abs(rows - 60 - np.where(inside, drawn, waves[0])) <= 1.5
+    assert np.array_equal(after | doubtful, expected | doubtful)
+    assert (region != expected)[~doubtful].sum() > 100
+    assert np.array_equal(after[:, ~inside], region[:, ~inside])
+    # Backwards it is the same line.
+    back = _redrawn(region, line[::-1])
+    assert np.array_equal(back | doubtful, expected | doubtful)
+
+
+def test_ends_that_do_not_reach_the_outline_are_led_on_to_it():
+    region = np.zeros((100, 120), bool)
+    region[50:] = True
+    region[20:50, 40:80] = True
+    straight = np.zeros((100, 120), bool)
+    straight[50:] = True
+    assert np.array_equal(_redrawn(region, [(49, 44), (49, 75)])[:49], straight[:49])
+    # Too far from it, the line cuts off nothing.
+    short = [(49, 55), (49, 65)]
+    assert np.array_equal(_redrawn(region, short), region)
+    assert np.array_equal(_redrawn(np.zeros((9, 9), bool), [(2, 2), (6, 6)]), np.zeros((9, 9), bool))
+    assert np.array_equal(_redrawn(region, [(-5, 60), (10, 60)]), region)
+
+
+def test_a_ring_keeps_the_larger_part_and_what_was_not_cut_stays():
+    region = np.zeros((100, 100), bool)
+    region[10:90, 10:90] = True
+    region[2:5, 2:5] = True
+    region[94:97, 40:60] = True
+    angles = np.linspace(0, 2 * np.pi, 60)
+    ring = [(50 + 38 * np.sin(a), 50 + 38 * np.cos(a)) for a in angles]
+    after = _redrawn(region, ring)
+    rows, cols = np.mgrid[:100, :100]
+    radius = np.hypot(rows - 50, cols - 50)
+    square = (slice(10, 90), slice(10, 90))
+    sure = np.abs(radius - 38) > 1.5
+    assert np.array_equal((after & sure)[square], (radius < 38)[square] & sure[square])
+    after[square] = region[square]
+    assert np.array_equal(after, region), "islands that the line does not cut stay"
+
+
+def test_what_goes_on_beyond_the_surroundings_stays_and_no_more_is_read_than_that():
+    scene = np.zeros((6000, 300), bool)
+    scene[:, 100:120] = True
+    scene[3000:3020, 120:150] = True
+    sizes = []
+
+    def read(window):
+        sizes.append(max(window.height, window.width))
+        return scene[window.slices]
+
+    # Across the strip: both halves go on.
+    _, before, after = redraw_outline(read, scene.shape, [(3000, 95), (3000, 125)])
+    assert np.array_equal(before, after)
+    assert max(sizes) <= 2048
+    # Along it: the bump goes.
+    window, before, after = redraw_outline(read, scene.shape, [(2990, 119), (3030, 119)])
+    assert (before & ~after).sum() == 20 * 30
+    assert not (after & ~before).any()
+    assert window.height < 500
