@@ -61,7 +61,7 @@ SIDE_PX = 1024
 PERSONS = ("brush", "smart", "learning")
 LEARN_EVERY, REGION_RIM_PX = 40, 12
 # Wrong patches that she mends in the first round through the queue, and in the last one.
-LARGE_PX, SMALL_PX = 3200, 50
+LARGE_PX, SMALL_PX = 3200, 200
 _WORTH_LEARNING = 0.02
 
 

@@ -8,6 +8,7 @@ drives the canvas with mouse and keys. Milliseconds by the clock, from the event
 `stroke_durable_ms`      a brush stroke being on the disk (from letting go of the button)
 `smart_fill_ms`          a proposal being there; `smart_fill_first_ms` the first one of a view
 `scribble_ms`            the same for a scribble over two classes; `scribble_first_ms` the first one of a view
+`outline_ms`             an outline drawn anew by a zigzag over a third of the view being on the disk
 `take_ms`, `undo_ms`     the labels having changed, on the disk and in the layer
 `…_frame_ms`             the same until the canvas has drawn it, too (here without a graphics card)
 `longest_stall_ms`       the longest time between two beats of a timer of 2 ms while all this is done, and while the
@@ -42,6 +43,7 @@ GOALS_MS = {
     "smart_fill_ms": 50,
     "scribble_ms": 200,
     "scribble_first_ms": 200,
+    "outline_ms": 50,
     "undo_ms": 50,
     "longest_stall_ms": 50,
     "longest_stall_undrawn_ms": 50,
@@ -422,6 +424,28 @@ class Measured(Stalls):
             desk.key("Escape")
             desk.pump(0.1)
 
+    def outlines(self) -> None:
+        """Outlines drawn anew, by lines that go to and fro over what is there, and taken back."""
+        desk = self.desk
+        desk.look_at(SIDE_PX / 2, SIDE_PX / 2)
+        desk.tools.select("outline")
+        desk.pump(1.5)
+        self.heart.rest()
+        for k in range(self.rounds):
+            desk.choose(1 + k % 3)
+            desk.pump(0.03)
+            row, col = self._rng.uniform(0.2, 0.6, 2)
+            path = [(row + 0.08 * (step % 2), col + 0.06 * step) for step in range(6)]
+            before = self._num_recorded
+            self._time(
+                "outline",
+                lambda path=path: desk.drag(*path),
+                lambda before=before: self._num_recorded > before or "encloses nothing" in desk.view.notice,
+            )
+            if self._num_recorded > before:
+                self._note("undo", lambda: desk.key("Z", control=True))
+        self._end("outlines")
+
     def figures(self) -> dict[str, float]:
         """Medians, and the stalls."""
         found = {name: statistics.median(values) for name, values in sorted(self.spent.items())}
@@ -474,6 +498,7 @@ def measure(root: Path, rounds: int, profile: bool) -> dict[str, float]:
     measured.strokes()
     measured.fills()
     measured.scribbles()
+    measured.outlines()
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(70)
     measured.desk.viewer.close()

@@ -18,7 +18,7 @@ _SMALL_PX = 8
 # A core narrower than this share of the region's own width would let the outline cross its middle.
 _CORE = 0.5
 # How far around a new outline is looked at, at least; and across all of it, at most.
-_LEAST_MARGIN_PX, _MOST_PX = 64, 2048
+_LEAST_MARGIN_PX, _MOST_PX = 64, 1024
 # Over which share of its length, or how many pixels, the end of a line is led on to the outline.
 _LEAD, _LEAST_LEAD_PX = 0.25, 3.0
 
@@ -190,7 +190,7 @@ def redraw_outline(
     each connected part that it cuts, the largest piece stays as it is. The line itself is the outermost of the region.
     Ends that do not reach the outline are led on to it, by a quarter of the line's length at most.
 
-    The surroundings looked at grow, to 2 048 px, until they hold all pieces but one of each part; pieces that go on
+    The surroundings looked at grow, to 1 024 px, until they hold all pieces but one of each part; pieces that go on
     beyond them stay.
 
     Parameters
@@ -273,22 +273,22 @@ def _cut_off(
     import cv2
 
     _, part_HW = cv2.connectedComponents(region_HW.astype(np.uint8), connectivity=connectivity)
-    count, piece_HW, stats, _ = cv2.connectedComponentsWithStats(
-        (region_HW & ~wall_HW).astype(np.uint8), connectivity=connectivity
-    )
+    free_HW = region_HW & ~wall_HW
+    count, piece_HW = cv2.connectedComponents(free_HW.astype(np.uint8), connectivity=connectivity)
+    # What the wall divides lies beside it: few pixels tell which pieces a part falls into.
+    beside_HW = _grown(wall_HW, 1) & free_HW
     part_of = np.zeros(count, np.int32)
-    part_of[piece_HW] = part_HW
-    part_of[0] = 0
-    cut = np.unique(part_HW[wall_HW & region_HW])
-    stays = ~np.isin(part_of, cut)
+    part_of[piece_HW[beside_HW]] = part_HW[beside_HW]
+    stays = part_of == 0
     sides = (piece_HW[0], piece_HW[-1], piece_HW[:, 0], piece_HW[:, -1])
     for side in (one for one, open_ in zip(sides, goes_on, strict=True) if open_):
         stays[side] = True
     sure = True
-    for part in cut:
+    for part in np.unique(part_of[part_of > 0]):
         pieces = np.flatnonzero(part_of == part)
         sure = sure and int(np.count_nonzero(stays[pieces])) < 2
-        if pieces.size and not stays[pieces].any():
-            stays[pieces[stats[pieces, cv2.CC_STAT_AREA].argmax()]] = True
+        if not stays[pieces].any():
+            sizes = np.bincount(piece_HW.ravel(), minlength=count)
+            stays[pieces[sizes[pieces].argmax()]] = True
     lost_HW: BoolArray = ~stays[piece_HW]
     return lost_HW, sure
