@@ -171,6 +171,7 @@ def _correct(shot: "Camera", workspace: Any) -> None:
         shot.take("correct")
         view.controller.lock(0, False)
         _smart_fill(shot, workspace, view)
+        _outline(shot, workspace, view)
         _compare_by_eye(shot, workspace, view)
         _look_back(shot, view)
         _learn(shot, workspace, view)
@@ -222,6 +223,25 @@ def _smart_fill(shot: "Camera", workspace: Any, view: Any) -> None:
     row, col = (int(k) for k in np.argwhere(valid)[np.count_nonzero(valid) // 2])
     tools.click(window.row + row, window.col + col)
     shot.take("correct_smart")
+    tools.select("")
+
+
+def _outline(shot: "Camera", workspace: Any, view: Any) -> None:
+    """A line that a hand draws where debris should end, smoother than the outline it has."""
+    from skimage.filters import gaussian
+    from skimage.measure import find_contours
+
+    tools, window = view.controller.tools, workspace.visible_window()
+    tools.select("outline")
+    view.controller.select_class(2)
+    smooth_HW = gaussian(np.asarray(workspace.session.mask[window.slices]) == 2, 4)
+    outline = np.add(max(find_contours(smooth_HW, 0.5), key=len), (window.row, window.col))
+    line = [tuple(point) for point in outline[len(outline) // 2 :]]
+    for step in range(2, len(line) + 1):
+        tools.trace(line[:step])
+    shot.take("correct_outline")
+    tools.end_trace()
+    tools.draw_line(line)
     tools.select("")
 
 

@@ -84,18 +84,11 @@ def plan_crops(places: Sequence[Place], seed: int = 0) -> list[tuple[int, Window
     list of (number of the place, window)
     """
 
-    half = CROP_PX // 2
-    on_corrections: list[tuple[int, int, Window]] = []
-    for number, place in enumerate(places):
-        placed = {at.tile.id: at for at in place.scene.placements}
-        for one in place.corrections:
-            rows, cols = np.nonzero(one.target_HW != IGNORE_INDEX)
-            rows, cols = rows + placed[one.tile_id].row, cols + placed[one.tile_id].col
-            cells = np.stack([rows // half, cols // half])
-            for cell in np.unique(cells, axis=1).T:
-                inside = (cells == cell[:, None]).all(axis=0)
-                centre = (int(rows[inside].mean()), int(cols[inside].mean()))
-                on_corrections.append((int(inside.sum()), number, _around(centre, place.scene.shape)))
+    on_corrections = [
+        (count, number, _around(centre, place.scene.shape))
+        for number, place in enumerate(places)
+        for count, centre in _where_corrected(place, CROP_PX // 2)
+    ]
     on_corrections.sort(key=lambda entry: -entry[0])
     chosen = [(number, window) for _, number, window in on_corrections[:MAX_CROPS]]
     draw = np.random.default_rng(seed)
@@ -107,6 +100,20 @@ def plan_crops(places: Sequence[Place], seed: int = 0) -> list[tuple[int, Window
         centre = (at.row + int(draw.integers(at.tile.height)), at.col + int(draw.integers(at.tile.width)))
         elsewhere.append((number, _around(centre, places[number].scene.shape)))
     return [*chosen, *elsewhere]
+
+
+def _where_corrected(place: Place, cell_px: int) -> list[tuple[int, tuple[int, int]]]:
+    """Number and middle of the corrected pixels in each square of a scene that holds some of a tile."""
+    placed = {at.tile.id: at for at in place.scene.placements}
+    found = []
+    for one in place.corrections:
+        rows, cols = np.nonzero(one.target_HW != IGNORE_INDEX)
+        rows, cols = rows + placed[one.tile_id].row, cols + placed[one.tile_id].col
+        cells = np.stack([rows // cell_px, cols // cell_px])
+        for cell in np.unique(cells, axis=1).T:
+            inside = (cells == cell[:, None]).all(axis=0)
+            found.append((int(inside.sum()), (int(rows[inside].mean()), int(cols[inside].mean()))))
+    return found
 
 
 def _around(centre: tuple[int, int], shape: tuple[int, int]) -> Window:
@@ -160,30 +167,34 @@ def read_crops(
 
 
 class Excerpt:
-    """The part of a scene around its corrections, at most `SHOWN_PX` on a side, as a scene of its own."""
+    """The part of a scene around its corrections, at most `SHOWN_PX` on a side, as a scene of its own.
+
+    Where they lie further apart it is the part that holds most of them.
+    """
 
     def __init__(self, place: Place) -> None:
-
-        corners = []
-        corrected = {one.tile_id for one in place.corrections}
-        for at in place.scene.placements:
-            if at.tile.id in corrected:
-                corners.append((at.row, at.col, at.row + at.tile.height, at.col + at.tile.width))
-        top, left = np.min(corners, axis=0)[:2]
-        bottom, right = np.max(corners, axis=0)[2:]
-        first, size = [], []
-        for low, high, length in ((top, bottom, place.scene.shape[0]), (left, right, place.scene.shape[1])):
-            side = min(SHOWN_PX, length)
-            start = min(max((int(low) + int(high) - side) // 2, 0), length - side)
-            first.append(start)
-            size.append(side)
-        self._scene, self._window = place.scene, Window(first[0], first[1], size[0], size[1])
-        self.name, self.shape = place.scene.name, (size[0], size[1])
+        where = _where_corrected(place, SHOWN_PX // 8)
+        centres_N2 = np.array([centre for _, centre in where])
+        # In the middle of all, and around each group.
+        windows = [_shown((centres_N2.min(axis=0) + centres_N2.max(axis=0)) // 2, place.scene.shape)]
+        windows += [_shown(centre_2, place.scene.shape) for centre_2 in centres_N2]
+        window = max(windows, key=lambda one: sum(count for count, centre in where if one.holds(*centre)))
+        self._scene, self._window = place.scene, window
+        self.name, self.shape = place.scene.name, (window.height, window.width)
         self.placements = tuple(
-            replace(at, row=at.row - first[0], col=at.col - first[1]) for at in place.scene.tiles_in(self._window)
+            replace(at, row=at.row - window.row, col=at.col - window.col) for at in place.scene.tiles_in(window)
         )
 
     def read(self, window: Window, bands: Sequence[str]) -> Any:
         """Bands and validity of a window of the excerpt."""
         moved = replace(window, row=window.row + self._window.row, col=window.col + self._window.col)
         return self._scene.read(moved, bands)
+
+
+def _shown(centre_2: Any, shape: tuple[int, int]) -> Window:
+    height, width = (min(SHOWN_PX, length) for length in shape)
+    row, col = (
+        min(max(int(at) - side // 2, 0), length - side)
+        for at, side, length in zip(centre_2, (height, width), shape, strict=True)
+    )
+    return Window(row, col, height, width)

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from napari_glacier.nn.checkpoint import LoadedModel, ModelCard, load_checkpoint
 from napari_glacier.nn.ensemble import resolve_models
 from napari_glacier.nn.zoo.surroundings import surroundings
 from training.adapt import main
-from training.corrections import read_corrections, target_of
-from training.region import plan_crops, read_crops, read_places
+from training.corrections import TileCorrections, read_corrections, target_of
+from training.region import Excerpt, Place, plan_crops, read_crops, read_places
 from training.tuning import Crops, Settings, how_far_it_carries, tune
 
 
@@ -82,6 +83,34 @@ def test_crops_lie_on_corrections_and_elsewhere(make_dataset):
         assert any(w.row <= row < w.row + w.height and w.col <= row < w.col + w.width for w in windows[:2])
     assert len(windows) == 2 + 16
     assert plan_crops(places) == plan_crops(places)
+
+
+def test_what_is_shown_holds_most_of_corrections_far_apart(make_dataset, monkeypatch):
+    scene = plan_scenes(open_dataset(make_dataset()))[0]
+    assert scene.shape == (128, 128)
+    monkeypatch.setattr("training.region.SHOWN_PX", 64)
+
+    def shown(said):
+        """The part shown of corrections given as windows of the scene."""
+        corrections = []
+        for at in scene.placements:
+            target = np.full((at.tile.height, at.tile.width), IGNORE_INDEX, np.uint8)
+            for window in said:
+                if at.row <= window.row < at.row + at.tile.height and at.col <= window.col < at.col + at.tile.width:
+                    target[replace(window, row=window.row - at.row, col=window.col - at.col).slices] = 1
+            if (target == 1).any():
+                corrections.append(TileCorrections(at.tile.id, target, int((target == 1).sum()), 0))
+        return Excerpt(Place(scene, tuple(corrections)))._window
+
+    few, many = Window(4, 6, 3, 3), Window(100, 110, 9, 9)
+    for said in ([few, many], [many, few]):
+        assert shown(said).holds(104, 114), "not the empty middle"
+    assert shown([few]) == Window(0, 0, 64, 64)
+    near = [Window(30, 40, 3, 3), Window(70, 80, 3, 3)]
+    middle = shown(near)
+    assert all(middle.holds(window.row, window.col) for window in near)
+    assert abs(middle.row + 32 - 51) <= 1
+    assert abs(middle.col + 32 - 61) <= 1
 
 
 def test_a_fixed_look_at_the_surroundings_is_taken_once_and_beyond_the_crop(make_dataset):
