@@ -202,11 +202,12 @@ class Pointer:
                 self._pan(panning_from, event.position)
             else:
                 path.append(self._at(layer, event))
-                if drawing or looping:
-                    self.tools.trace(path)
+                if (drawing or looping) and self.tools.tool == tool:
+                    self._attempt(lambda: self.tools.trace(path))
             yield
         layer.mouse_pan = not kind.draws
-        if panning_from is not None:
+        if panning_from is not None or self.tools.tool != tool:
+            # Who took another tool in the middle of a line has dropped it.
             return
         self.tools.end_trace()
         moved = self._far(path)

@@ -83,9 +83,13 @@ class Preview:
         steps = path[-2:]
         window = self._around(steps, wide_px + 1)
         if not self._is_on_sheet(window):
-            # With room for a hand that goes on, so that the sheet is laid anew seldom.
-            steps, window = path, self._around(path, wide_px + 1)
-            self._lay_under(self._around(path, max(window.height, window.width)))
+            whole = self._around(path, wide_px + 1)
+            # A longer line loses its beginning: a larger sheet would hold up the window.
+            shown = path if max(whole.height, whole.width) <= _SHEET_PX else steps
+            extent_px = int(np.ptp(shown, axis=0).max()) + 1
+            # With room on all sides for a hand that goes on, so that the sheet is laid anew seldom.
+            self._lay_under(self._around(shown, max((_SHEET_PX - extent_px) // 2 - 1, wide_px + 1)))
+            steps, window = path, self._sheet
         if not window.height or not window.width:
             return
         self._drawn = self._drawn.union(window)

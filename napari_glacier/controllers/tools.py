@@ -106,7 +106,7 @@ class ToolController:
                 raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
-        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE, toolbox.SAM):
+        if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE, toolbox.OUTLINE, toolbox.SAM):
             self._preview.prepare()
         before, self.tool = self.tool, tool
         dropped = self.drop()
@@ -227,9 +227,11 @@ class ToolController:
     def trace(self, path: Sequence[Point]) -> None:
         """Show a line or a loop while it is drawn; called for each step of the hand."""
         session = self.workspace.session
-        if self.tool == toolbox.SCRIBBLE and session is not None and not session.read_only:
+        if session is None or session.read_only or self.tool == toolbox.SAM:
+            return
+        if self.tool == toolbox.SCRIBBLE:
             self._preview.trace(path, scribbling.SCRIBBLE_PX, self._desk.chosen_class)
-        elif self.tool and session is not None and self.tool != toolbox.SAM:
+        else:
             self._preview.trace(path)
 
     def end_trace(self) -> None:

@@ -300,6 +300,30 @@ def test_an_outline_stops_at_locks_and_says_when_it_encloses_nothing(workspace, 
     assert np.array_equal(_labels(workspace), before)
 
 
+@pytest.mark.parametrize("wide", [0, 5])
+def test_a_line_longer_than_the_sheet_shows_where_the_hand_is(workspace, desk, tools, monkeypatch, wide):
+    monkeypatch.setattr("napari_glacier.controllers.preview._SHEET_PX", 48)
+    tools.select(toolbox.SCRIBBLE if wide else toolbox.OUTLINE)
+    desk.select_class(2)
+    line = [(20.0 + k / 2, 4.0 + k) for k in range(0, 118, 3)] + [(78.0 - k, 121.0 - k) for k in range(0, 70, 3)]
+    layer, shown = workspace.viewer.layers["Proposed change"], np.zeros((128, 128), bool)
+    for step in range(2, len(line) + 1):
+        tools.trace(line[:step])
+        assert layer.data.shape == (48, 48), "a larger sheet holds up the window"
+        row, col = (round(float(k)) for k in workspace.labels_layer.world_to_data(layer.data_to_world((0, 0))))
+        at = round(line[step - 1][0]) - row, round(line[step - 1][1]) - col
+        assert layer.data[at] == (2 if wide else 253)
+        drawn = np.add(np.argwhere(layer.data == (2 if wide else 253)), (row, col))
+        shown[tuple(drawn.T)] = True
+        distance = [np.hypot(*(np.array(line[:step]) - place).T).min() for place in drawn]
+        assert max(distance) < 2 + wide, "nothing but the line"
+    assert shown.sum() > 150
+    tools.drop()
+    tools.end_trace()
+    tools.select("")
+    assert (layer.data == 255).all()
+
+
 def test_an_outline_leaves_nodata_as_it_is(workspace, desk, tools):
     valid = workspace.session.valid
     assert not valid[:6, :6].any()

@@ -297,6 +297,13 @@ def test_loops_and_scribbles_show_while_they_are_drawn(hand):
     hand.drag([(70, 70), (70, 90), (95, 90)], SHIFT, at_each=look)
     assert set(np.unique(shown[-1])) == {253, 254, 255}
     assert (hand.viewer.layers["Proposed change"].data == 255).all()
+    # Another tool taken in the middle: nothing of the line is left, and nothing changes.
+    before, steps = _labels(hand).copy(), iter(range(9))
+    hand.key(Qt.Key.Key_O, SHIFT)
+    hand.drag([(70, 70), (70, 80), (70, 90), (95, 90)], at_each=lambda: next(steps) == 1 and hand.key(Qt.Key.Key_S))
+    assert hand.view.controller.tools.tool == toolbox.SMART_FILL
+    assert (hand.viewer.layers["Proposed change"].data == 255).all()
+    assert np.array_equal(_labels(hand), before)
 
 
 def test_what_a_tool_said_goes_when_another_is_taken(hand):
@@ -327,6 +334,11 @@ def test_errors_are_told_in_the_widget(hand):
     hand.key(Qt.Key.Key_S)
     hand.click(4, 4)
     assert "no data" in hand.view.notice
+    hand.layer.selected_label = 9
+    for key, modifier in ((Qt.Key.Key_D, Qt.KeyboardModifier.NoModifier), (Qt.Key.Key_O, SHIFT)):
+        hand.key(key, modifier)
+        hand.drag([(70, 70), (70, 90), (80, 90)])
+        assert "no class of this dataset" in hand.view.notice
 
 
 def test_naparis_own_tools_take_over(hand):
