@@ -305,7 +305,7 @@ def test_a_line_longer_than_the_sheet_shows_where_the_hand_is(workspace, desk, t
     monkeypatch.setattr("napari_glacier.controllers.preview._SHEET_PX", 48)
     tools.select(toolbox.SCRIBBLE if wide else toolbox.OUTLINE)
     desk.select_class(2)
-    line = [(20.0 + k / 2, 4.0 + k) for k in range(0, 118, 3)] + [(78.0 - k, 121.0 - k) for k in range(0, 70, 3)]
+    line = [(20.0 + k // 2, 4.0 + k) for k in range(0, 118, 3)] + [(78.0 - k, 121.0 - k) for k in range(0, 70, 3)]
     layer, shown = workspace.viewer.layers["Proposed change"], np.zeros((128, 128), bool)
     for step in range(2, len(line) + 1):
         tools.trace(line[:step])
