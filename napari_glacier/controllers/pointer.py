@@ -47,6 +47,8 @@ class Pointer:
         }
         self._held = dict(held or {})
         self._layer: Any = None
+        # Whether Escape was pressed since the mouse was.
+        self._dropped = False
         tools.changed.connect(self._on_tool)
         self.workspace.layers_changed.connect(self._follow_layer)
         self.workspace.session_changed.connect(self._follow_layer)
@@ -141,15 +143,22 @@ class Pointer:
         return act
 
     def _drop(self) -> None:
+        self._dropped = True
         if not self.tools.drop():
             self.tools.select("")
 
-    def _attempt(self, act: Callable[[], object]) -> None:
-        """What cannot be done is said where a person looks, not raised into napari's event loop."""
+    def _gave_up(self, tool: str, plane: int) -> bool:
+        """Whether a line was dropped while it was drawn: by Escape, another tool, or another scene of a stack."""
+        return self._dropped or self.tools.tool != tool or self.workspace.plane != plane
+
+    def _attempt(self, act: Callable[[], object]) -> bool:
+        """What cannot be done is said where a person looks, not raised into napari's event loop; whether it was."""
         try:
             act()
         except GlacierError as error:
             self.tools.told.emit(str(error))
+            return False
+        return True
 
     def _on_tool(self) -> None:
         layer, tool = self._layer, self.tools.tool
@@ -192,8 +201,9 @@ class Pointer:
         kind = toolbox.TOOL_OF[tool]
         drawing, looping = kind.draws and not shift, kind.loops and shift
         panning_from = event.position if kind.draws and shift else None
+        plane, self._dropped = self.workspace.plane, False
         if drawing:
-            self._attempt(lambda: self.tools.begin_line(*path[0]))
+            drawing = self._attempt(lambda: self.tools.begin_line(*path[0]))
         # The view stays while a loop is drawn, also when Shift is let go before the button is.
         layer.mouse_pan = not kind.draws and not shift
         yield
@@ -202,17 +212,19 @@ class Pointer:
                 self._pan(panning_from, event.position)
             else:
                 path.append(self._at(layer, event))
-                if (drawing or looping) and self.tools.tool == tool:
+                if (drawing or looping) and not self._gave_up(tool, plane):
                     self._attempt(lambda: self.tools.trace(path))
             yield
-        layer.mouse_pan = not kind.draws
-        if panning_from is not None or self.tools.tool != tool:
-            # Who took another tool in the middle of a line has dropped it.
+        self._on_tool()
+        gave_up = self._gave_up(tool, plane)
+        if drawing or looping:
+            self.tools.end_trace(dropped=gave_up)
+        if panning_from is not None or gave_up or (kind.draws and not drawing):
             return
-        self.tools.end_trace()
         moved = self._far(path)
         if drawing:
-            self._attempt(lambda: self.tools.draw_line(path))
+            # A hand moves the mouse a little while it clicks: that is no line.
+            self._attempt(lambda: self.tools.draw_line(path if moved else path[:1]))
         elif moved and looping:
             self._attempt(lambda: self.tools.loop(path))
         elif not moved:

@@ -24,6 +24,8 @@ ACCEPT_ALL = "accept"
 
 _UNKNOWN = 255
 _LOOK_BACK = 20
+# What a drawn outline may span; more would hold up the window.
+_LARGEST_LINE_PX = 2048 * 1024
 # Edges are gradients over three smoothed pixels.
 _EDGE_MARGIN_PX = 3
 
@@ -118,19 +120,30 @@ class RegionTools:
     def redraw(self, line: Sequence[Point]) -> int:
         """Let the chosen class end at a line (`shapes.redraw_outline`); gives the number of pixels that changed.
 
-        What the class gives up goes to its neighbours; `DataError` where the line encloses nothing.
+        What the class gives up goes to its neighbours.
+
+        Raises
+        ------
+        DataError
+            If the line lies outside the scene, is too long, or encloses nothing.
         """
-        label = self._desk.chosen_class
-        name = self._desk.session.scheme.class_names[label]
+        label, height, width = self._desk.chosen_class, *self._desk.shape
+        if not any(0 <= round(row) < height and 0 <= round(col) < width for row, col in line):
+            raise DataError("This is outside the scene.")
+        spans = [round(float(k)) + 1 for k in np.ptp(line, axis=0)]
+        if spans[0] * spans[1] > _LARGEST_LINE_PX:
+            raise DataError(f"This line spans {spans[0]:,} x {spans[1]:,} pixels. Draw it in parts.")
+        changed = Area(Window(0, 0, 0, 0), np.zeros((0, 0), bool))
         if len(line) > 1:
             window, before_HW, after_HW = shapes.redraw_outline(
                 lambda part: self._desk.read(part) == label, self._desk.shape, line
             )
-            changed = Area(window, before_HW ^ after_HW).trimmed()
-        if len(line) < 2 or not changed.num_px:
+            changed = Area(window, (before_HW ^ after_HW) & self._desk.valid(window)).trimmed()
+        if not changed.num_px:
             raise DataError(
-                f"This line encloses nothing between itself and the outline of {name}. Draw from that outline and back "
-                "to it, or choose the class whose outline is wrong."
+                "This line encloses nothing near by, between itself and the outline of "
+                f"{self._desk.session.scheme.class_names[label]}. Draw from that outline and back to it, or choose "
+                "the class whose outline is wrong."
             )
         wide = changed.padded(1, self._desk.shape)
         before_HW = self._desk.read(wide.window) == label

@@ -220,7 +220,16 @@ class ToolController:
         return window or self.source.window_around(seen.row + seen.height // 2, seen.col + seen.width // 2)
 
     def begin_line(self, row: float, col: float) -> None:
-        """A hand begins to draw a line with a tool that takes one."""
+        """A hand begins to draw a line with a tool that takes one.
+
+        Raises
+        ------
+        DataError
+            If nothing can be drawn, or a scribble not here.
+        """
+        self._need_right(self.tool)
+        # That there is one is asked now, not when the line is drawn.
+        _ = self._desk.chosen_class
         if self.tool == toolbox.SCRIBBLE:
             self.begin_scribble(row, col)
 
@@ -234,9 +243,9 @@ class ToolController:
         else:
             self._preview.trace(path)
 
-    def end_trace(self) -> None:
-        """The hand is up. Scribbles stay until they are solved."""
-        if self.tool != toolbox.SCRIBBLE:
+    def end_trace(self, dropped: bool = False) -> None:
+        """The hand is up. Scribbles that were not `dropped` stay until they are solved."""
+        if dropped or self.tool not in (toolbox.SCRIBBLE, toolbox.SAM):
             self._preview.clear()
 
     def draw_line(self, path: Sequence[Point]) -> None:

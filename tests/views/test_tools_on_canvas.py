@@ -304,6 +304,49 @@ def test_loops_and_scribbles_show_while_they_are_drawn(hand):
     assert hand.view.controller.tools.tool == toolbox.SMART_FILL
     assert (hand.viewer.layers["Proposed change"].data == 255).all()
     assert np.array_equal(_labels(hand), before)
+    assert hand.layer.mouse_pan, "the new tool leaves the view to the mouse"
+    # Escape in the middle drops the line; once more puts the tool down, and the mouse moves the view again.
+    for key, modifier in ((Qt.Key.Key_D, Qt.KeyboardModifier.NoModifier), (Qt.Key.Key_O, SHIFT)):
+        steps = iter(range(9))
+        hand.key(key, modifier)
+        hand.drag(
+            [(70, 70), (70, 80), (70, 90), (95, 90)],
+            at_each=lambda steps=steps: next(steps) == 1 and hand.key(Qt.Key.Key_Escape),
+        )
+        assert (hand.viewer.layers["Proposed change"].data == 255).all()
+        assert not hand.view.controller.tools.busy
+        hand.key(Qt.Key.Key_Escape)
+        assert hand.view.controller.tools.tool == ""
+        assert hand.layer.mouse_pan
+    assert np.array_equal(_labels(hand), before)
+
+
+def test_a_proposal_stays_while_the_view_is_moved_and_a_click_fails(hand):
+    hand.key(Qt.Key.Key_S)
+    hand.click(100, 100)
+    shown = hand.viewer.layers["Proposed change"].data.copy()
+    assert (shown != 255).any()
+    hand.drag([(90, 72), (90, 80), (90, 88)])
+    hand.drag([(90, 88), (90, 80), (90, 72)], SHIFT)
+    hand.click(4, 4)
+    assert "no data" in hand.view.notice
+    assert np.array_equal(hand.viewer.layers["Proposed change"].data, shown)
+
+
+def test_a_line_beside_the_scene_and_one_of_a_pixel_change_nothing(hand):
+    hand.viewer.scene.camera.zoom /= 3
+    before = _labels(hand).copy()
+    hand.view._class_buttons[1].click()
+    hand.key(Qt.Key.Key_O, SHIFT)
+    hand.drag([(20, 250), (40, 250), (60, 250)])
+    assert "outside the scene" in hand.view.notice
+    hand.drag([(80, 80), (81, 80)])
+    assert "encloses nothing" in hand.view.notice
+    hand.key(Qt.Key.Key_D)
+    hand.drag([(-12, 60), (20, 60), (40, 60)])
+    assert "outside the scene" in hand.view.notice
+    assert (hand.viewer.layers["Proposed change"].data == 255).all()
+    assert np.array_equal(_labels(hand), before)
 
 
 def test_what_a_tool_said_goes_when_another_is_taken(hand):

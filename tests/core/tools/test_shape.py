@@ -244,3 +244,99 @@ def test_what_goes_on_beyond_the_surroundings_stays_and_no_more_is_read_than_tha
     assert (before & ~after).sum() == 20 * 30
     assert not (after & ~before).any()
     assert window.height < 500
+
+
+@pytest.mark.parametrize(
+    "line", [[(50, 300), (60, 300)], [(50, -300), (60, -200)], [(-300, 5), (-300, 50)], [(400, 400)] * 2]
+)
+def test_a_line_beside_the_scene_is_refused(line):
+    region = np.zeros((100, 120), bool)
+    with pytest.raises(ValueError, match="no point of the line lies inside"):
+        redraw_outline(lambda window: region[window.slices], region.shape, line)
+
+
+@pytest.mark.parametrize("beyond", [-12, 12])
+def test_ends_that_went_past_the_outline_are_not_led_on(beyond):
+    # A bump to be cut off; the line comes and goes aslant, and begins far inside or outside.
+    region = np.zeros((200, 300), bool)
+    region[100:] = True
+    region[70:100, 100:200] = True
+    line = [(100 + beyond, 60), (99, 100), (99, 200), (100 + beyond, 240)]
+    after = _redrawn(region, line)
+    assert not after[70:99, 100:200].any()
+    elsewhere = np.ones(region.shape, bool)
+    elsewhere[60:100, 95:205] = False
+    assert (after != region)[elsewhere].sum() < 150, "the ends draw a wedge at most as thin as they lie"
+
+
+@pytest.mark.parametrize("side", [300, 512, 1000, 1400, 2048])
+def test_what_a_line_does_is_the_same_in_scenes_of_any_size(side):
+    # A band across the scene, and a U that takes 60 px out of it.
+    region = np.zeros((side, side), bool)
+    middle = side // 2
+    region[middle - 30 : middle + 30] = True
+    line = [
+        (middle + 30, middle - 30),
+        (middle - 40, middle - 30),
+        (middle - 40, middle + 30),
+        (middle + 30, middle + 30),
+    ]
+    after = _redrawn(region, line)
+    assert not (after & ~region)[:, : middle - 31].any()
+    lost = np.argwhere(region & ~after)
+    assert len(lost) == 60 * 59
+    assert lost[:, 1].min() > middle - 30
+    assert lost[:, 1].max() < middle + 30
+
+
+def test_the_inside_of_a_line_is_one_side_for_all_parts():
+    # Nodata stripes divide the region; of the last part most lies on the side that goes.
+    region = np.zeros((300, 400), bool)
+    region[150:, :300] = True
+    region[150:, 100:104] = False
+    region[60:160, 320:380] = True
+    after = _redrawn(region, [(150, 10), (150, 399)])
+    assert not after[60:150, 320:380].any()
+    assert after[151:160, 320:380].all()
+    assert not after[:150, :300].any()
+    assert after[150:, :300].all(), "the stripe lies behind the line"
+
+
+def test_a_region_held_together_at_a_corner_is_one():
+    region = np.zeros((120, 120), bool)
+    region[60:, :60] = True
+    region[20:60, 60:100] = True  # touches the rest at (59, 60) alone
+    assert np.array_equal(_redrawn(region, [(60, 10), (75, 30), (60, 50)])[20:60, 60:100], region[20:60, 60:100])
+    # What is beside the region is not: a line in the upper left does not reach the lower right past that corner.
+    after = _redrawn(region, [(60, 30), (30, 45), (30, 60)])
+    assert after[31:59, 50:60].all()
+    assert not after[61:, 61:].any()
+
+
+def test_a_bump_that_reaches_beyond_the_first_look_goes_and_one_beyond_the_last_stays():
+    for height, goes in ((150, True), (1200, False)):
+        region = np.zeros((1500, 600), bool)
+        region[1300:] = True
+        region[1300 - height : 1300, 290:310] = True
+        after = _redrawn(region, [(1300, 280), (1300, 320)])
+        assert after[1300 - height : 1300, 290:310].any() != goes
+        assert np.array_equal(after[1300:], region[1300:])
+
+
+def test_a_long_line_looks_to_its_sides_as_well():
+    region = np.zeros((1200, 2400), bool)
+    region[600:] = True
+    region[480:600, 900:1000] = True
+    after = _redrawn(region, [(600, 100), (600, 1200), (600, 1300)])
+    assert not after[:600].any()
+
+
+def test_an_outline_moves_by_one_pixel_either_way():
+    region = np.zeros((80, 120), bool)
+    region[40:] = True
+    for row in (39, 41):
+        after = _redrawn(region, [(row, 20), (row, 100)])
+        assert after[row, 20:101].all()
+        assert not after[: min(row, 40), 23:98].any()
+        assert not after[:row, 23:98].any()
+        assert np.array_equal(after[:, :15], region[:, :15])
