@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from napari_glacier.core.tools import components, growing, scribbles, shape
 from napari_glacier.core.tools.evidence import Evidence, balanced
+from napari_glacier.core.tools.redrawing import redraw_outline
 from napari_glacier.core.tools.superpixels import superpixels
 
 BRUSH_RADIUS_PX, DRAG_PX, DRAG_STEP_PX = 5, 80, 3
@@ -232,7 +233,7 @@ class Person:
         for outline in outlines:
             met = np.flatnonzero(near_HW[outline[:, 0, 1], outline[:, 0, 0]])
             for line in _lines_along(outline, met) if met.size > 1 else ():
-                window, _, after_HW = shape.redraw_outline(
+                window, _, after_HW = redraw_outline(
                     lambda part: now_HW[part.slices], now_HW.shape, [(float(y), float(x)) for x, y in line[:, 0]]
                 )
                 whole_HW = now_HW.copy()

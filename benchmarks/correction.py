@@ -53,6 +53,7 @@ from napari_glacier.core.data.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components, growing, scribbles, shape
 from napari_glacier.core.tools.evidence import Evidence, standardise
+from napari_glacier.core.tools.redrawing import redraw_outline
 from napari_glacier.core.tools.superpixels import superpixels
 
 BUNDLED = "bundled"
@@ -184,7 +185,7 @@ def _cross(region_HW: Any) -> None:
     """A line of 200 px, up and down across the middle of a view, as the new outline of what lies there."""
     row, col = (length // 2 for length in region_HW.shape)
     line = [(row + 8.0 * (k % 2), col - 100.0 + 10 * k) for k in range(21)]
-    shape.redraw_outline(lambda part: region_HW[part.slices], region_HW.shape, line)
+    redraw_outline(lambda part: region_HW[part.slices], region_HW.shape, line)
 
 
 def _stroke_ms(scene: Mosaic, rounds: int) -> float:

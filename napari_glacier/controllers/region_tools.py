@@ -16,6 +16,7 @@ from napari_glacier.core.tools import components
 from napari_glacier.core.tools import shape as shapes
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import BoolArray, balanced
+from napari_glacier.core.tools.redrawing import redraw_outline
 
 DEFAULT_STRENGTH = 45
 MAX_STRENGTH = 100
@@ -118,7 +119,7 @@ class RegionTools:
         self.reshape(Area(area.window, inside_HW), label)
 
     def redraw(self, line: Sequence[Point]) -> int:
-        """Let the chosen class end at a line (`shapes.redraw_outline`); gives the number of pixels that changed.
+        """Let the chosen class end at a line (`core.tools.redrawing`); gives the number of pixels that changed.
 
         What the class gives up goes to its neighbours.
 
@@ -135,7 +136,7 @@ class RegionTools:
             raise DataError(f"This line spans {spans[0]:,} x {spans[1]:,} pixels. Draw it in parts.")
         changed = Area(Window(0, 0, 0, 0), np.zeros((0, 0), bool))
         if len(line) > 1:
-            window, before_HW, after_HW = shapes.redraw_outline(
+            window, before_HW, after_HW = redraw_outline(
                 lambda part: self._desk.read(part) == label, self._desk.shape, line
             )
             changed = Area(window, (before_HW ^ after_HW) & self._desk.valid(window)).trimmed()
