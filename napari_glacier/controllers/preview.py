@@ -58,7 +58,7 @@ class Preview:
         """Draw the classes where `where_HW`, in a window of the scene."""
         drawn_HW = np.where(where_HW, index_HW, np.uint8(NONE))
         _outline(drawn_HW, where_HW)
-        self._bring_up()
+        self.bring_up()
         self._lay_under(window)
         before, self._drawn = self._drawn, window
         self._on_sheet(before)[:] = NONE
@@ -78,7 +78,7 @@ class Preview:
         label : int
             Class that the line is drawn in; without one it is light with a dark rim.
         """
-        self._bring_up()
+        self.bring_up()
         wide_px = wide_px or max(round(_LINE_SCREEN_PX / self._screen_px()), 1)
         steps = path[-2:]
         window = self._around(steps, wide_px + 1)
@@ -112,8 +112,8 @@ class Preview:
         if layer is not None:
             self.workspace.viewer.layers.remove(layer)
 
-    def _bring_up(self) -> None:
-        """Have the layer on top of all others."""
+    def bring_up(self) -> None:
+        """Have the layer at hand, on top of all others; moving it there takes napari long, too."""
         self.prepare()
         layers = self.workspace.viewer.layers
         if layers[-1] is not self._layer:

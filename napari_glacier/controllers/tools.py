@@ -107,7 +107,7 @@ class ToolController:
             self._need_right(tool)
         # The tool first: what listens must not take the one before back into the hand.
         if tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE, toolbox.OUTLINE, toolbox.SAM):
-            self._preview.prepare()
+            self._preview.bring_up()
         before, self.tool = self.tool, tool
         dropped = self.drop()
         if tool != before and not dropped:
