@@ -152,7 +152,7 @@ class Pointer:
         return self._dropped or self.tools.tool != tool or self.workspace.plane != plane
 
     def _attempt(self, act: Callable[[], object]) -> bool:
-        """What cannot be done is said where a person looks, not raised into napari's event loop; whether it was."""
+        """Do something; whether that went. Why not is said where people look, not raised into napari's event loop."""
         try:
             act()
         except GlacierError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.controllers import painting
+from napari_glacier.controllers import painting, scribbling
 from napari_glacier.controllers.desk import Point
 from napari_glacier.controllers.layers import KEY, world_placement
 from napari_glacier.controllers.workspace import Workspace
@@ -201,12 +201,8 @@ class Preview:
 
 def _line(path: Sequence[Point], window: Window, wide_px: int) -> BoolArray:
     """Pixels of a window under a line."""
-    import cv2
-
     line_HW = np.zeros((window.height, window.width), np.uint8)
-    # OpenCV counts columns first.
-    corners = np.round(np.subtract(path, (window.row, window.col))[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
-    cv2.polylines(line_HW, [corners], False, 1, wide_px)
+    scribbling.draw_path(line_HW, [(row - window.row, col - window.col) for row, col in path], 1, wide_px)
     return line_HW.astype(bool)
 
 

@@ -26,12 +26,12 @@ def solved(
     return Area(evidence.window, (index_HW != scribbles.UNMARKED) & within_HW), index_HW
 
 
-def draw_path(marks_HW: npt.NDArray[np.uint8], path: Sequence[Point], label: int) -> None:
-    """Draw a line of `SCRIBBLE_PX` through points, as far as it lies inside."""
+def draw_path(marks_HW: npt.NDArray[np.uint8], path: Sequence[Point], label: int, wide_px: int = SCRIBBLE_PX) -> None:
+    """Draw a line through points, as far as it lies inside."""
     import cv2
 
     # OpenCV counts columns first.
     points = np.round(np.asarray(path, float)[:, ::-1]).astype(np.int32).reshape(-1, 1, 2)
-    cv2.polylines(marks_HW, [points], False, int(label), SCRIBBLE_PX)
+    cv2.polylines(marks_HW, [points], False, int(label), wide_px)
     if len(points) == 1:
-        cv2.circle(marks_HW, tuple(points[0, 0].tolist()), SCRIBBLE_PX // 2, int(label), -1)
+        cv2.circle(marks_HW, tuple(points[0, 0].tolist()), wide_px // 2, int(label), -1)
