@@ -24,7 +24,7 @@ from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
-from napari_glacier.core.tools import growing, scribbles
+from napari_glacier.core.tools import growing, load_libraries, scribbles
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import Evidence, FloatArray
 
@@ -72,6 +72,7 @@ class ToolController:
     probed = Signal(object)
 
     def __init__(self, workspace: Workspace) -> None:
+        load_libraries()
         self.workspace = workspace
         self.options = Options()
         self.tool = ""

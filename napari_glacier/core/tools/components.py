@@ -46,16 +46,12 @@ class Area:
 
     def trimmed(self) -> "Area":
         """The same pixels in the smallest window; one of no pixels where there are none."""
-        from scipy import ndimage
-
-        found = ndimage.find_objects(self.where_HW.astype(np.uint8))
-        if not found:
+        rows, cols = (np.flatnonzero(self.where_HW.any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
             return Area(Window(self.window.row, self.window.col, 0, 0), np.zeros((0, 0), bool))
-        rows, cols = found[0]
-        window = Window(
-            self.window.row + rows.start, self.window.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
-        )
-        return Area(window, self.where_HW[rows, cols])
+        (top, bottom), (left, right) = ((int(k[0]), int(k[-1]) + 1) for k in (rows, cols))
+        window = Window(self.window.row + top, self.window.col + left, bottom - top, right - left)
+        return Area(window, self.where_HW[top:bottom, left:right])
 
 
 def component_at(read: Callable[[Window], MaskArray], shape: tuple[int, int], row: int, col: int) -> Area:
