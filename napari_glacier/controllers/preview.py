@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.controllers import painting, scribbling
+from napari_glacier.controllers import painting
 from napari_glacier.controllers.desk import Point
 from napari_glacier.controllers.layers import KEY, world_placement
+from napari_glacier.controllers.scribble_tool import draw_path
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray
@@ -202,7 +203,7 @@ class Preview:
 def _line(path: Sequence[Point], window: Window, wide_px: int) -> BoolArray:
     """Pixels of a window under a line."""
     line_HW = np.zeros((window.height, window.width), np.uint8)
-    scribbling.draw_path(line_HW, [(row - window.row, col - window.col) for row, col in path], 1, wide_px)
+    draw_path(line_HW, [(row - window.row, col - window.col) for row, col in path], 1, wide_px)
     return line_HW.astype(bool)
 
 

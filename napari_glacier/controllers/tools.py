@@ -13,20 +13,21 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers import scribbling, toolbox
+from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.desk import Desk, Point
 from napari_glacier.controllers.evidence import WORK_PX, EvidenceSource
+from napari_glacier.controllers.fill_tool import FillTool
 from napari_glacier.controllers.preview import Preview
 from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
 from napari_glacier.controllers.sam_tool import SamTool
+from napari_glacier.controllers.scribble_tool import SCRIBBLE_PX, ScribbleTool
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
-from napari_glacier.core.tools import growing, load_libraries, scribbles
+from napari_glacier.core.tools import load_libraries
 from napari_glacier.core.tools.components import Area
-from napari_glacier.core.tools.evidence import Evidence, FloatArray
 
 _WHEEL_STEP = 3
 _MOST_READ_AHEAD_PX = 2048
@@ -83,10 +84,10 @@ class ToolController:
         self.source = EvidenceSource(workspace)
         self._desk = Desk(workspace, self.source, self.told.emit)
         self._preview = Preview(workspace)
+        self._fill = FillTool(self._desk, self.options, self._later, self._propose)
+        self._scribble = ScribbleTool(self._desk, self._later, self._propose)
         self.sam = SamTool(self._desk, self._preview, self._later, self._show_object)
         self._regions = RegionTools(self._desk, self.options)
-        self._seed: tuple[int, int, Window, FloatArray] | None = None
-        self._marks: tuple[Window, npt.NDArray[np.uint8]] | None = None
         self._plane = 0
         self._seen: tuple[Window | None, Window | None] = None, None
         workspace.layers_changed.connect(self._on_layers)
@@ -121,7 +122,7 @@ class ToolController:
         strength = min(max(int(strength), 1), MAX_STRENGTH)
         if strength != self.options.strength:
             self.options.strength = strength
-            self._regrow()
+            self._fill.regrow()
             self.changed.emit()
 
     def turn_wheel(self, steps: float) -> None:
@@ -154,7 +155,10 @@ class ToolController:
         self._need_right(self.tool)
         at = self._desk.pixel(row, col)
         if self.tool == toolbox.SMART_FILL:
-            self._fill(*at)
+            if self.proposal is not None and self.proposal.area.holds(*at):
+                self.take()
+            else:
+                self._fill.click(*at)
         elif self.tool in (toolbox.SCRIBBLE, toolbox.OUTLINE):
             self.draw_line([at])
         elif self.tool == toolbox.SAM:
@@ -232,7 +236,7 @@ class ToolController:
         # That there is one is asked now, not when the line is drawn.
         _ = self._desk.chosen_class
         if self.tool == toolbox.SCRIBBLE:
-            self.begin_scribble(row, col)
+            self._scribble.begin(row, col)
 
     def trace(self, path: Sequence[Point]) -> None:
         """Show a line or a loop while it is drawn; called for each step of the hand."""
@@ -240,7 +244,7 @@ class ToolController:
         if session is None or session.read_only or self.tool == toolbox.SAM:
             return
         if self.tool == toolbox.SCRIBBLE:
-            self._preview.trace(path, scribbling.SCRIBBLE_PX, self._desk.chosen_class)
+            self._preview.trace(path, SCRIBBLE_PX, self._desk.chosen_class)
         else:
             self._preview.trace(path)
 
@@ -257,44 +261,11 @@ class ToolController:
         DataError
             If the tool can do nothing with it; says why.
         """
+        self._need_right(self.tool)
         if self.tool == toolbox.SCRIBBLE:
-            self.scribble(path)
+            self._scribble.draw(path)
         elif self.tool == toolbox.OUTLINE:
-            self._need_right(self.tool)
             self._regions.redraw(path)
-
-    def begin_scribble(self, row: float, col: float) -> None:
-        """A scribble begins here: what does not depend on where it goes is started on."""
-        self._need_right(self.tool)
-        self.source.begin_superpixels(self._marks_around(*self._desk.pixel(row, col))[0])
-
-    def scribble(self, path: Sequence[Point]) -> None:
-        """Draw with the chosen class; as soon as two classes are drawn, what lies between is proposed.
-
-        Raises
-        ------
-        DataError
-            If the scribble begins outside the part of the scene that is on screen.
-        """
-        self._need_right(self.tool)
-        window, marks_HW = self._marks_around(*self._desk.pixel(*path[0]))
-        scribbling.draw_path(
-            marks_HW, [(row - window.row, col - window.col) for row, col in path], self._desk.chosen_class
-        )
-        drawn, (evidence, cut) = marks_HW.copy(), self.source.begin_superpixels(window)
-        if np.unique(drawn).size > 2:
-            solving = self.source.submit(lambda: scribbling.solved(evidence.result(), cut.result(), drawn))
-            self._later(solving, self._show_solution)
-        else:
-            self._show_solution((Area(window, drawn != scribbles.UNMARKED), None))
-
-    def _show_solution(self, solution: tuple[Area, npt.NDArray[np.uint8] | None]) -> None:
-        area, index_HW = solution
-        if index_HW is not None:
-            self._propose(toolbox.SCRIBBLE, area, index_HW)
-        elif self._marks is not None:
-            self._propose("", area, self._marks[1])
-            self.told.emit("Now scribble over another class (Alt+number chooses it).")
 
     # -- what takes long
 
@@ -356,7 +327,7 @@ class ToolController:
         """The chosen class changed: a fill that is proposed takes it."""
         proposal = self.proposal
         if proposal is not None and proposal.tool == toolbox.SMART_FILL:
-            self._regrow()
+            self._fill.regrow()
         elif proposal is not None and proposal.tool == toolbox.SAM:
             self._show_object(proposal.area)
 
@@ -373,7 +344,7 @@ class ToolController:
 
     @property
     def _has_something(self) -> bool:
-        return self.proposal is not None or self._marks is not None or self.sam.objects is not None
+        return self.proposal is not None or self._scribble.begun or self.sam.objects is not None
 
     # -- without a click
 
@@ -442,40 +413,6 @@ class ToolController:
         elif self.tool == toolbox.SNAP:
             self._regions.snap(area, label)
 
-    def _fill(self, row: int, col: int) -> None:
-        if self.proposal is not None and self.proposal.area.holds(row, col):
-            self.take()
-            return
-        window = self._desk.window_around(row, col)
-        at = row - window.row, col - window.col
-        read = self.source.prepare(window)
-
-        def plant(evidence: Evidence) -> None:
-            if not evidence.valid_HW[at]:
-                raise DataError("There are no data at this pixel.")
-            self._seed = row, col, window, growing.likeness(evidence, *at)
-            self._regrow()
-
-        if read.done():
-            plant(read.result())
-        else:
-            self._later(read, plant)
-
-    def _regrow(self) -> None:
-        if self._seed is None:
-            return
-        row, col, window, distance_HW = self._seed
-        grown_HW = growing.grow(distance_HW, row - window.row, col - window.col, self.options.tolerance)
-        index_HW = np.full(grown_HW.shape, self._desk.chosen_class, np.uint8)
-        self._propose(toolbox.SMART_FILL, Area(window, grown_HW), index_HW)
-
-    def _marks_around(self, row: int, col: int) -> tuple[Window, npt.NDArray[np.uint8]]:
-        """The scribbles so far, as long as one draws where they were begun; else a clean sheet."""
-        if self._marks is None or not self._marks[0].holds(row, col):
-            window = self._desk.window_around(row, col)
-            self._marks = window, np.full((window.height, window.width), scribbles.UNMARKED, np.uint8)
-        return self._marks
-
     def _propose(self, tool: str, area: Area, index_HW: npt.NDArray[np.uint8], model: str | None = None) -> None:
         """Show a change; one without a tool is only drawn."""
         self._plane = self.workspace.plane
@@ -490,8 +427,9 @@ class ToolController:
         self._propose(toolbox.SAM, area, index_HW, self.sam.model)
 
     def _forget(self) -> None:
-        self.proposal = self._seed = self._marks = self._awaited = None
-        self.sam.forget()
+        self.proposal = self._awaited = None
+        for tool in (self._fill, self._scribble, self.sam):
+            tool.forget()
         self._preview.clear()
 
     def _need_right(self, tool: str) -> None:

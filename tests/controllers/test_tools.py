@@ -179,12 +179,12 @@ def test_scribbles_of_two_classes_solve_what_lies_between(workspace, desk, tools
     tools.told.connect(told.append)
     tools.select(toolbox.SCRIBBLE)
     desk.select_class(0)
-    tools.begin_scribble(70, 20)
-    tools.scribble([(70, 20), (72, 60), (74, 100)])
+    tools.begin_line(70, 20)
+    tools.draw_line([(70, 20), (72, 60), (74, 100)])
     assert tools.proposal is None
     assert "another class" in told[-1]
     desk.select_class(3)
-    tools.scribble([(110, 20), (112, 100)])
+    tools.draw_line([(110, 20), (112, 100)])
     proposal = tools.proposal
     index, where = proposal.index_HW.copy(), proposal.area.where_HW.copy()
     assert (index[71:73, 30:60] == 0).any()
@@ -667,15 +667,16 @@ def test_locked_classes_and_nodata_survive_every_tool(workspace, desk, make_data
         tools.options.radius_px = data.draw(st.integers(1, 6))
         tools.select(tool)
         try:
-            act = data.draw(st.sampled_from(["click", "loop", "scribble", "everywhere", "last stroke"]), label="act")
+            act = data.draw(st.sampled_from(["click", "loop", "lines", "everywhere", "last stroke"]), label="act")
             if act == "click":
                 tools.click(*data.draw(pixel))
             elif act == "loop":
                 tools.loop([tuple(map(float, data.draw(pixel))) for _ in range(4)])
-            elif act == "scribble":
+            elif act == "lines":
+                tools.select(data.draw(st.sampled_from([toolbox.SCRIBBLE, toolbox.OUTLINE])))
                 for label_index in (0, 3, 1):
                     desk.select_class(label_index)
-                    tools.scribble([data.draw(pixel), data.draw(pixel)])
+                    tools.draw_line([data.draw(pixel), data.draw(pixel)])
             elif act == "everywhere":
                 tools.accept_everywhere(in_view=data.draw(st.booleans()))
             else:
