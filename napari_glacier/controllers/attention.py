@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from napari_glacier.controllers.predicted import shown_prediction
-from napari_glacier.controllers.region_walk import RegionWalk, mark, on_tiles
+from napari_glacier.controllers.region_walk import Built, RegionWalk, mark, on_tiles
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
@@ -47,7 +47,7 @@ class AttentionController(RegionWalk):
         """Whether there is a prediction with its uncertainty to go by."""
         return shown_prediction(self.workspace) is not None and self.workspace.uncertainty_layer is not None
 
-    def plan(self) -> Callable[[], AttentionQueue] | None:
+    def plan(self) -> Callable[[], Built] | None:
         """What builds a queue of what is on screen, less what was looked at; None where there is nothing to go by.
 
         Called on the GUI thread; what it gives may run in another one. See `install`.
@@ -56,13 +56,11 @@ class AttentionController(RegionWalk):
         doubt = self.workspace.uncertainty_layer
         if session is None or predicted is None or doubt is None or doubt.data.shape != session.mask.shape:
             return None
-        self.stale = False
-        self._building = True
-        self._missed = []
+        number = self._begin()
         entropy, known, georef = doubt.data, predicted.known_everywhere() & session.valid, session.georef()
         area_m2 = georef.pixel_area_m2 if georef is not None else None
 
-        def build() -> AttentionQueue:
+        def build() -> Built:
             doubts = np.nan_to_num(np.asarray(entropy, np.float32))
             queue = AttentionQueue(doubts, known, area_m2 / 1e6 if area_m2 else 1.0)
             for patch in session.journal.drawn(self.unseen_tools):
@@ -72,13 +70,16 @@ class AttentionController(RegionWalk):
             for tile in session.dataset.tiles:
                 if session.review(tile.id) == _APPROVED:
                     mark(session, queue, tile.id, (0, 0), np.ones((tile.height, tile.width), bool))
-            return queue
+            return Built(number, queue)
 
         return build
 
     def accept(self) -> None:
-        """Take the prediction over in the region on screen, and go on."""
+        """Take the prediction over in the region on screen, and go on; what was drawn or found right there stays."""
         region, where_HW = self._need_current()
+        if not where_HW.any():
+            self._go_on()
+            return
         self.tools.accept_area(Area(region.window, where_HW))
         self._settle(region, where_HW)
 

@@ -1,29 +1,31 @@
 """Correcting labels: classes, tools, locks, undo, saving, review states. No Qt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from psygnal import Signal
 
 from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.attention import AttentionController
 from napari_glacier.controllers.disagreement import DisagreementController
 from napari_glacier.controllers.history import HistoryController
-from napari_glacier.controllers.pointer import Pointer
+from napari_glacier.controllers.pointer import CLASS_KEYS, REDO_KEY, UNDO_KEY, Pointer
 from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, forget_history, tag_of
+from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.saving import SaveReport
+from napari_glacier.core.correction.strokes import StrokeInfo
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 
-# napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
-CLASS_KEYS = tuple(f"Alt-{index}" for index in range(10))
-_UNDO_REACH = 200
+# Strokes are asked of the journal in pages.
+_PAGE = 200
 # What takes a stroke away, and what brings it back.
 _STEPS = {"undo": 1, "redo": -1}
 TOOLS = ("paint", "fill", "polygon", "erase", "pick", "pan_zoom")
@@ -214,36 +216,64 @@ class CorrectionController:
         self._need_layer()
         session = self._need_session()
         session.mask.commit()
-        for stroke_id in reversed(self._undone.pop() if self._undone else ()):
-            self.workspace.take_back(session.journal.stroke(stroke_id), "redo")
+        # What was taken back in another scene waits until that is on screen again.
+        for undone in reversed(self._undone):
+            if self._take_back(session, tuple(reversed(undone)), "redo"):
+                self._undone.remove(undone)
+                break
         self.status_changed.emit()
 
     def _undo_from_journal(self, session: Any) -> list[int]:
-        """Undo the newest stroke that shows and was not undone, whole: with what was drawn in the same go.
-
-        `DataError` where that stroke lies on approved tiles alone: taking back an older one in its place would
-        surprise.
-        """
-        held: list[str] = []
-        session.mask.locked_out.append(held.extend)
+        """Undo the newest stroke that shows and was not undone, whole: with what was drawn in the same go."""
         # How often strokes of a group were undone and not drawn again, after the one looked at.
         taken: dict[str, int] = {}
+        # Of what is saved, strokes of this window alone are taken back.
+        oldest = 0 if session.unsaved() else self._first_of_window
+        for info in _newest_first(session.journal):
+            if info.id <= oldest:
+                break
+            if info.tool in _STEPS:
+                taken[info.group] = taken.get(info.group, 0) + _STEPS[info.tool]
+            elif taken.get(info.group, 0) > 0:
+                taken[info.group] -= 1
+            elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
+                parts = tuple(reversed(session.drawn_at_once.get(info.id, (info.id,))))
+                undone = self._take_back(session, parts, "undo")
+                if undone:
+                    return undone
+        return []
+
+    def _take_back(self, session: Any, stroke_ids: tuple[int, ...], step: str) -> list[int]:
+        """Take strokes back; the ids of the new ones, none where nothing of them shows in the scene on screen.
+
+        `DataError` where all that shows is approved or of locked classes: taking back an older stroke in the place of
+        these would surprise.
+        """
+        held, kept = list[str](), list[slice]()
+
+        def keep(rows: slice, cols: slice) -> None:
+            kept.append(rows)
+
+        strokes = [session.journal.stroke(stroke_id) for stroke_id in stroke_ids]
+        session.mask.locked_out.append(held.extend)
+        session.mask.refused.append(keep)
         try:
-            for info in session.journal.history(_UNDO_REACH):
-                if info.tool in _STEPS:
-                    taken[info.group] = taken.get(info.group, 0) + _STEPS[info.tool]
-                elif taken.get(info.group, 0) > 0:
-                    taken[info.group] -= 1
-                elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
-                    parts = reversed(session.drawn_at_once.get(info.id, (info.id,)))
-                    undone = [self.workspace.take_back(session.journal.stroke(part)) for part in parts]
-                    if any(undone):
-                        return [stroke_id for stroke_id in undone if stroke_id is not None]
-                    if held:
-                        raise DataError(f"The last stroke was not undone. {approved_sentence(tuple(held))}")
+            made = [self.workspace.take_back(stroke, step) for stroke in strokes]
         finally:
             session.mask.locked_out.remove(held.extend)
-        return []
+            session.mask.refused.remove(keep)
+        new = [stroke_id for stroke_id in made if stroke_id is not None]
+        if not new and (held or kept):
+            # What an undo takes back is the last stroke, and what a redo does is the last undo.
+            why = approved_sentence(tuple(held)) if held else self._locked_sentence(strokes)
+            raise DataError(f"The last stroke was not {'undone' if step == 'undo' else 'drawn again'}. {why}")
+        return new
+
+    def _locked_sentence(self, strokes: Sequence[Any]) -> str:
+        session = self._need_session()
+        drawn = {int(index) for stroke in strokes for patch in stroke.patches for index in np.unique(patch.after_HW)}
+        names = [session.scheme.class_names[index] for index in sorted(drawn & session.mask.locked_classes)]
+        return f"Its pixels are of a locked class. Unlock {listed(names)} first."
 
     @property
     def status(self) -> str:
@@ -286,6 +316,7 @@ class CorrectionController:
     def keep_on_top(self) -> None:
         """Put the corrections on top of what another program wrote into the mask files."""
         self._need_session().keep_on_top()
+        self._draw_anew()
 
     def save(self) -> str:
         """Write the corrections into the mask files; gives a sentence on what was done.
@@ -311,10 +342,8 @@ class CorrectionController:
             raise JournalError(session.read_only)
         kept = sorted(session.unsaved().keys() & session.approved)
         number = session.discard()
-        layer = self._layer
-        if layer is not None:
-            forget_history(layer)
-            layer.refresh()
+        self._undone.clear()
+        self._draw_anew()
         self.status_changed.emit()
         if kept:
             are = "is approved and keeps its" if len(kept) == 1 else "are approved and keep their"
@@ -336,6 +365,12 @@ class CorrectionController:
         self._leave_session()
         self._leave_layer()
 
+    def _draw_anew(self) -> None:
+        """Draw labels that came from the mask files; napari's undo would write what it remembers over them."""
+        if self._layer is not None:
+            forget_history(self._layer)
+            self._layer.refresh()
+
     def _need_layer(self) -> Any:
         if self._layer is None:
             raise DataError("There are no labels to correct. Open a dataset first (Data widget).")
@@ -347,6 +382,8 @@ class CorrectionController:
         return self.workspace.session
 
     def _on_session(self, session: Any) -> None:
+        if session is not self._session:
+            self._undone.clear()
         self._leave_session()
         self._session = session
         if session is not None:
@@ -388,8 +425,8 @@ class CorrectionController:
                 for index in range(len(self.classes)):
                     layer.bind_key(CLASS_KEYS[index], self._key_action(index), overwrite=True)
                 # napari's own undo knows nothing of accepted predictions and earlier sittings.
-                layer.bind_key("Control-Z", lambda _: self.undo(), overwrite=True)
-                layer.bind_key("Control-Shift-Z", lambda _: self.redo(), overwrite=True)
+                layer.bind_key(UNDO_KEY, lambda _: self.undo(), overwrite=True)
+                layer.bind_key(REDO_KEY, lambda _: self.redo(), overwrite=True)
                 layer.events.mode.connect(self._on_mode)
                 layer.events.selected_label.connect(self._on_changed)
                 layer.events.brush_size.connect(self._on_changed)
@@ -403,7 +440,7 @@ class CorrectionController:
             self._layer.events.brush_size.disconnect(self._on_changed)
             for index in range(len(self.classes)):
                 self._layer.bind_key(CLASS_KEYS[index], None, overwrite=True)
-            for key in ("Control-Z", "Control-Shift-Z"):
+            for key in (UNDO_KEY, REDO_KEY):
                 self._layer.bind_key(key, None, overwrite=True)
         self._layer = None
 
@@ -424,6 +461,14 @@ class CorrectionController:
 
     def _on_changed(self, event: Any) -> None:
         self.changed.emit()
+
+
+def _newest_first(journal: Journal) -> Iterator[StrokeInfo]:
+    """All strokes of a journal, as far as one asks."""
+    page = journal.history(_PAGE)
+    while page:
+        yield from page
+        page = journal.history(_PAGE, older_than=page[-1].id)
 
 
 def summarise(report: SaveReport) -> str:

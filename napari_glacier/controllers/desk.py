@@ -131,10 +131,16 @@ class Desk:
             )
         return area.padded(margin_px, self.shape)
 
-    def drawn(self, stroke: Any) -> tuple[Area, int, npt.NDArray[np.uint8]] | None:
-        """What still shows of a stroke in the scene on screen: its pixels, class, and what was there before."""
+    def drawn(self, strokes: Sequence[Any]) -> tuple[Area, int, npt.NDArray[np.uint8]] | None:
+        """What still shows of strokes, the oldest first: pixels of a class on screen, and what was there before."""
         here = {place.tile.id: place for place in self.session.current_scenes[self.workspace.plane].placements}
-        patches = [(here[patch.tile_id], patch) for patch in stroke.patches if patch.tile_id in here]
+        # The newest first, so that what was there before all of them remains.
+        patches = [
+            (here[patch.tile_id], patch)
+            for stroke in reversed(strokes)
+            for patch in stroke.patches
+            if patch.tile_id in here
+        ]
         if not patches:
             return None
         corners = np.array(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers.layers import KEY, world_placement
-from napari_glacier.controllers.region_walk import RegionWalk, on_tiles
+from napari_glacier.controllers.region_walk import Built, RegionWalk, on_tiles
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace, tag_of
@@ -23,7 +23,7 @@ from napari_glacier.core.correction.disagreement import (
     words,
 )
 from napari_glacier.core.correction.settled import SettledArea
-from napari_glacier.core.correction.strokes import MaskArray
+from napari_glacier.core.correction.strokes import MaskArray, Patch
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tools.components import Area
 
@@ -37,20 +37,16 @@ _MOVES = ("undo", "redo", "revert")
 
 
 @dataclass(frozen=True)
-class Disagreements:
-    """What was found for a source, and the queue of it.
+class Disagreements(Built):
+    """What was found for a source and a scene, and the queue of it.
 
     Attributes
     ----------
-    source : str or Opinions
     other : uint8 array of the mask's shape
         Somebody else's class; `UNSAID` where nobody differs.
-    queue : AttentionQueue
     """
 
-    source: "str | Opinions"
     other: npt.NDArray[np.uint8]
-    queue: AttentionQueue
 
 
 class DisagreementController(RegionWalk):
@@ -133,8 +129,9 @@ class DisagreementController(RegionWalk):
         session, source = self.workspace.session, self.source
         if session is None or source is None or self.workspace.labels_layer is None:
             return None
-        self.stale, self._building, self._missed = False, True, []
+        # Before the plan: these strokes are in the labels that are compared.
         session.commit()
+        number = self._begin()
         shape, scenes = session.mask.shape, session.current_scenes
         first = 0 if session.stacked else session.scene_number
         georef = session.georef()
@@ -153,17 +150,9 @@ class DisagreementController(RegionWalk):
                         other[(*lead, *place.slices)] = without_settled(tile_HW, settled.get(place.tile.id, ()))
             differs = other != UNSAID
             queue = AttentionQueue(differs, differs, area_m2 / 1e6 if area_m2 else 1.0, threshold=0.5, min_area_px=1)
-            return Disagreements(source, other, queue)
+            return Disagreements(number, queue, other)
 
         return build
-
-    def install(self, queue: Disagreements | None) -> None:
-        """Use what was found, or nothing; what was found for another source is passed over."""
-        if queue is not None and queue.source is not self.source:
-            self.stale, self._building = True, False
-            return
-        self._found, self._drawn = queue, False
-        super().install(queue.queue if queue is not None else None)
 
     @property
     def here(self) -> str:
@@ -277,28 +266,32 @@ class DisagreementController(RegionWalk):
         self.stale = True
         self.install(None)
 
+    def _use(self, built: Any) -> None:
+        super()._use(built)
+        self._found, self._drawn = built, False
+
     def _on_recorded(self, stroke_id: int) -> None:
-        super()._on_recorded(stroke_id)
-        session, found = self._watched[0], self._found
-        if session is None or session.closed or found is None:
-            return
-        stroke = session.journal.stroke(stroke_id)
-        if stroke.tool in _MOVES:
-            # What was agreed upon may be so no longer.
+        session = self._watched[0]
+        if session is not None and not session.closed and session.journal.stroke(stroke_id).tool in _MOVES:
+            # What was agreed upon may be so no longer, also where it is being compared at this moment.
             self.stale = True
-        for patch in stroke.patches:
-            number, place = session.find(patch.tile_id)
-            if session.stacked or number == session.scene_number:
-                lead = (number,) if session.stacked else ()
-                rows, cols = patch.slices
-                part = (
-                    slice(place.row + rows.start, place.row + rows.stop),
-                    slice(place.col + cols.start, place.col + cols.stop),
-                )
-                with self._lock:
-                    found.other[(*lead, *part)][patch.edited] = UNSAID
+        super()._on_recorded(stroke_id)
+
+    def _mark_patch(self, patch: Patch) -> None:
+        super()._mark_patch(patch)
+        session, found = self._watched[0], self._found
+        if found is None:
+            return
+        number, place = session.find(patch.tile_id)
+        if session.stacked or number == session.scene_number:
+            lead = (number,) if session.stacked else ()
+            rows, cols = patch.slices
+            part = (
+                slice(place.row + rows.start, place.row + rows.stop),
+                slice(place.col + cols.start, place.col + cols.stop),
+            )
+            found.other[(*lead, *part)][patch.edited] = UNSAID
         self._drawn = False
-        self.changed.emit()
 
 
 def _differing(session: Session, source: "str | Opinions", number: int, place: Any) -> MaskArray | None:

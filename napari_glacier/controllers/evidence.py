@@ -188,8 +188,12 @@ class EvidenceSource:
         return self.scene().name, self.workspace.plane, window
 
     def _on_session(self, session: Any) -> None:
-        self._statistics.clear()
+        # Another dictionary: what the thread is at may still write into the one before.
+        self._statistics = {}
+        self._looked_at = None
         self._follow(None)
+        # Scenes of another dataset may have the same names.
+        self.forget()
 
     def _on_layers(self) -> None:
         self._follow_prediction()

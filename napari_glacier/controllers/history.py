@@ -31,6 +31,8 @@ class Reverted:
         Pixels that got back what they were.
     num_covered : int
         Pixels that stay, because something was drawn over them later.
+    num_locked : int
+        Pixels that stay, because their class is locked.
     approved : tuple of str
         Tiles that stay, because they are approved.
     stroke_ids : tuple of int
@@ -39,6 +41,7 @@ class Reverted:
 
     num_changed: int
     num_covered: int
+    num_locked: int = 0
     approved: tuple[str, ...] = ()
     stroke_ids: tuple[int, ...] = ()
 
@@ -48,6 +51,8 @@ class Reverted:
         said = f"{counted(self.num_changed, 'pixel')} got back what they were." if self.num_changed else ""
         if self.num_covered:
             said += f" {counted(self.num_covered, 'pixel')} stay: something was drawn over them later."
+        if self.num_locked:
+            said += f" {counted(self.num_locked, 'pixel')} stay: their class is locked."
         if self.approved:
             said += f" {approved_sentence(self.approved)}"
         return said.strip() or "Nothing changed: these pixels are what they were already."
@@ -76,18 +81,20 @@ def revert(session: Session, stroke_ids: Collection[int], tile_ids: Collection[s
     touched &= set(session.tile_ids) if tile_ids is None else set(tile_ids)
     approved = touched & session.approved
     by_mask: dict[int, dict[str, Any]] = {}
-    num_covered = 0
+    num_covered = num_locked = 0
     for tile_id in sorted(touched - approved):
         number = 0 if session.stacked else session.find(tile_id)[0]
         present_HW = session.mask_of(number).tile(tile_id)
         taken = reversal(session.journal.on_tile(tile_id), tile_id, chosen, present_HW)
         by_mask.setdefault(number, {})[tile_id] = (taken.values_HW, taken.where_HW)
         num_covered += taken.num_covered
+        locked_HW = np.isin(present_HW, sorted(session.mask_of(number).locked_classes))
+        num_locked += int(np.count_nonzero(taken.where_HW & locked_HW & (taken.values_HW != present_HW)))
     group = revert_group(chosen)
     made = [session.mask_of(number).assign_tiles(tiles, REVERT, group) for number, tiles in by_mask.items()]
     new = [stroke_id for stroke_id in made if stroke_id is not None]
     num_changed = sum(session.journal.num_pixels(new).values())
-    return Reverted(num_changed, num_covered, tuple(sorted(approved)), tuple(new))
+    return Reverted(num_changed, num_covered, num_locked, tuple(sorted(approved)), tuple(new))
 
 
 class HistoryController:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from napari_glacier.controllers.session import Session
+import numpy as np
+
+from napari_glacier.controllers.session import Session, counted
 from napari_glacier.core.correction.strokes import Stroke
 from napari_glacier.core.tiling import Window
 
@@ -26,7 +28,7 @@ def draw(layer: Any, window: Window, plane: int = 0) -> None:
     if not layer.visible or window.height <= 0 or window.width <= 0:
         # An invisible layer is drawn when it is shown again.
         return
-    kept, where = layer._slice.image, window.slices
+    kept = layer._slice.image
     lead = (plane,) if layer.ndim == 3 else ()
     as_stored = list(layer._slice_input.displayed) == [layer.ndim - 2, layer.ndim - 1]
     if not layer.loaded or not as_stored or kept.raw.shape != layer.data.shape[-2:]:
@@ -34,6 +36,11 @@ def draw(layer: Any, window: Window, plane: int = 0) -> None:
         return
     if lead and round(float(layer._slice_input.world_slice.point[0])) != plane:
         return
+    # A changed pixel changes the contour around it, too.
+    rim = int(layer.contour)
+    window = Window(window.row - rim, window.col - rim, window.height + 2 * rim, window.width + 2 * rim)
+    window = window.clipped(*kept.raw.shape)
+    where = window.slices
     kept.raw[where] = layer.data[(*lead, *where)]
     kept.view[where] = layer._raw_to_displayed(kept.raw, where)
     layer.events.labels_update(data=kept.view[where], offset=[window.row, window.col])
@@ -52,6 +59,9 @@ def draw_stroke(session: Session, layer: Any, stroke: Stroke) -> None:
 
 class HandStrokes:
     """Brings what is drawn on a Labels layer by hand to the journal, and draws again what the mask refused.
+
+    Data that are put in place of the mask (``layer.data = array``) become one stroke, and the mask is put back: what
+    is drawn on an array of its own would reach no file.
 
     A brush that is held still is on the disk after a moment, so that what one drag drew may be several strokes:
     `Session.drawn_at_once` tells which.
@@ -73,6 +83,9 @@ class HandStrokes:
         self._stale: list[Window] = []
         self._held, self._parts = False, list[int]()
         layer.events.paint.connect(self._on_paint)
+        # Last, so that others learn of the mask after they did of the array.
+        layer.events.data.connect(self._on_data, position="last")
+        layer.events.editable.connect(self._on_editable)
         # Last, so that the canvas has drawn the stale pixels before they are drawn over.
         layer.events.labels_update.connect(self._on_drawn, position="last")
         # First, so that a button is known to be up before napari tells what was painted with it.
@@ -83,6 +96,8 @@ class HandStrokes:
     def let_go(self) -> None:
         """Leave the layer and the mask as they were."""
         self._layer.events.paint.disconnect(self._on_paint)
+        self._layer.events.data.disconnect(self._on_data)
+        self._layer.events.editable.disconnect(self._on_editable)
         self._layer.events.labels_update.disconnect(self._on_drawn)
         with suppress(ValueError):
             # Others may have emptied the list.
@@ -110,6 +125,56 @@ class HandStrokes:
         if len(parts) > 1:
             self._session.drawn_at_once[parts[-1]] = tuple(parts)
         self._painted()
+
+    def _on_editable(self, event: Any = None) -> None:
+        # napari lets a layer be edited again whose data are set.
+        if self._mask.read_only:
+            self._layer.editable = False
+
+    def _on_data(self, event: Any = None) -> None:
+        from napari.utils.notifications import show_info, show_warning
+
+        given = self._layer.data
+        if given is self._mask:
+            return
+        try:
+            reason = self._why_not(given)
+            said = reason or self._take(np.asarray(given))
+        finally:
+            # Draws all of it anew.
+            self._stale = []
+            self._layer.data = self._mask
+        (show_warning if reason else show_info)(said)
+
+    def _why_not(self, given: Any) -> str:
+        """Why an array cannot become the labels, or an empty text."""
+        if self._mask.read_only:
+            return self._session.read_only
+        if tuple(given.shape) == self._mask.shape and np.dtype(given.dtype).kind in "biu":
+            return ""
+        size, needed = (" x ".join(map(str, shape)) for shape in (given.shape, self._mask.shape))
+        return (
+            f"The labels stay as they are: they cannot be replaced by {size} values of {given.dtype}. "
+            f"Give {needed} whole numbers, or add the array as a layer of its own."
+        )
+
+    def _take(self, given: Any) -> str:
+        """Write an array of the mask's shape as one stroke; gives a sentence on it."""
+        wanted = given != np.asarray(self._mask)
+        stroke_id = self._mask.assign(given, wanted, tool="paint")
+        left = int(np.count_nonzero(given != np.asarray(self._mask)))
+        said = [f"The labels were replaced as a whole: {counted(int(wanted.sum()) - left, 'pixel')} changed."]
+        if stroke_id is not None:
+            # napari's undo would write older values over the new ones; the journal's undo takes its place.
+            self._layer._reset_history()
+            self._painted()
+            said.append("Undo takes that back.")
+        if left:
+            said.append(
+                f"Not taken: {counted(left, 'pixel')} without data, of a locked class, in an approved tile or of a "
+                "number that is no class."
+            )
+        return " ".join(said)
 
     def _on_refused(self, rows: slice, cols: slice) -> None:
         self._stale.append(Window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start))

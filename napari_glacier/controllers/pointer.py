@@ -16,10 +16,14 @@ _CLICK_PX = 4.0
 _HELD_S = 0.35
 # Bound only while a tool is chosen: napari's polygon needs them, too.
 _WHILE_CHOSEN = ("take", "drop")
+# What the correction desk binds on the same layer; napari's Labels layer takes 1-7 and E P F L Z M X B - = for itself.
+CLASS_KEYS = tuple(f"Alt-{index}" for index in range(10))
+UNDO_KEY, REDO_KEY = "Control-Z", "Control-Shift-Z"
+_RESERVED = {**dict.fromkeys(CLASS_KEYS, "the choice of a class"), UNDO_KEY: "undo", REDO_KEY: "redo"}
 
 
 class Pointer:
-    """Ties a Labels layer's mouse and keys to the tools.
+    """Ties a Labels layer's mouse and keys to the tools; `keys` has the key of each action, "" where it has none.
 
     Parameters
     ----------
@@ -57,17 +61,31 @@ class Pointer:
     def set_keys(self, keys: Mapping[str, str]) -> None:
         """Use other keys; names that are not given keep theirs.
 
+        Parameters
+        ----------
+        keys : mapping of str to str
+            Key of each action as napari writes it: ``Control-Shift-A``. An empty text is no key.
+
         Raises
         ------
         ValueError
-            If two actions would share a key; nothing changes then.
+            If two actions would share a key, it chooses a class, undoes or redoes, or napari has no such key;
+            nothing changes then.
         """
         wanted = {**self.keys, **{name: key for name, key in keys.items() if name in self.keys}}
-        used: dict[str, str] = {}
+        used = {_stroke(key): what for key, what in _RESERVED.items()}
         for name, key in wanted.items():
-            if key.lower() in used:
-                raise ValueError(f"{key} is the key of {used[key.lower()]} already; {name} needs another one.")
-            used[key.lower()] = name
+            if not key:
+                continue
+            stroke = _stroke(key)
+            if not stroke:
+                raise ValueError(
+                    f"napari has no key {key}; {name} needs a letter, a digit, one of F1 to F12 or a key such as "
+                    "PageUp, alone or with Control, Alt, Shift or Meta before it: Control-Shift-A."
+                )
+            if stroke in used:
+                raise ValueError(f"{key} is the key of {used[stroke]} already; {name} needs another one.")
+            used[stroke] = name
         self._bind(False)
         self.keys = wanted
         self._bind(True)
@@ -113,6 +131,8 @@ class Pointer:
         if self._layer is None:
             return
         for name, key in self.keys.items():
+            if not key:
+                continue
             bound = on and (name not in _WHILE_CHOSEN or bool(self.tools.tool))
             self._layer.bind_key(key, self._key_action(name) if bound else None, overwrite=True)
 
@@ -162,7 +182,8 @@ class Pointer:
 
     def _on_tool(self) -> None:
         layer, tool = self._layer, self.tools.tool
-        if layer is None:
+        if layer is None or layer is not self.workspace.labels_layer:
+            # Of the scene before; the next one is about to be followed.
             return
         if tool:
             self.workspace.viewer.layers.selection.active = layer
@@ -173,7 +194,8 @@ class Pointer:
         elif str(layer.mode) == "pan_zoom":
             layer.mouse_pan = True
         for name in _WHILE_CHOSEN:
-            self._layer.bind_key(self.keys[name], self._key_action(name) if tool else None, overwrite=True)
+            if self.keys[name]:
+                layer.bind_key(self.keys[name], self._key_action(name) if tool else None, overwrite=True)
 
     def _on_mode(self, event: Any) -> None:
         if str(event.mode) != "pan_zoom" and self.tools.tool:
@@ -246,3 +268,12 @@ class Pointer:
         centre = np.array(camera.center)
         centre[-2:] += np.subtract(start, now)[-2:]
         camera.center = tuple(centre)
+
+
+def _stroke(key: str) -> str:
+    """A key written in the one way that napari compares by; empty where it can never be pressed."""
+    from napari.utils.key_bindings import coerce_keybinding
+
+    parts = coerce_keybinding(key).parts
+    # Of several strokes in a row napari would see each one alone; what it does not know counts as a modifier.
+    return str(parts[0]) if len(parts) == 1 and not parts[0].is_modifier_key() else ""

@@ -176,7 +176,8 @@ class RegionTools:
         self._desk.session.mask.commit()
         for info in journal.history(_LOOK_BACK):
             if info.unsaved and info.tool not in NO_WORK:
-                drawn = self._desk.drawn(journal.stroke(info.id))
+                parts = self._desk.session.drawn_at_once.get(info.id, (info.id,))
+                drawn = self._desk.drawn([journal.stroke(part) for part in parts])
                 if drawn is not None:
                     return self.snap(*drawn)
         raise DataError("Nothing was drawn in this scene that could be snapped. Draw a region first.")

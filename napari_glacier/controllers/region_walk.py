@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
@@ -19,6 +20,21 @@ from napari_glacier.core.tools.evidence import BoolArray
 
 # A region is shown with at least this much around it.
 _SURROUNDINGS_PX = 48
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built of a plan.
+
+    Attributes
+    ----------
+    plan : int
+        The plan's number: what was built of an outdated one is not used.
+    queue : AttentionQueue
+    """
+
+    plan: int
+    queue: AttentionQueue
 
 
 class RegionWalk(ABC):
@@ -56,6 +72,8 @@ class RegionWalk(ABC):
         self.current: UncertainRegion | None = None
         self.stale = True
         self._queue: AttentionQueue | None = None
+        # Of the last plan; one more once that is built, or once nothing can come of it.
+        self._plan_number = 0
         self._lock = RLock()
         # Strokes recorded while a queue is built elsewhere.
         self._missed: list[Patch] = []
@@ -68,7 +86,7 @@ class RegionWalk(ABC):
         """Whether there is something to go by."""
 
     @abstractmethod
-    def plan(self) -> Callable[[], Any] | None:
+    def plan(self) -> Callable[[], Built] | None:
         """What builds a queue of what is on screen, less what was looked at; None where there is nothing to go by.
 
         Called on the GUI thread; what it gives may run in another one. See `install`.
@@ -90,12 +108,18 @@ class RegionWalk(ABC):
     def draw(self) -> None:  # noqa: B027 (most draw nothing)
         """Bring what is shown on the canvas up to date; on the GUI thread."""
 
-    def install(self, queue: Any) -> None:
-        """Use a queue that was built, or none."""
+    def install(self, built: Built | None) -> None:
+        """Use what was built, or nothing.
+
+        Passed over is what was planned before another plan was made, or before something else was installed: it may be
+        of another scene, and it knows nothing of what was found right since.
+        """
         with self._lock:
-            self._queue = queue
-            self.current = None
-            for patch in self._missed if queue is not None else ():
+            if built is not None and built.plan != self._plan_number:
+                return
+            self._plan_number += 1
+            self._use(built)
+            for patch in self._missed if built is not None else ():
                 self._mark_patch(patch)
             self._missed, self._building = [], False
         self.changed.emit()
@@ -120,9 +144,7 @@ class RegionWalk(ABC):
         DataError
             If nothing is left, or there is nothing to go by.
         """
-        if self.stale or self._queue is None:
-            build = self.plan()
-            self.install(build() if build is not None else None)
+        self._renew()
         if self._queue is None:
             raise DataError(self.nothing_to_go_by)
         regions = self.regions()
@@ -146,10 +168,32 @@ class RegionWalk(ABC):
     def skip(self) -> None:
         """Put the region on screen behind all others, and go on."""
         region, _ = self._need_current()
+        self._renew()
         with self._lock:
-            if self._queue is not None:
-                self._queue.skip(region.number)
+            for left in self.regions():
+                # A new queue numbers its regions anew.
+                if self._queue is not None and (left.plane, left.window) == (region.plane, region.window):
+                    self._queue.skip(left.number)
         self._go_on()
+
+    def _begin(self) -> int:
+        """Note that a queue is being built from now on; gives the plan's number."""
+        with self._lock:
+            self._plan_number += 1
+            self.stale, self._building, self._missed = False, True, []
+            return self._plan_number
+
+    def _renew(self) -> None:
+        """Build the queue here and now, unless it is up to date."""
+        # What is being built elsewhere would later take the place of the queue that the person goes on with.
+        if self.stale or self._building or self._queue is None:
+            build = self.plan()
+            self.install(build() if build is not None else None)
+
+    def _use(self, built: Any) -> None:
+        """Take what was built, or nothing, for the queue; the lock is held."""
+        self._queue = built.queue if built is not None else None
+        self.current = None
 
     def _need_writable(self) -> Session:
         session = self.workspace.session
@@ -200,6 +244,7 @@ class RegionWalk(ABC):
         self.changed.emit()
 
     def _mark_patch(self, patch: Patch) -> None:
+        """Note that what a stroke changed was looked at; the lock is held."""
         if self._queue is not None:
             mark(self._watched[0], self._queue, patch.tile_id, (patch.row, patch.col), patch.edited)
 
@@ -210,7 +255,13 @@ class RegionWalk(ABC):
 
 
 def mark(session: Session, queue: AttentionQueue, tile_id: str, corner: tuple[int, int], where_HW: BoolArray) -> None:
-    """Note in a queue that pixels of a tile were looked at; those of another scene are passed over."""
+    """Note in a queue that pixels of a tile were looked at.
+
+    Tiles of another scene are passed over, and those that are not open: the journal knows tiles of other splits, and
+    such as were deleted.
+    """
+    if tile_id not in session.tile_ids:
+        return
     number, place = session.find(tile_id)
     if session.stacked or number == session.scene_number:
         window = Window(place.row + corner[0], place.col + corner[1], *where_HW.shape)

@@ -276,7 +276,8 @@ class Session:
         mask, valid = self._masks.get(key), self._valid.get(key)
         thin = (slice(None, None, step), slice(None, None, step))
         if mask is None or valid is None:
-            index_HW = self.dataset.read_mask(place.tile)
+            # Whoever asks may have taken the place down before a save gave its tile a mask file.
+            index_HW = self.dataset.read_mask(self.dataset.tile(place.tile.id))
             if index_HW is None:
                 index_HW = np.zeros((place.tile.height, place.tile.width), np.uint8)
             return index_HW[thin], self.dataset.read_valid(place.tile)[thin]
@@ -345,8 +346,13 @@ class Session:
             mask.commit()
 
     def unsaved(self) -> dict[str, int]:
-        """Number of strokes not yet written to the mask file, for each tile that has some."""
-        return self.journal.unsaved_tiles()
+        """Number of strokes not yet written to the mask file, for each tile that has some.
+
+        The journal of a folder also keeps those of tiles that are not open, where a split or a file of it is; they
+        wait there until their tiles are opened.
+        """
+        here = set(self.tile_ids)
+        return {tile_id: number for tile_id, number in self.journal.unsaved_tiles().items() if tile_id in here}
 
     def save(self, tile_ids: Sequence[str] | None = None) -> SaveReport:
         """Write the corrections into the mask files of their tiles.
@@ -355,7 +361,7 @@ class Session:
         """
         self.commit()
         report = save_tiles(self.dataset, self.mask, self.journal, tile_ids)
-        self.conflicts = changed_outside(self.dataset, self.journal) if report.failed else ()
+        self.conflicts = changed_outside(self.dataset, self.journal) if report.failed or self.conflicts else ()
         self._reload_tiles()
         self.recovered = None if not self.unsaved() else self.recovered
         self.saved.emit(report)
@@ -363,15 +369,27 @@ class Session:
         return report
 
     def keep_on_top(self) -> None:
-        """Agree to what other programs wrote into the mask files: the strokes go on top of it."""
-        keep_outside_changes(self.dataset, self.journal, self.conflicts)
+        """Agree to what other programs wrote into the mask files: the strokes go on top of it.
+
+        The masks hold that then, too; a layer that shows one is to be drawn anew.
+
+        Raises
+        ------
+        DataError
+            If a mask file cannot be read; nothing is agreed to then.
+        """
+        self.commit()
+        strokes = keep_outside_changes(self.dataset, self.journal, self.conflicts)
+        for mask in self._masks.values():
+            mask.replay(strokes)
+        self._reload_tiles()
         self.conflicts = ()
         self.edited.emit()
 
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
         """Drop strokes that were not saved and show the masks as their files are now; gives their number.
 
-        Those on approved tiles stay, and those on tiles that are damaged and not shown.
+        Those on approved tiles stay, and those on tiles that are not open.
 
         Raises
         ------
@@ -379,10 +397,9 @@ class Session:
             If a mask file cannot be read; nothing is dropped then.
         """
         self.commit()
-        approved = self.approved
-        asked = list(self.unsaved()) if tile_ids is None else list(tile_ids)
-        kept = {*approved, *self.dataset.damaged}
-        chosen = [tile_id for tile_id in asked if tile_id not in kept]
+        asked = self.unsaved() if tile_ids is None else tile_ids
+        free = set(self.tile_ids) - self.approved
+        chosen = [tile_id for tile_id in asked if tile_id in free]
         strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in chosen for patch in s.patches)]
         # The values before a stroke may be long gone from the file, which other programs write, too.
         tiles = [tile for tile in self.dataset.tiles if tile.id in chosen]
@@ -391,6 +408,7 @@ class Session:
         for mask in self._masks.values():
             for tile_id, index_HW in present.items():
                 mask.reload(tile_id, index_HW)
+        self._reload_tiles()
         self.recovered = None
         self.conflicts = tuple(tile_id for tile_id in self.conflicts if tile_id not in chosen)
         self.edited.emit()
@@ -455,23 +473,29 @@ class Session:
     def _recover(self) -> None:
         """Note what an earlier sitting left, and whether it still fits the files it was drawn on."""
         settle_saves(self.dataset, self.journal)
-        known = {tile_id: count for tile_id, count in self.unsaved().items() if tile_id in set(self.tile_ids)}
-        if not known:
+        waiting = self.unsaved()
+        if not waiting:
             return
-        strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in known for patch in s.patches)]
-        self.recovered = Recovered(len(strokes), tuple(sorted(known)))
+        strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in waiting for patch in s.patches)]
+        self.recovered = Recovered(len(strokes), tuple(sorted(waiting)))
         self.conflicts = changed_outside(self.dataset, self.journal)
 
     def _reload_tiles(self) -> None:
-        """A first save gives a tile the mask file it did not have."""
-        if any(tile.mask_path is None and tile.new_mask_path.is_file() for tile in self.dataset.tiles):
-            tiles = tuple(
-                replace(tile, mask_path=tile.new_mask_path)
-                if tile.mask_path is None and tile.new_mask_path.is_file()
-                else tile
-                for tile in self.dataset.tiles
+        """Take note of mask files that tiles did not have: a first save makes them, or another program."""
+        made = {
+            tile.id: replace(tile, mask_path=tile.new_mask_path)
+            for tile in self.dataset.tiles
+            if tile.mask_path is None and tile.new_mask_path.is_file()
+        }
+        if not made:
+            return
+        self.dataset = replace(self.dataset, tiles=tuple(made.get(tile.id, tile) for tile in self.dataset.tiles))
+        # Layers hold the scenes, and masks of those that were not looked at yet are read by their placements.
+        for scene in self.scenes:
+            scene.dataset = self.dataset
+            scene.placements = tuple(
+                replace(place, tile=made.get(place.tile.id, place.tile)) for place in scene.placements
             )
-            self.dataset = replace(self.dataset, tiles=tiles)
 
     def _on_recorded(self, stroke_id: int) -> None:
         self.edited.emit()

@@ -89,6 +89,8 @@ class ToolController:
         self.sam = SamTool(self._desk, self._preview, self._later, self._show_object)
         self._regions = RegionTools(self._desk, self.options)
         self._plane = 0
+        self._labels = workspace.labels_layer
+        self._class_names: tuple[str, ...] = ()
         self._seen: tuple[Window | None, Window | None] = None, None
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_session)
@@ -437,11 +439,20 @@ class ToolController:
             self._desk.need_writable()
 
     def _on_layers(self) -> None:
-        if self.workspace.labels_layer is None:
+        labels = self.workspace.labels_layer
+        if labels is None:
             self._on_session()
+        elif labels is not self._labels:
+            # Another scene is on screen: what was proposed belongs to the one before.
+            self.drop()
+        self._labels = labels
 
     def _on_session(self, session: Any = None) -> None:
         self._forget()
         self._preview.close()
         self.tool = ""
+        open_ = self.workspace.session
+        if open_ is not None and open_.scheme.class_names != self._class_names:
+            # A class of the scheme before, which no control would show.
+            self.options.accept_class, self._class_names = None, open_.scheme.class_names
         self.changed.emit()

@@ -150,6 +150,7 @@ class Workspace:
             session.failed.connect(_warn)
             session.refused.connect(self._tell_approved)
             for layer in self.viewer.layers:
+                _let_copy_be(layer)
                 self._adopt(layer)
             self.session_changed.emit(session)
 
@@ -237,7 +238,7 @@ class Workspace:
 
     @property
     def labels_layer(self) -> Any:
-        """The Labels layer that edits the session's masks, or None."""
+        """The Labels layer that edits the session's mask on screen, or None."""
         return self._find("labels")
 
     @property
@@ -256,7 +257,13 @@ class Workspace:
         session = self.session
         if session is None or not session.stacked:
             return 0
-        return min(max(round(float(self.viewer.dims.point[0])), 0), len(session.scenes) - 1)
+        axis = self._stack_axis
+        return min(max(round(float(self.viewer.dims.point[axis])), 0), len(session.scenes) - 1)
+
+    @property
+    def _stack_axis(self) -> int:
+        """Which of the viewer's axes leads through a stack: layers of more axes put theirs before it."""
+        return max(int(self.viewer.dims.ndim) - self._need_session().mask.ndim, 0)
 
     def visible_window(self) -> Window | None:
         """The part of the scene that the canvas shows, in its pixels; None where nothing of it does."""
@@ -314,7 +321,7 @@ class Workspace:
         session = self._need_session()
         lead = (plane,) if session.stacked else ()
         if session.stacked:
-            self.viewer.dims.set_point(0, plane)
+            self.viewer.dims.set_point(self._stack_axis, plane)
         centre = layer.data_to_world((*lead, row + (height - 1) / 2, col + (width - 1) / 2))
         corner = layer.data_to_world((*lead, row + height, col + width))
         extent = [max(abs(corner[axis] - centre[axis]) * 2, 1e-9) for axis in (-2, -1)]
@@ -370,13 +377,17 @@ class Workspace:
 
     def _find(self, role: str) -> Any:
         session = self.session
+        if session is None:
+            return None
         for layer in reversed(list(self.viewer.layers)):
             tag = tag_of(layer)
-            if session is not None and tag.get("session") is session and tag.get("role") == role:
+            found = tag.get("session") is session and tag.get("role") == role
+            if found and (role != "labels" or _edits_mask(layer, session)):
                 return layer
         return None
 
     def _on_inserted(self, event: Any) -> None:
+        _let_copy_be(event.value)
         session = tag_of(event.value).get("session")
         if session is None:
             return
@@ -459,6 +470,21 @@ def _warn(error: Exception) -> None:
     show_warning(str(error))
 
 
+def _edits_mask(layer: Any, session: Session) -> bool:
+    """Whether what is drawn on a layer goes into the session's mask on screen."""
+    return hasattr(layer.events, "paint") and layer.data is session.mask
+
+
+def _let_copy_be(layer: Any) -> None:
+    """Take the tag off a copy of the Labels layer: an ordinary layer of napari's, which edits no tile.
+
+    napari's *Duplicate Layer* and *Convert to Image* hand the tag on to the layer they make.
+    """
+    tag = tag_of(layer)
+    if tag.get("role") == "labels" and tag.get("session") is not None and not _edits_mask(layer, tag["session"]):
+        layer.metadata = {key: value for key, value in layer.metadata.items() if key != KEY}
+
+
 def _say_where(layer: Any, session: Session) -> Callable[[], None]:
     """Let napari's status bar speak of easting and northing over one of our layers; gives the undo."""
     original = layer.get_status
@@ -468,7 +494,7 @@ def _say_where(layer: Any, session: Session) -> Callable[[], None]:
         if position is None or not arguments.get("world"):
             return status
         if session.stacked:
-            number = min(max(round(float(position[0])), 0), len(session.scenes) - 1)
+            number = min(max(round(float(position[-session.mask.ndim])), 0), len(session.scenes) - 1)
             where = f"tile {session.scenes[number].name} {status['coords']}"
         else:
             georef = session.georef(0)

@@ -12,8 +12,16 @@ from napari_glacier.views.settings import kept, settings
 
 _SETTINGS = "keys/"
 _PER_COLUMN = 10
-# Qt's names of modifiers and napari's.
-_MODIFIERS = (("Ctrl", "Control"), ("Return", "Enter"), ("Esc", "Escape"))
+# Qt's names of modifiers and keys, and napari's.
+_NAMES = (
+    ("Ctrl", "Control"),
+    ("Return", "Enter"),
+    ("Esc", "Escape"),
+    ("Del", "Delete"),
+    ("Ins", "Insert"),
+    ("PgUp", "PageUp"),
+    ("PgDown", "PageDown"),
+)
 
 
 class KeysDialog(QDialog):
@@ -59,7 +67,7 @@ class KeysDialog(QDialog):
             self._edits[name].setKeySequence(QKeySequence(to_qt(key)))
 
     def accept(self) -> None:
-        """Use the keys and remember them, unless two actions share one."""
+        """Use the keys and remember them, unless two actions share one; an empty field is no key."""
         keys = {
             name: to_napari(edit.keySequence().toString(QKeySequence.SequenceFormat.PortableText))
             for name, edit in self._edits.items()
@@ -88,12 +96,18 @@ def title_of(name: str) -> str:
 
 
 def to_qt(key: str) -> str:
-    """Shift-N as Qt writes it: Shift+N."""
-    parts = key.split("-")
-    return "+".join({napari: qt for qt, napari in _MODIFIERS}.get(part, part) for part in parts)
+    """Shift-N as Qt writes it: Shift+N; no key stays an empty text."""
+    return "+".join({napari: qt for qt, napari in _NAMES}.get(part, part) for part in _parts(key, "-"))
 
 
 def to_napari(key: str) -> str:
-    """Shift+N as napari writes it: Shift-N; of several strokes the first."""
-    parts = key.split(",", maxsplit=1)[0].strip().split("+")
-    return "-".join(dict(_MODIFIERS).get(part, part) for part in parts)
+    """Shift+N as napari writes it: Shift-N; of several strokes the first, no key stays an empty text."""
+    # Qt puts a comma and a blank between strokes; a comma alone is a key.
+    stroke = key.split(", ", maxsplit=1)[0]
+    return "-".join(dict(_NAMES).get(part, part) for part in _parts(stroke, "+"))
+
+
+def _parts(stroke: str, joint: str) -> list[str]:
+    """Modifiers and key of a stroke; the last character is of the key, also where it is the joint."""
+    *modifiers, key = stroke[:-1].split(joint)
+    return [*modifiers, key + stroke[-1:]]

@@ -138,13 +138,91 @@ def test_accepting_everything_is_not_looking(workspace, desk):
 def test_strokes_made_while_a_queue_is_built_count(workspace, desk):
     _predict(workspace)
     build = desk.attention.plan()
-    queue = build()
-    region = queue.regions()[0]
+    built = build()
+    region = built.queue.regions()[0]
     mask = workspace.session.mask
     mask[region.window.slices] = (mask[region.window.slices] + 1) % 4
     mask.commit("paint")
-    desk.attention.install(queue)
+    desk.attention.install(built)
     assert region.number not in {other.number for other in desk.attention.regions()}
+
+
+def test_a_queue_that_was_planned_before_what_is_on_screen_is_passed_over(workspace, desk):
+    _predict(workspace)
+    attention = desk.attention
+    late = attention.plan()()
+    attention.next()
+    attention.fixed()
+    region, left = attention.current, attention.regions()
+    attention.install(late)
+    assert attention.current == region
+    assert attention.regions() == left
+    assert not attention.stale
+
+
+@pytest.mark.parametrize("act", ["next", "skip", "fixed", "accept"])
+def test_what_is_done_on_an_old_queue_while_a_new_one_is_built_stays_done(workspace, desk, act):
+    _predict(workspace)
+    attention = desk.attention
+    shown = attention.next()
+    workspace.session.set_review(workspace.session.tile_ids[-1], "approved")
+    late = attention.plan()()
+    getattr(attention, act)()
+    region, left = attention.current, attention.regions()
+    assert region is not None
+    attention.install(late)
+    assert attention.current == region
+    assert attention.regions() == left
+    if act == "skip":
+        assert left[-1].window == shown.window
+    elif act != "next":
+        assert shown.window not in {other.window for other in left}
+
+
+def test_a_queue_of_another_prediction_is_passed_over(workspace, desk):
+    _predict(workspace)
+    late = desk.attention.plan()()
+    workspace.viewer.layers.remove(workspace.prediction_layer)
+    _predict(workspace, seed=1)
+    desk.attention.install(late)
+    assert desk.attention.regions() == []
+    assert desk.attention.stale
+
+
+def test_strokes_and_seen_areas_of_tiles_that_are_not_open_are_passed_over(workspace, desk, make_dataset):
+    root = make_dataset("splits", splits=("train", "val"), grid=(1, 2))
+    workspace.open(root)
+    _predict(workspace)
+    session, attention = workspace.session, desk.attention
+    attention.next()
+    while attention.current is not None:
+        attention.fixed()
+    number, place = session.find("00_04")
+    mask = session.mask_of(number)
+    rows, cols = place.slices
+    mask[rows, cols] = (mask[rows, cols] + 1) % 4
+    session.commit()
+    assert {"00_03", "00_04"} & {area.tile_id for area in session.journal.seen.all()}
+    workspace.close_session()
+
+    workspace.open(root / "train")
+    assert "00_04" not in workspace.session.tile_ids
+    _predict(workspace, seed=1)
+    assert attention.next() in attention.regions()
+
+
+def test_a_region_with_nothing_left_to_accept_is_gone_on_from(workspace, desk):
+    _predict(workspace)
+    attention, mask = desk.attention, workspace.session.mask
+    region = attention.next()
+    drawn = (mask[region.window.slices] + 1) % 4
+    mask[region.window.slices] = drawn
+    mask.commit("paint")
+    before = np.asarray(mask)
+    attention.accept()
+    assert np.array_equal(np.asarray(mask), before)
+    assert attention.current is not None
+    assert attention.current.number != region.number
 
 
 def test_hiding_a_layer_does_not_start_the_queue_again(workspace, desk):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from napari_glacier.controllers.correction import CLASS_KEYS, CorrectionController
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.pointer import CLASS_KEYS
 from napari_glacier.core.errors import DataError, SaveError
 from napari_glacier.core.raster import read_raster, write_mask
 
@@ -194,17 +195,8 @@ def test_tile_under_the_view_and_its_review(workspace, controller, layer):
     assert workspace.session.review(controller.review.tile_id) == "approved"
 
 
-def test_scenes_of_unequal_size_are_shown_one_at_a_time(workspace, controller, make_dataset, tmp_path):
-    root = make_dataset(georeferenced=False, grid=(1, 2))
-
-    from napari_glacier.core.raster import write_raster
-
-    for folder in [*sorted(root.glob("Band*")), root / "label"]:
-        path = sorted(folder.glob("*.tif"))[1]
-        pixels = read_raster(path)[0][:48, :40]
-        path.unlink()
-        write_raster(path, pixels)
-    session = workspace.open(root)
+def test_scenes_of_unequal_size_are_shown_one_at_a_time(workspace, controller, two_scenes):
+    session = two_scenes
     assert not session.stacked
     assert workspace.labels_layer.data.shape == (64, 64)
     workspace.labels_layer.data[20:30, 20:30] = 3
@@ -215,3 +207,92 @@ def test_scenes_of_unequal_size_are_shown_one_at_a_time(workspace, controller, m
     assert not session.closed
     workspace.show_scene(0)
     assert (np.asarray(workspace.labels_layer.data)[20:30, 20:30] == 3).all()
+
+
+def _paint(session, rows, cols, label):
+    session.mask[rows, cols] = label
+    session.commit()
+
+
+def test_redo_knows_nothing_of_another_dataset(workspace, controller, make_dataset):
+    first, second = make_dataset("first"), make_dataset("second", seed=4)
+    session = workspace.open(second)
+    _paint(session, slice(20, 30), slice(20, 30), 3)
+    painted = np.array(session.mask)
+    _paint(workspace.open(first), slice(20, 30), slice(20, 30), 3)
+    controller.undo()
+    session = workspace.open(second)
+    controller.redo()
+    assert np.array_equal(session.mask, painted)
+
+
+def test_what_was_undone_in_one_scene_waits_for_it(workspace, controller, two_scenes):
+    session = two_scenes
+    before = np.array(session.mask)
+    _paint(session, slice(20, 30), slice(20, 30), 3)
+    painted = np.array(session.mask)
+    assert not np.array_equal(before, painted)
+    controller.undo()
+    workspace.show_scene(1)
+    controller.redo()
+    workspace.show_scene(0)
+    assert np.array_equal(session.mask, before)
+    controller.redo()
+    assert np.array_equal(session.mask, painted)
+
+
+def test_nothing_discarded_is_drawn_again(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    before = np.array(session.mask)
+    _paint(session, slice(70, 80), slice(20, 30), 3)
+    controller.undo()
+    controller.discard()
+    controller.redo()
+    assert np.array_equal(session.mask, before)
+    assert not session.unsaved()
+
+
+def test_a_stroke_of_a_locked_class_is_not_undone_and_neither_is_an_older_one(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    session.mask[...] = 0
+    session.commit()
+    _paint(session, slice(20, 30), slice(20, 30), 2)
+    _paint(session, slice(60, 70), slice(60, 70), 3)
+    painted = np.array(session.mask)
+    controller.lock(3, True)
+    with pytest.raises(DataError, match="Unlock lake first"):
+        controller.undo()
+    assert np.array_equal(session.mask, painted)
+    stroke_id = session.journal.history(1)[0].id
+    assert "100 pixels stay: their class is locked" in controller.history.revert_stroke(stroke_id)
+    controller.lock(3, False)
+    controller.undo()
+    assert not (np.array(session.mask) == 3).any()
+    controller.lock(0, True)
+    with pytest.raises(DataError, match="Unlock background first"):
+        controller.redo()
+
+
+def test_undo_goes_back_as_far_as_one_drew(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    before = np.array(session.mask)
+    for k in range(120):
+        row, col = 70 + k // 20, 20 + k % 20
+        _paint(session, row, col, (before[row, col] + 1) % 4)
+    for _ in range(120):
+        controller.undo()
+    assert np.array_equal(session.mask, before)
+
+
+def test_what_another_program_wrote_is_drawn_when_the_corrections_go_on_top(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    layer = workspace.labels_layer
+    tile = session.scenes[0].placements[3].tile
+    layer.data[100:110, 100:110] = (layer.data[100:110, 100:110] + 1) % 4
+    theirs = (session.dataset.read_mask(tile) + 1) % 4
+    write_mask(tile.mask_path, theirs, session.scheme, tile.georef)
+    with pytest.raises(SaveError, match="changed by another program"):
+        controller.save()
+    controller.keep_on_top()
+    assert np.array_equal(layer._slice.image.raw[64:, 64:], session.mask.tile(tile.id))
+    assert np.array_equal(layer._slice.image.raw[64:80, 64:80], theirs[:16, :16])

@@ -136,6 +136,82 @@ def test_authors_of_the_journal_are_compared_with_what_the_labels_are(workspace,
     np.testing.assert_array_equal(np.asarray(session.mask)[contested], 1)
 
 
+def test_what_was_found_in_another_scene_is_passed_over(workspace, two_scenes):
+    desk = CorrectionController(workspace)
+    session, walk = two_scenes, desk.disagreement
+    workspace.show_scene(1)
+    for author, label in (("anna", 3), ("zoe", 1)):
+        session.journal.author = author
+        session.mask[5:20, 5:20] = label
+        session.commit()
+    walk.choose_author("anna")
+    found = walk.plan()()
+    workspace.show_scene(0)
+    walk.install(found)
+    walk.draw()
+    assert walk.layer is None
+    assert walk.regions() == []
+    assert walk.stale, "planned anew"
+    # Farther out than the other scene reaches.
+    session.mask[50:60, 50:60] = 2
+    session.commit()
+    walk.install(walk.plan()())
+    walk.draw()
+    assert walk.layer.data.shape == session.mask.shape
+    desk.close()
+
+
+def test_what_was_found_for_another_source_is_passed_over(desk, folder):
+    walk = desk.disagreement
+    walk.choose_folder(folder[0])
+    found = walk.plan()()
+    walk.choose_author(EVERYBODY)
+    walk.install(found)
+    assert walk.regions() == []
+    assert walk.stale
+
+
+def test_labels_kept_while_the_two_are_compared_anew_stay_kept(workspace, desk, folder):
+    walk = desk.disagreement
+    walk.choose_folder(folder[0])
+    walk.next()
+    workspace.session.set_review(workspace.session.tile_ids[-1], "in progress")
+    late = walk.plan()()
+    walk.fixed()
+    assert walk.current.window == REGIONS[1]
+    walk.install(late)
+    assert walk.current.window == REGIONS[1]
+    assert {region.window for region in walk.regions()} == {REGIONS[1]}
+
+
+def test_strokes_made_while_the_two_are_compared_count(workspace, desk, folder):
+    walk, mask = desk.disagreement, workspace.session.mask
+    walk.choose_folder(folder[0])
+    found = walk.plan()()
+    where = REGIONS[0].slices
+    mask[where] = (mask[where] + 2) % 4
+    mask.commit("paint")
+    walk.install(found)
+    walk.draw()
+    assert {region.window for region in walk.regions()} == {REGIONS[1]}
+    assert (np.asarray(walk.layer.data[where]) == UNSAID).all()
+    assert not walk.stale
+
+
+def test_what_is_taken_back_while_the_two_are_compared_is_looked_at_again(workspace, desk, folder):
+    walk, session = desk.disagreement, workspace.session
+    where = REGIONS[0].slices
+    session.mask[where] = folder[1][where]
+    stroke = session.mask.commit("paint")
+    walk.choose_folder(folder[0])
+    found = walk.plan()()
+    session.mask.undo_stroke(session.journal.stroke(stroke))
+    walk.install(found)
+    assert walk.stale
+    walk.next()
+    assert {region.window for region in walk.regions()} == set(REGIONS)
+
+
 def test_another_data_set_is_compared_with_nobody(workspace, desk, folder, make_dataset, tmp_path):
     walk = desk.disagreement
     walk.choose_folder(folder[0])

@@ -1,12 +1,15 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from napari_glacier.controllers.session import Session, listed
+from napari_glacier.core.bands import CANONICAL_BANDS
+from napari_glacier.core.correction.saving import read_present_mask
 from napari_glacier.core.errors import DataError, GlacierError
-from napari_glacier.core.raster import read_raster, write_mask
+from napari_glacier.core.raster import read_raster, write_mask, write_raster
 
 
 @pytest.fixture
@@ -103,6 +106,175 @@ def test_first_save_makes_the_missing_mask_file(make_dataset):
         assert session.dataset.tile(report.saved[0]).mask_path == path
     finally:
         session.close()
+
+
+@pytest.fixture
+def open_session():
+    """Opens a dataset in place of the one that was open before, which is closed without saving."""
+    opened = []
+
+    def open_(path: Path) -> Session:
+        for session in opened:
+            session.close()
+        opened.append(Session.open(path))
+        return opened[-1]
+
+    yield open_
+    for session in opened:
+        session.close()
+
+
+def shift(session: Session, tile_id: str, rows: slice, cols: slice) -> None:
+    """Give pixels of a tile the next class, so that every one of them differs."""
+    number, place = session.find(tile_id)
+    mask = session.mask_of(number)
+    # Planes of a stack of one tile each.
+    lead = (number,) if session.stacked else ()
+    where = (
+        *lead,
+        slice(place.row + rows.start, place.row + rows.stop),
+        slice(place.col + cols.start, place.col + cols.stop),
+    )
+    mask[where] = (mask[where] + 1) % 4
+    session.commit()
+
+
+def test_a_split_knows_nothing_of_strokes_on_another(make_dataset, open_session):
+    root = make_dataset(splits=("train", "val"), grid=(1, 2))
+    session = open_session(root)
+    ours, theirs = session.tile_ids[0], session.tile_ids[-1]
+    shift(session, theirs, slice(20, 30), slice(20, 30))
+
+    session = open_session(root / "train")
+    assert theirs not in session.tile_ids
+    assert session.unsaved() == {}
+    assert session.recovered is None
+    report = session.save()
+    assert (report.saved, report.failed) == ((), {})
+    shift(session, ours, slice(20, 30), slice(20, 30))
+    assert session.unsaved() == {ours: 1}
+    report = session.save()
+    assert (report.saved, report.failed) == ((ours,), {})
+    shift(session, ours, slice(20, 30), slice(20, 30))
+    assert session.discard() == 1
+    assert session.discard([theirs]) == 0
+
+    session = open_session(root)
+    assert session.unsaved() == {theirs: 1}
+    assert session.recovered.tile_ids == (theirs,)
+
+
+def test_a_file_of_a_folder_is_told_of_its_own_share_of_a_stroke(tmp_path, make_dataset, open_session):
+    root = make_dataset(grid=(1, 2))
+    whole = tmp_path / "five bands"
+    for name in ("00_00", "00_01"):
+        bands = [read_raster(root / f"Band{k}" / f"{band}_{name}.tif")[0] for k, band in enumerate(CANONICAL_BANDS, 1)]
+        write_raster(whole / f"tile_{name}.tif", np.stack(bands))
+    session = open_session(whole)
+    assert session.stacked
+    here, there = session.tile_ids
+    session.mask[:, 20:30, 40:50] = 3
+    session.commit()
+    shift(session, there, slice(50, 55), slice(20, 30))
+
+    session = open_session(whole / "tile_00_00.tif")
+    assert session.tile_ids == (here,)
+    assert (session.mask[20:30, 40:50] == 3).all()
+    assert session.unsaved() == {here: 1}
+    assert session.recovered.num_strokes == 1
+    assert session.recovered.tile_ids == (here,)
+    assert session.discard() == 1
+    assert session.recovered is None
+
+    session = open_session(whole)
+    assert session.unsaved() == {there: 2}
+    assert (session.mask[0] == 0).all()
+    assert (session.mask[1, 20:30, 40:50] == 3).all()
+
+
+def test_a_scene_that_was_saved_before_it_was_seen_shows_what_was_saved(make_dataset, open_session):
+    # Tiles of two sizes that lie nowhere are no stack: each is a scene by itself.
+    root = make_dataset(georeferenced=False, grid=(1, 2), masks=False)
+    for path in root.glob("Band*/*_00_01.tif"):
+        pixels = read_raster(path)[0]
+        write_raster(path, pixels[:48, :40])
+    session = open_session(root)
+    assert not session.stacked
+    session.mask_of(1)[20:30, 20:30] = 3
+    session.commit()
+
+    session = open_session(root)
+    (place,) = session.scenes[1].placements
+    assert session.save().saved == (place.tile.id,)
+    assert (session.tile_labels(1, place)[0][20:30, 20:30] == 3).all()
+    session.layer_data(1)
+    assert (session.mask[20:30, 20:30] == 3).all()
+    session.mask[2:5, 20:30] = 1
+    assert session.save().saved == (place.tile.id,)
+    assert np.array_equal(
+        read_raster(session.dataset.tile(place.tile.id).mask_path)[0][2:5, 20:30], np.full((3, 10), 85)
+    )
+
+
+@pytest.mark.parametrize("decide", [Session.keep_on_top, Session.discard])
+def test_a_mask_made_outside_is_there_when_its_scene_is_seen(make_dataset, open_session, decide):
+    root = make_dataset(georeferenced=False, grid=(1, 2), masks=False)
+    for path in root.glob("Band*/*_00_01.tif"):
+        pixels = read_raster(path)[0]
+        write_raster(path, pixels[:48, :40])
+    session = open_session(root)
+    session.mask_of(1)[20:30, 20:30] = 3
+    session.commit()
+
+    session = open_session(root)
+    tile = session.scenes[1].placements[0].tile
+    write_mask(tile.new_mask_path, np.full((48, 40), 2, np.uint8), session.scheme, None)
+    assert tile.id in session.save().failed
+    decide(session)
+    session.layer_data(1)
+    assert (session.mask[:20] == 2).all()
+    session.mask[2:5, 20:30] = 1
+    assert session.save().saved == (tile.id,)
+
+
+def test_what_goes_on_top_of_an_outside_change_is_seen_on_top_of_it(session):
+    tile = session.scenes[0].placements[3].tile
+    shift(session, tile.id, slice(36, 46), slice(36, 46))
+    drawn = session.mask.tile(tile.id)[36:46, 36:46]
+    theirs = (read_present_mask(session.dataset, tile) + 1) % 4
+    write_mask(tile.mask_path, theirs, session.scheme, tile.georef)
+    assert tile.id in session.save().failed
+    others = session.mask[:64, :]
+    # Not yet a stroke when a person decides.
+    session.mask[90:94, 90:94] = just_drawn = (session.mask[90:94, 90:94] + 1) % 4
+
+    session.keep_on_top()
+
+    expected = theirs.copy()
+    expected[36:46, 36:46] = drawn
+    expected[26:30, 26:30] = just_drawn
+    assert np.array_equal(session.mask.tile(tile.id), expected)
+    assert np.array_equal(session.mask[:64, :], others)
+    shift(session, tile.id, slice(50, 55), slice(10, 20))
+    (patch,) = session.journal.unsaved(tile.id)[-1].patches
+    assert np.array_equal(patch.before_HW, theirs[patch.slices])
+    assert session.save().saved == (tile.id,)
+    assert np.array_equal(session.mask.tile(tile.id), read_present_mask(session.dataset, tile))
+
+
+def test_nothing_is_agreed_to_where_one_of_the_masks_cannot_be_read(session):
+    first, second = (session.scenes[0].placements[k].tile for k in (1, 2))
+    for tile in (first, second):
+        shift(session, tile.id, slice(30, 40), slice(30, 40))
+        write_mask(tile.mask_path, np.full((64, 64), 2, np.uint8), session.scheme, tile.georef)
+    assert set(session.save().failed) == {first.id, second.id}
+    second.mask_path.write_bytes(b"no image")
+    painted = np.asarray(session.mask)
+    with pytest.raises(DataError, match=second.mask_path.name):
+        session.keep_on_top()
+    assert session.conflicts == (first.id, second.id)
+    assert np.array_equal(np.asarray(session.mask), painted)
+    assert first.id in session.save().failed
 
 
 def test_a_mask_changed_outside_is_refused_until_a_person_decides(make_dataset):
@@ -202,3 +374,13 @@ def test_a_folder_that_is_no_dataset_is_refused_in_words(tmp_path):
 def test_long_lists_are_cut():
     assert listed(["a", "b"]) == "a, b"
     assert listed(list("abcdef")) == "a, b, c and 3 more"
+
+
+def test_a_conflict_stays_when_another_tile_is_saved(session):
+    first, second = (session.scenes[0].placements[k].tile for k in (1, 2))
+    shift(session, first.id, slice(30, 40), slice(30, 40))
+    write_mask(first.mask_path, np.full((64, 64), 2, np.uint8), session.scheme, first.georef)
+    assert set(session.save().failed) == {first.id}
+    shift(session, second.id, slice(30, 40), slice(30, 40))
+    assert session.save([second.id]).saved == (second.id,)
+    assert session.conflicts == (first.id,)

@@ -708,3 +708,68 @@ def test_a_prediction_of_more_classes_is_accepted_in_those_of_the_labels(workspa
     both = predicted.probability(Window(0, 0, 50, 60), 2)
     np.testing.assert_allclose(both[1], (share / share.sum(0))[1:3, :50, :60].sum(0), rtol=1e-5)
     np.testing.assert_allclose(both.sum(0), 1, rtol=1e-5)
+
+
+def _see_all(workspace):
+    layer = workspace.labels_layer
+    layer.corner_pixels = np.array([[0] * layer.ndim, layer.data.shape])
+
+
+def test_a_proposal_goes_with_its_scene(workspace, desk, two_scenes):
+    _see_all(workspace)
+    desk.select_class(3)
+    for tool in (toolbox.SMART_FILL, toolbox.SCRIBBLE):
+        workspace.show_scene(0)
+        _see_all(workspace)
+        desk.tools.select(tool)
+        if tool == toolbox.SMART_FILL:
+            desk.tools.set_strength(60)
+            desk.tools.click(20, 20)
+            assert desk.tools.proposal is not None
+        else:
+            desk.tools.draw_line([(5, 5), (60, 60)])
+        workspace.show_scene(1)
+        _see_all(workspace)
+        before = _labels(workspace)
+        assert desk.tools.proposal is None
+        assert desk.tools.take() == 0
+        if tool == toolbox.SCRIBBLE:
+            desk.tools.draw_line([(5, 5), (40, 30)])
+        assert np.array_equal(_labels(workspace), before)
+
+
+@pytest.mark.parametrize("georeferenced", [True, False])
+def test_tools_look_at_the_open_dataset_though_another_has_scenes_of_the_same_names(
+    workspace, desk, make_dataset, georeferenced
+):
+    looked = []
+    for folder, seed in (("a/dataset", 3), ("b/dataset", 4)):
+        workspace.open(make_dataset(folder, seed=seed, georeferenced=georeferenced))
+        _see_all(workspace)
+        window = desk.tools.source.window_around(40, 40)
+        looked.append(desk.tools.source.evidence(window).features)
+    assert not np.array_equal(looked[0][0], looked[1][0])
+
+
+def test_a_class_to_accept_is_forgotten_with_its_scheme(workspace, desk, make_dataset):
+    open_region(workspace, make_dataset("four"))
+    desk.tools.options.accept_class, desk.tools.options.confidence = 3, 0.5
+    open_region(workspace, make_dataset("four again"))
+    assert desk.tools.options.accept_class == 3
+    open_region(workspace, make_dataset("two", scheme="glacier2"))
+    assert desk.tools.options.accept_class is None
+
+
+def test_snapping_takes_all_that_was_drawn_in_one_go(workspace, desk, tools):
+    mask, session = workspace.session.mask, workspace.session
+    mask[...] = 0
+    mask.commit("paint")
+    mask[70:80, 20:40] = 3
+    first = mask.commit("paint")
+    mask[70:80, 40:60] = 3
+    last = mask.commit("paint")
+    session.drawn_at_once[last] = (first, last)
+    before = _labels(workspace)
+    tools.snap_last_stroke()
+    changed = np.nonzero(_labels(workspace) != before)[1]
+    assert changed.min() < 40 <= changed.max()

@@ -1,6 +1,9 @@
 """A second reviewer's masks, walked through by the widget and its keys."""
 
+from threading import Event
+
 import numpy as np
+import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
@@ -9,19 +12,25 @@ from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.raster import write_mask
 
 
-def test_a_folder_is_chosen_shown_walked_through_and_left(viewer, qtbot, make_dataset, tmp_path, monkeypatch):
+@pytest.fixture
+def correct(viewer, make_dataset, tmp_path):
+    """The Correct widget; what the labels are, and what those of ``ben`` are, which differ in two places."""
     viewer.open(str(make_dataset()), plugin="napari-glacier")
     viewer.show()
     _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
-    workspace, panel = workspace_of(viewer), view._next_panel
-    session = workspace.session
+    session = workspace_of(viewer).session
     before = np.asarray(session.mask)
     theirs = before.copy()
     for part in (np.s_[60:75, 40:60], np.s_[100:106, 90:95]):
         theirs[part] = (theirs[part] + 1) % 4
     for place in session.scenes[0].placements:
         write_mask(tmp_path / "ben" / f"{place.tile.id}.tif", theirs[place.slices], session.scheme, place.tile.georef)
+    return view, before, theirs
 
+
+def test_a_folder_is_chosen_shown_walked_through_and_left(viewer, qtbot, correct, tmp_path, monkeypatch):
+    view, before, theirs = correct
+    panel, session = view._next_panel, workspace_of(viewer).session
     assert next(panel._source.itemText(k) for k in range(panel._source.count())) == "Uncertain regions"
     asked = []
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: asked.append(1) or str(tmp_path / "ben"))
@@ -51,3 +60,24 @@ def test_a_folder_is_chosen_shown_walked_through_and_left(viewer, qtbot, make_da
     panel.ask_folder()
     assert "neither masks of these tiles" in view.notice
     assert view.controller.walk is view.controller.attention
+
+
+def test_what_is_done_while_the_two_are_compared_in_a_thread_stays_done(qtbot, correct, tmp_path, monkeypatch):
+    view, _, _ = correct
+    panel, walk = view._next_panel, view.controller.disagreement
+    go_on, plans, plan = Event(), [], walk.plan
+
+    def slow_at_first():
+        build = plan()
+        plans.append(build)
+        return build if len(plans) > 1 else lambda: (build(), go_on.wait(10))[0]
+
+    monkeypatch.setattr(walk, "plan", slow_at_first)
+    walk.choose_folder(tmp_path / "ben")
+    qtbot.waitUntil(lambda: panel._worker is not None, timeout=5000)
+    view.controller.go("next")
+    view.controller.go("fixed")
+    go_on.set()
+    qtbot.waitUntil(lambda: panel._worker is None, timeout=5000)
+    assert walk.current is not None
+    assert "1 region " in panel._said.text()

@@ -2,15 +2,17 @@
 
 import numpy as np
 import pytest
+from napari.utils.key_bindings import coerce_keybinding
 from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
+from qtpy.QtGui import QKeySequence, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 
-from napari_glacier.controllers import toolbox
+from napari_glacier.controllers import correction, toolbox
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
+from napari_glacier.controllers.pointer import CLASS_KEYS
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.views.keys_dialog import KeysDialog
+from napari_glacier.views.keys_dialog import KeysDialog, to_napari, to_qt, use_kept_keys
 from napari_glacier.views.settings import kept
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
@@ -464,6 +466,89 @@ def test_keys_can_be_changed_and_are_remembered(hand, viewer, qtbot):
     _, again = viewer.window.add_plugin_dock_widget("napari-glacier", "Correct")
     assert again.controller.pointer.keys[toolbox.SMART_FILL] == "Shift-K"
     qtbot.wait(50)
+
+
+@pytest.mark.parametrize(
+    ("qt", "napari"),
+    [
+        (",", ","),
+        ("Ctrl+,", "Control-,"),
+        ("+", "+"),
+        ("Ctrl++", "Control-+"),
+        ("-", "-"),
+        ("Ctrl+Shift+-", "Control-Shift--"),
+        ("Shift+N", "Shift-N"),
+        ("Ctrl+PgUp", "Control-PageUp"),
+        ("Del", "Delete"),
+        ("Return", "Enter"),
+        ("", ""),
+    ],
+)
+def test_keys_are_written_the_way_qt_does_and_back(qt, napari):
+    assert to_napari(qt) == napari
+    assert to_qt(napari) == qt
+    assert QKeySequence(qt).toString(QKeySequence.SequenceFormat.PortableText) == qt
+
+
+@pytest.mark.parametrize(
+    ("strokes", "first"), [("Ctrl+K, Ctrl+C", "Control-K"), (",, A", ","), ("Ctrl++, +", "Control-+")]
+)
+def test_of_several_strokes_the_first_is_the_key(strokes, first):
+    assert to_napari(strokes) == first
+
+
+def test_keys_that_were_not_changed_stay(hand):
+    pointer = hand.view.controller.pointer
+    KeysDialog(pointer, hand.view).accept()
+    assert pointer.keys == toolbox.DEFAULT_KEYS
+    assert kept("keys/previous tile", "") == ","
+
+
+def test_actions_may_be_without_a_key(hand):
+    pointer = hand.view.controller.pointer
+    dialog = KeysDialog(pointer, hand.view)
+    for name in ("swipe", "skip", "take", toolbox.SMART_FILL):
+        dialog._edits[name].clear()
+    dialog.accept()
+    assert pointer.keys["swipe"] == pointer.keys["skip"] == pointer.keys["take"] == ""
+    hand.key(Qt.Key.Key_S)
+    assert hand.view.controller.tools.tool == ""
+    hand.key(Qt.Key.Key_C)
+    hand.key(Qt.Key.Key_C)
+    assert not any(not key.parts for key in hand.layer.keymap)
+    use_kept_keys(pointer)
+    assert pointer.keys["swipe"] == ""
+    pointer.set_keys(toolbox.DEFAULT_KEYS)
+    hand.key(Qt.Key.Key_S)
+    assert hand.view.controller.tools.tool == toolbox.SMART_FILL
+
+
+def test_keys_of_classes_and_of_undo_are_kept_for_them(hand):
+    pointer, keymap = hand.view.controller.pointer, hand.layer.keymap
+    own = {str(coerce_keybinding(key)) for key in pointer.keys.values()}
+    others = [str(key) for key in keymap if str(key) not in own]
+    assert {"Ctrl+Z", "Ctrl+Shift+Z", "Alt+0", "Alt+3"} <= set(others)
+    before = dict(keymap)
+    for key in (*others, "Shift-Control-Z", "alt-1", "Alt-9"):
+        with pytest.raises(ValueError, match="already; swipe needs another one"):
+            pointer.set_keys({"swipe": key.replace("+", "-")})
+    assert dict(keymap).keys() == before.keys()
+    assert set(CLASS_KEYS) == set(correction.CLASS_KEYS)
+
+
+@pytest.mark.parametrize("key", ["Foo", "Ctrl", "Shift", "Control-Foo", "+", "Alt-Alt", "A B", " "])
+def test_a_key_that_napari_does_not_know_is_refused_before_anything_changes(hand, key):
+    pointer = hand.view.controller.pointer
+    before = dict(hand.layer.keymap)
+    with pytest.raises(ValueError, match="swipe needs a letter, a digit"):
+        pointer.set_keys({"next": "V", "swipe": key})
+    assert pointer.keys == toolbox.DEFAULT_KEYS
+    assert dict(hand.layer.keymap) == before
+
+
+def test_keys_are_compared_however_they_are_written(hand):
+    with pytest.raises(ValueError, match="Shift-Control-A is the key of skip already"):
+        hand.view.controller.pointer.set_keys({"swipe": "Shift-Control-A", "skip": "Control-Shift-A"})
 
 
 def test_a_closed_widget_lets_go_of_mouse_and_keys(hand, viewer, qtbot):

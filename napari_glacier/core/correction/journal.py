@@ -38,6 +38,8 @@ __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "Str
 NO_WORK = frozenset(("accept", "undo", "redo", "revert"))
 
 _UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
+# Later than any.
+_NO_STROKE = 2**62
 # The base of a tile's first save is kept as its origin: it tells a mask that came with the data from one made
 # here. While the two are equal nothing was saved, and the origin follows the base.
 _SET_BASE = """
@@ -276,13 +278,14 @@ class Journal:
             counts[stroke_id] = sum(int(patch.edited.sum()) for stroke in patches for patch in stroke.patches)
         return counts
 
-    def history(self, limit: int = 100) -> list[StrokeInfo]:
-        """The latest strokes without their pixels, newest first."""
+    def history(self, limit: int = 100, older_than: int | None = None) -> list[StrokeInfo]:
+        """The latest strokes without their pixels, newest first; only those `older_than` a stroke, if one is given."""
         rows = self._file.read(
             "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, p.tile_id, MIN(p.state) FROM "
-            "(SELECT * FROM stroke ORDER BY id DESC LIMIT ?) s JOIN patch p ON p.stroke_id = s.id "
+            "(SELECT * FROM stroke WHERE id < ? ORDER BY id DESC LIMIT ?) s "
+            "JOIN patch p ON p.stroke_id = s.id "
             "GROUP BY s.id, p.tile_id ORDER BY s.id DESC, p.tile_id",
-            (limit,),
+            (_NO_STROKE if older_than is None else older_than, limit),
         )
         found: dict[int, StrokeInfo] = {}
         for stroke_id, group, tool, author, time, model, tile_id, state in rows:

@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
-from napari_glacier.core.correction.strokes import ABSENT, MaskArray, fingerprint
+from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint
 from napari_glacier.core.data.dataset import Dataset, described_scheme, write_scheme
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.mosaic import Mosaic
@@ -80,7 +80,8 @@ def save_tiles(
         The first file that is written brings the scheme into `dataset.yaml`, where none is stated.
     journal : Journal
     tile_ids : iterable of str, optional
-        Only these tiles; else all with unsaved strokes.
+        Only these tiles; else all of the data set with unsaved strokes. Where a part of a folder is open, its
+        journal may know of others; these are left alone.
 
     Returns
     -------
@@ -96,7 +97,11 @@ def save_tiles(
         mosaics_or_mask.commit()
     settle_saves(dataset, journal)
     waiting = journal.unsaved_tiles()
-    wanted = waiting if tile_ids is None else [tile_id for tile_id in tile_ids if tile_id in waiting]
+    if tile_ids is None:
+        known = {tile.id for tile in dataset.tiles}
+        wanted = [tile_id for tile_id in waiting if tile_id in known]
+    else:
+        wanted = [tile_id for tile_id in tile_ids if tile_id in waiting]
     saved: list[str] = []
     created: list[Path] = []
     failed: dict[str, str] = {}
@@ -153,17 +158,30 @@ def changed_outside(dataset: Dataset, journal: Journal) -> tuple[str, ...]:
     )
 
 
-def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[str]) -> None:
+def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[str]) -> list[Stroke]:
     """Agree to outside changes: the unsaved strokes of these tiles go on top of the files as they are now.
+
+    Returns
+    -------
+    list of Stroke
+        What a mask that shows the tiles is to replay: of each tile its file, whole, then its unsaved strokes. No
+        journal knows those of the files.
 
     Raises
     ------
     DataError
-        If a file cannot be read.
+        If a file cannot be read; nothing is agreed to then.
     """
-    for tile_id in tile_ids:
-        index_HW = read_present_mask(dataset, dataset.tile(tile_id))
-        journal.set_base_fingerprint(tile_id, ABSENT if index_HW is None else fingerprint(index_HW))
+    tiles = [dataset.tile(tile_id) for tile_id in tile_ids]
+    present = [read_present_mask(dataset, tile) for tile in tiles]
+    strokes = []
+    for tile, present_HW in zip(tiles, present, strict=True):
+        journal.set_base_fingerprint(tile.id, ABSENT if present_HW is None else fingerprint(present_HW))
+        index_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW
+        # A patch changes pixels whose values before and after differ: here all of them.
+        whole = Patch(tile.id, 0, 0, ~index_HW, index_HW)
+        strokes += [Stroke(0, "", "file", "", "", None, (whole,)), *journal.unsaved(tile.id)]
+    return strokes
 
 
 def mask_file(tile: Tile) -> Path | None:
