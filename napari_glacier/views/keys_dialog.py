@@ -1,6 +1,7 @@
 """Choosing the keys of the tools."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from qtpy.QtGui import QKeySequence
@@ -83,11 +84,15 @@ class KeysDialog(QDialog):
 
 
 def use_kept_keys(pointer: Pointer) -> None:
-    """Use the keys that were chosen in an earlier sitting; those of a damaged settings file are passed over."""
+    """Use the keys that were chosen in an earlier sitting; those that cannot be used are passed over."""
+    chosen = {name: kept(_SETTINGS + name, key) for name, key in toolbox.DEFAULT_KEYS.items()}
     try:
-        pointer.set_keys({name: kept(_SETTINGS + name, key) for name, key in toolbox.DEFAULT_KEYS.items()})
+        # All at once: two actions may have exchanged their keys.
+        pointer.set_keys(chosen)
     except ValueError:
-        settings().remove(_SETTINGS.rstrip("/"))
+        for name, key in chosen.items():
+            with suppress(ValueError):
+                pointer.set_keys({name: key})
 
 
 def title_of(name: str) -> str:

@@ -73,7 +73,7 @@ class NextPanel(DeskPanel):
         self._disagreement.draw()
         compares = walk is self._disagreement
         for name, title, tip in _OTHERS if compares else _UNCERTAIN:
-            self._buttons[name].setText(f"{title} {shown_key(self._pointer.keys[name])}")
+            self._buttons[name].setText(f"{title} {shown_key(self._pointer.keys[name])}".rstrip())
             self._buttons[name].setToolTip(tip)
             self._buttons[name].setEnabled(walk.available and (name == "next" or walk.current is not None))
         if not walk.available:

@@ -82,7 +82,7 @@ class SeeingPanel(DeskPanel):
         self._why_not.setVisible(bool(self._why_not.text()))
         for mode, title, _ in _BUTTONS:
             button = self._buttons[mode]
-            button.setText(f"{title} {shown_key(self._pointer.keys[mode])}")
+            button.setText(f"{title} {shown_key(self._pointer.keys[mode])}".rstrip())
             button.setChecked(mode == self._seeing.mode)
             button.setEnabled(pair is not None)
         self._divider.setVisible(self._seeing.mode == SWIPE)

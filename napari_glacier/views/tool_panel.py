@@ -87,7 +87,7 @@ class ToolPanel(QWidget):
         self._group.setExclusive(False)
         for name, button in self._buttons.items():
             button.setChecked(name == tool)
-            button.setText(f"{toolbox.TOOL_OF[name].title}\n{shown_key(self._pointer.keys[name])}")
+            button.setText(f"{toolbox.TOOL_OF[name].title}\n{shown_key(self._pointer.keys[name])}".rstrip())
         self._group.setExclusive(True)
         page = self._pages.get(tool)
         for other in self._pages.values():
@@ -278,7 +278,7 @@ class ToolPanel(QWidget):
 
 def shown_key(key: str) -> str:
     """A key as people write it: Shift+N."""
-    return key.replace("-", "+")
+    return key[:-1].replace("-", "+") + key[-1:]
 
 
 def _page() -> tuple[QWidget, QHBoxLayout]:

@@ -8,12 +8,12 @@ from qtpy.QtGui import QKeySequence, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 
-from napari_glacier.controllers import correction, toolbox
+from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
-from napari_glacier.controllers.pointer import CLASS_KEYS
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.views.keys_dialog import KeysDialog, to_napari, to_qt, use_kept_keys
-from napari_glacier.views.settings import kept
+from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.tool_panel import shown_key
 
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 
@@ -523,6 +523,19 @@ def test_actions_may_be_without_a_key(hand):
     assert hand.view.controller.tools.tool == toolbox.SMART_FILL
 
 
+def test_a_kept_key_that_cannot_be_used_costs_no_other(hand):
+    pointer = hand.view.controller.pointer
+    settings().setValue("keys/swipe", "Control-Z")
+    settings().setValue("keys/skip", "Shift-K")
+    use_kept_keys(pointer)
+    assert pointer.keys == {**toolbox.DEFAULT_KEYS, "skip": "Shift-K"}
+
+
+@pytest.mark.parametrize(("key", "shown"), [("Shift-N", "Shift+N"), ("-", "-"), ("Control--", "Control+-"), ("", "")])
+def test_keys_are_shown_as_people_write_them(key, shown):
+    assert shown_key(key) == shown
+
+
 def test_keys_of_classes_and_of_undo_are_kept_for_them(hand):
     pointer, keymap = hand.view.controller.pointer, hand.layer.keymap
     own = {str(coerce_keybinding(key)) for key in pointer.keys.values()}
@@ -533,7 +546,6 @@ def test_keys_of_classes_and_of_undo_are_kept_for_them(hand):
         with pytest.raises(ValueError, match="already; swipe needs another one"):
             pointer.set_keys({"swipe": key.replace("+", "-")})
     assert dict(keymap).keys() == before.keys()
-    assert set(CLASS_KEYS) == set(correction.CLASS_KEYS)
 
 
 @pytest.mark.parametrize("key", ["Foo", "Ctrl", "Shift", "Control-Foo", "+", "Alt-Alt", "A B", " "])
