@@ -51,7 +51,12 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
         from napari.utils.notifications import show_info
 
         show_info(f"{session.recovered.sentence} (Plugins > Glacier > Correct)")
-    layers = session.layer_data()
+    try:
+        layers = session.layer_data()
+    except BaseException:
+        # Unless a window shows it nobody would give back the dataset's lock.
+        session.release(session)
+        raise
     return layers if viewer is None else workspace_of(viewer).picture_first(layers)
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from psygnal import Signal
@@ -49,6 +49,9 @@ class AdaptController:
 
     changed = Signal()
 
+    # Folders of models that some window of this process may still keep.
+    _living: ClassVar[set[Path]] = set()
+
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._session: Any = None
@@ -57,7 +60,10 @@ class AdaptController:
         self._said: dict[str, Any] = {}
         # Whether what came of it was looked at.
         self._settled = False
+        # The labels that what would change was last laid over.
+        self._shown_over: Any = None
         workspace.session_changed.connect(self._on_session)
+        workspace.layers_changed.connect(self._on_layers)
         self._on_session(workspace.session)
 
     # -- what there is
@@ -79,7 +85,8 @@ class AdaptController:
         """idle, working, ready (to be kept or dropped), or failed."""
         if self._run is None:
             return "idle"
-        if self._process is not None and self._process.poll() is None:
+        if not self._settled:
+            # Until `poll` has read the last event, also where the process has ended.
             return "working"
         return "ready" if (self._run.path / "ensemble.yaml").is_file() else "failed"
 
@@ -138,6 +145,7 @@ class AdaptController:
         with (run.path / _CONSOLE).open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self._run, self._said, self._settled = run, {}, False
+        self._living.add(run.path)
         logger.info("started %s (process %d)", " ".join(command), self._process.pid)
         self.changed.emit()
 
@@ -145,8 +153,8 @@ class AdaptController:
         """Read what is new; when it has ended, show what would change."""
         if self._run is None or self._settled:
             return
-        # The state first: of a process that is known to have ended all events are there.
-        working = self.state == "working"
+        # This first: of a process that is known to have ended all events are there.
+        working = self._process is not None and self._process.poll() is None
         events = self._run.events()
         if events and events[-1] != self._said:
             self._said = events[-1]
@@ -183,6 +191,10 @@ class AdaptController:
                 "model alone, then predict with it and accept what you like."
             )
         changes = np.asarray(shown[0].data).copy()
+        if not changes.any():
+            raise DataError(
+                "Nothing would change in the scene on screen. Show the one that was corrected, or keep the model alone."
+            )
         for plane, changed_HW in enumerate(changes if changes.ndim == 3 else changes[np.newaxis]):
             rows, cols = (np.flatnonzero(changed_HW.any(axis)) for axis in (1, 0))
             if rows.size:
@@ -191,7 +203,8 @@ class AdaptController:
                 changed_HW[box.slices][session.touched(box, plane)] = 0
         said = self.keep()
         changed = self.workspace.assign(changes - (changes > 0), changes > 0, tool="accept", model=run.path.name)
-        return f"{counted(changed, 'pixel')} of the labels changed; Undo takes that back. {said}"
+        undo = "; Undo takes that back" if changed else ""
+        return f"{counted(changed, 'pixel')} of the labels changed{undo}. {said}"
 
     def keep(self) -> str:
         """Put the new model among those of the dataset; gives a sentence on it. The old one stays what it is."""
@@ -209,6 +222,7 @@ class AdaptController:
             raise DataError(
                 f"The model could not be kept in {shelf} ({error.strerror}). Free space there, then keep it again."
             ) from error
+        self._living.discard(run.path)
         self._run = None
         self.drop()
         self.workspace.models_changed.emit()
@@ -225,12 +239,14 @@ class AdaptController:
             process.wait()
         if run is not None:
             shutil.rmtree(run.path, ignore_errors=True)
+            self._living.discard(run.path)
         self._hide()
         self.changed.emit()
 
     def close(self) -> None:
         """Disconnect; what is not kept by now is dropped."""
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+        self.workspace.layers_changed.disconnect(self._on_layers, missing_ok=True)
         self.drop()
 
     # -- the layer
@@ -239,6 +255,7 @@ class AdaptController:
         """Lay the pixels that would be mapped otherwise over the scene, in the colours of their new classes."""
         session, run = self._need_session(), self._run
         assert run is not None
+        self._shown_over = self.workspace.labels_layer
         changed = np.zeros(session.mask.shape, np.uint8)
         with np.load(run.path / "changes.npz") as file:
             for plane, scene in enumerate(session.current_scenes):
@@ -264,6 +281,12 @@ class AdaptController:
         layer.editable = False
         viewer.layers.selection.active = active if active in viewer.layers else layer
 
+    def _on_layers(self) -> None:
+        labels = self.workspace.labels_layer
+        if labels is not None and labels is not self._shown_over and self._settled and self.state == "ready":
+            # Another scene is on screen: what would change may lie there.
+            self._show()
+
     def _hide(self) -> None:
         for layer in [layer for layer in self.workspace.viewer.layers if tag_of(layer).get("role") == ROLE]:
             self.workspace.viewer.layers.remove(layer)
@@ -288,7 +311,7 @@ class AdaptController:
     def _clear_candidates(folder: Path) -> None:
         """Delete what a window that was killed left; nobody can keep it any more."""
         for left in folder.glob("*-adapted*"):
-            if not RunFolder(left).is_alive():
+            if left not in AdaptController._living and not RunFolder(left).is_alive():
                 shutil.rmtree(left, ignore_errors=True)
 
     def _console(self) -> str:

@@ -204,6 +204,8 @@ class CorrectionController:
         """Take back the last stroke, of this sitting or an unsaved one of an earlier; the journal keeps that, too."""
         self._need_layer()
         session = self._need_session()
+        if session.read_only:
+            raise JournalError(session.read_only)
         session.mask.commit()
         # napari remembers only what was painted by hand in this window; the journal remembers everything.
         undone = self._undo_from_journal(session)
@@ -215,6 +217,8 @@ class CorrectionController:
         """Draw again what was taken back."""
         self._need_layer()
         session = self._need_session()
+        if session.read_only:
+            raise JournalError(session.read_only)
         session.mask.commit()
         # What was taken back in another scene waits until that is on screen again.
         for undone in reversed(self._undone):

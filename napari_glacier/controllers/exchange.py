@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,13 +17,36 @@ from napari_glacier.core.raster import write_mask
 SAMPLE_NAME = "glacier-sample"
 # Tiles of the region that are shown as if nobody had mapped them yet.
 UNMAPPED_TILES = ("01_01", "00_02")
+# Layers whose values are classes of a scheme, and what some others show.
+_MASKS = ("labels", "prediction")
+_SHOWN = {
+    "quality": "clouds and shadows",
+    "sources": "which scene each pixel is of",
+    "changes": "what has changed",
+    "adapted": "what would change",
+    "second opinion": "where a model disagrees",
+    "preview": "a proposed change",
+}
 
 
 def write_layer(path: Path, data: Any, metadata: dict[str, Any]) -> list[Path]:
-    """Write a Labels layer; see `napari_glacier._writer.write_labels`."""
+    """Write a Labels layer; see `napari_glacier._writer.write_labels`.
+
+    Raises
+    ------
+    DataError
+        If it is a layer of the plugin that shows something else than classes, or its values or axes do not fit.
+    """
+    tag = metadata.get(KEY, {})
+    if tag and tag.get("role") not in _MASKS:
+        raise DataError(
+            f"This layer shows {_SHOWN.get(tag.get('role'), 'something else')}, not classes: in a georeferenced mask "
+            "its values would be taken for glacier, debris and lake. Save it with napari's own writer: choose the file "
+            "type 'napari builtins labels'."
+        )
     index = np.asarray(data)
-    session = metadata.get(KEY, {}).get("session")
-    scheme = session.scheme if session is not None else _fitting_scheme(index)
+    session = tag.get("session")
+    scheme = _scheme_of(tag) or _fitting_scheme(index)
     if index.ndim == 2:
         georef = session.georef() if session is not None and _same_size(session, index) else None
         write_mask(path, index.astype(np.uint8), scheme, georef)
@@ -38,6 +61,14 @@ def write_layer(path: Path, data: Any, metadata: dict[str, Any]) -> list[Path]:
         write_mask(target, index_HW.astype(np.uint8), scheme, scene.georef if scene is not None else None)
         written.append(target)
     return written
+
+
+def _scheme_of(tag: dict[str, Any]) -> ClassScheme | None:
+    """The classes of a layer, in the data set's codes where it has the same classes; None for other people's."""
+    session, own = tag.get("session"), tag.get("scheme")
+    if session is None or (own is not None and own.class_names != session.scheme.class_names):
+        return own
+    return cast(ClassScheme, session.scheme)
 
 
 def _same_size(session: Any, index: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from psygnal import Signal
 
 from napari_glacier.controllers.exchange import SAMPLE_NAME, UNMAPPED_TILES, sample_copy
 from napari_glacier.controllers.prediction_layers import is_whole
-from napari_glacier.controllers.session import listed
+from napari_glacier.controllers.session import Session, listed
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.history import REVERT
 from napari_glacier.core.correction.journal_place import user_data_dir
@@ -179,10 +179,16 @@ class FirstSteps:
         Raises
         ------
         DataError
-            While a network is being trained in it.
+            While a network is being trained in it, or another window shows it.
         """
         if any(run.is_alive() for run in self._runs()):
             raise DataError("Training is under way in this copy of the region. Stop it in Train, then begin again.")
+        if Session.is_open_elsewhere(self.folder, self.workspace):
+            # It would go on in the folder that comes in its place.
+            raise DataError(
+                "This copy of the region is open in another window. Close it there (its layers, or the window), then "
+                "begin again."
+            )
         if self._session is not None:
             self.workspace.close_session()
         self.workspace.open(sample_copy(first_steps_folder(), fresh=True, without_masks=UNMAPPED_TILES))

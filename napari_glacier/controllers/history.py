@@ -115,7 +115,7 @@ class HistoryController:
         """The latest strokes, newest first; on one tile where it is given."""
         session = self._need_session()
         session.commit()
-        return [one for one in session.journal.history(limit) if not tile_id or tile_id in one.tile_ids]
+        return list(session.journal.history(limit, tile_id=tile_id))
 
     def num_pixels(self, strokes: Sequence[StrokeInfo]) -> dict[int, int]:
         """How many pixels each of these strokes changed; may be asked from another thread."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
+from napari_glacier.controllers.layers import KEY
 from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title, promoted_choice
 from napari_glacier.controllers.parts import part_of
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Scope, Step, Tta, predict
@@ -196,7 +197,7 @@ class InferenceController:
     @property
     def has_prediction(self) -> bool:
         """Whether a prediction of the scene on screen is shown."""
-        return self._map is not None and self.workspace.prediction_layer is not None
+        return self._map is not None and self._on_screen() and self.workspace.prediction_layer is not None
 
     @property
     def prediction(self) -> PredictionMap | None:
@@ -205,8 +206,8 @@ class InferenceController:
 
     @property
     def incomplete(self) -> str:
-        """Which share of what was asked for the prediction covers; empty where all of it."""
-        if self._map is None or self._made is None:
+        """Which share of what was asked for the prediction covers; empty where all of it, or of another scene."""
+        if self._map is None or self._made is None or not self._on_screen():
             return ""
         stacked = self._need_session().stacked
         begun = [area for area in self._map.areas if area.made is self._made or not area.whole]
@@ -222,9 +223,10 @@ class InferenceController:
     def legend(self) -> list[tuple[str, str, str, str]]:
         """Colour, class, area and share of each class of the prediction.
 
-        The area is in km² where the scene has a projected georeference, else in pixels.
+        The area is in km² where the scene has a projected georeference, else in pixels. Without a prediction of the
+        scene on screen there are no rows.
         """
-        if self._map is None:
+        if self._map is None or not self._on_screen():
             return []
         counts, scheme = self._map.counts_K, self._map.scheme
         georef = self._need_session().georef()
@@ -244,11 +246,13 @@ class InferenceController:
         Raises
         ------
         DataError
-            If there is nothing to accept, or the model's classes are not the labels'.
+            If nothing is predicted of the scene on screen, or the model's classes are not the labels'.
         """
         session = self._need_session()
         if self._map is None or self._made is None:
             raise DataError("There is no prediction to accept. Run a model first.")
+        if not self._on_screen():
+            raise DataError("There is no prediction of the scene on screen. Predict it first.")
         scheme = self._map.scheme
         if session.read_only:
             raise DataError(session.read_only)
@@ -313,7 +317,7 @@ class InferenceController:
         if same and self._made is not news.made:
             # Parts that the same model predicted before stay, unless a person took their layers away.
             assert self._made is not None
-            same = self._made.name == news.made.name and None not in prediction_layers(self.workspace)
+            same = self._made.digest == news.made.digest and None not in prediction_layers(self.workspace)
         if not same and (session.stacked or news.number == session.scene_number):
             self._map, self._shown_for = PredictionMap(session.mask.shape, news.made.scheme), key
             same = True
@@ -331,6 +335,8 @@ class InferenceController:
     def _draw(self, *, live: bool = False) -> None:
         if self._map is not None and self._made is not None and self._on_screen():
             draw_prediction(self.workspace, self._map, self._made.name, whole=not self.incomplete, thumbnails=not live)
+            # Its classes need not be the labels': napari's Save asks for them.
+            self.workspace.prediction_layer.metadata[KEY]["scheme"] = self._map.scheme
             self._drawn = time.monotonic()
 
     def _forget(self) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,19 @@ def composite_rgba(
     return rgba
 
 
-class _LazyLayer:
+class _Shared:
+    """Pixels that are read from files and never written: napari's copies of a layer share them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Piece by piece the copy would take the dataset along, and read every file once more.
+        return self
+
+
+class _SharedLevel(_Shared, Level):
+    """A level that the copies of its layer share."""
+
+
+class _LazyLayer(_Shared):
     """An array-like that reads a scene (or one of several equal ones) when napari first looks at it.
 
     Parameters
@@ -189,7 +201,7 @@ class LazyPainting(_LazyLayer):
         """The one scene at full size and from afar, the finest first."""
         (scene,) = self._scenes
         return [
-            Level(scene, factor, partial(self._part, scene, factor), self.dtype, self._tail)
+            _SharedLevel(scene, factor, partial(self._part, scene, factor), self.dtype, self._tail)
             for factor in level_factors(scene.shape)
         ]
 
@@ -248,7 +260,7 @@ class LazyQuality(_LazyLayer):
         """The one scene at full size and from afar, the finest first."""
         (scene,) = self._scenes
         return [
-            Level(scene, factor, partial(self._classes, scene, factor), self.dtype)
+            _SharedLevel(scene, factor, partial(self._classes, scene, factor), self.dtype)
             for factor in level_factors(scene.shape)
         ]
 

@@ -54,10 +54,14 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Made:
-    """Who predicted: the request, the ensemble's name and classes, and the networks as long as they are kept."""
+    """Who predicted: the request, the ensemble's name and classes, and the networks as long as they are kept.
+
+    Models of other runs may have the same name: `digest` tells them apart.
+    """
 
     request: Request
     name: str
+    digest: str
     scheme: "ClassScheme"
     predictor: "Predictor | None"
 
@@ -116,8 +120,12 @@ def predict(request: Request) -> Generator[Step, None, Outcome]:
     GlacierError
         If the model cannot be loaded, lacks bands, or the device is not there.
     """
+    from napari_glacier.nn.provenance import model_digest
+
     predictor = _load(request)
-    made = Made(request, predictor.ensemble.name, predictor.ensemble.scheme, predictor)
+    ensemble = predictor.ensemble
+    made = Made(request, ensemble.name, model_digest(ensemble), ensemble.scheme, predictor)
+    folder = _folder(made)
     clock = _Clock(request.parts)
     written: list[Path] = []
     warnings: list[str] = []
@@ -126,7 +134,7 @@ def predict(request: Request) -> Generator[Step, None, Outcome]:
         prediction = yield from _predict_part(made, predictor, number, clock, problem)
         warnings += [text for text in prediction.provenance.get("warnings", ()) if text not in warnings]
         if not problem:
-            paths, problem = _write(made, part, prediction)
+            paths, problem = _write(made, folder, part, prediction)
             written += paths
     return Outcome(made, tuple(written), tuple(warnings), problem)
 
@@ -219,12 +227,13 @@ class _Clock:
         return round(_WHOLE * self._ends[number])
 
 
-def _write(made: Made, part: Part, prediction: "Prediction") -> tuple[list[Path], str]:
+def _write(made: Made, folder: Path, part: Part, prediction: "Prediction") -> tuple[list[Path], str]:
     """Write the tiles that were predicted as a whole; a folder that cannot be written is no reason to fail."""
     from napari_glacier.nn.outputs import write_predictions
 
     session: Any = made.request.session
-    folder = session.root / "predictions" / _folder_name(made.name)
+    # Tells the next run whose folder this is.
+    prediction.provenance["model_digest"] = made.digest
     whole = session.scenes[part.number]
     keep = made.request.keep_probabilities
     written: list[Path] = []
@@ -238,6 +247,21 @@ def _write(made: Made, part: Part, prediction: "Prediction") -> tuple[list[Path]
         logger.warning("predictions were not written to %s: %s", folder, error)
         return written, f"Not written: {error}"
     return written, ""
+
+
+def _folder(made: Made) -> Path:
+    """Where the masks of a run go: a folder of the model's name, or one beside it where that is another model's."""
+    from napari_glacier.nn.provenance import is_of_another
+
+    assert made.predictor is not None
+    folder: Path = made.request.session.root / "predictions" / _folder_name(made.name)
+    try:
+        taken = is_of_another(folder, made.predictor.ensemble, made.digest)
+    except OSError as error:
+        # What may be another model's is not written over.
+        logger.warning("the record of %s cannot be read: %s", folder, error)
+        taken = True
+    return folder.with_name(f"{folder.name}-{made.digest[:8]}") if taken else folder
 
 
 def _folder_name(model: str) -> str:

@@ -5,6 +5,7 @@ The figures are those of `napari-glacier report`: the same functions make them.
 
 import re
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -138,11 +139,12 @@ class ReportController:
         if session is None:
             return []
         choices = [MapChoice("Labels of this dataset", None)] if _labelled(session) else []
-        folder = session.root / PREDICTIONS
-        found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        choices += [_choice(f"Prediction of {path.name}", path) for path in found if _holds_masks(path)]
-        return choices + [_choice(f"{path.parent.name}/{path.name}", path) for path in self._picked]
+        choices += _predictions_in(session.root / PREDICTIONS)
+        for path in self._picked:
+            # A disk may have been taken away since.
+            with suppress(OSError):
+                choices.append(_choice(f"{path.parent.name}/{path.name}", path))
+        return choices
 
     def pick(self, path: Path) -> MapChoice:
         """Add a folder of masks that lies elsewhere.
@@ -342,6 +344,21 @@ def _plain(text: str) -> str:
 
 def _labelled(session: Session) -> list[Any]:
     return [tile for tile in session.dataset.tiles if tile.mask_path is not None]
+
+
+def _predictions_in(folder: Path) -> list[MapChoice]:
+    """Folders of masks, newest first; one that cannot be read is passed over."""
+    try:
+        paths = list(folder.iterdir())
+    except OSError:
+        return []
+    dated = []
+    for path in paths:
+        with suppress(OSError):
+            if path.is_dir() and _holds_masks(path):
+                dated.append((path.stat().st_mtime, _choice(f"Prediction of {path.name}", path)))
+    dated.sort(key=lambda one: one[0], reverse=True)
+    return [choice for _, choice in dated]
 
 
 def _choice(title: str, path: Path) -> MapChoice:

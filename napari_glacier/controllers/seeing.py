@@ -374,7 +374,12 @@ class _Before:
                 layer.visible = visible
         self._workspace.compares = False
         wanted = [layer for layer in self._order if layer in viewer.layers]
-        wanted += [layer for layer in viewer.layers if layer not in wanted]
+        now = list(viewer.layers)
+        for number, layer in reversed(list(enumerate(now))):
+            if layer not in wanted:
+                # What came meanwhile stays below what it lies below: an index does not come to hide the labels.
+                above = next((one for one in now[number + 1 :] if one in wanted), None)
+                wanted.insert(len(wanted) if above is None else wanted.index(above), layer)
         if wanted != list(viewer.layers):
             for layer in wanted:
                 viewer.layers.move(viewer.layers.index(layer), len(viewer.layers))

@@ -130,6 +130,8 @@ class Session:
         self.journal = Journal.open(self.dataset.root)
         self.scene_number = 0
         self.closed = False
+        # The folder may lie behind a link that is gone when the session closes.
+        self._key = self.dataset.root.resolve()
         self.recovered: Recovered | None = None
         self.conflicts: tuple[str, ...] = ()
         # Strokes that were drawn without letting go of the button, in order, by the last of them.
@@ -156,9 +158,8 @@ class Session:
             If the folder is no dataset, no tile of it can be read, or the journal cannot be opened.
         """
         dataset = open_dataset(Path(path), scheme=scheme, without_damaged=True)
-        key = dataset.root.resolve()
-        known = cls._open.get(key)
-        if known is not None:
+        known = cls._open.get(dataset.root.resolve())
+        if known is not None and not known.closed:
             if not {tile.id for tile in dataset.tiles} <= set(known.tile_ids):
                 raise DataError(
                     f"{dataset.root} is open with {listed(known.tile_ids)}. Close its layers before opening "
@@ -171,8 +172,14 @@ class Session:
                 )
             return known
         session = cls(dataset)
-        cls._open[key] = session
+        cls._open[session._key] = session
         return session
+
+    @classmethod
+    def is_open_elsewhere(cls, root: Path, holder: Any) -> bool:
+        """Whether a dataset folder is open in this process, and would be so without `holder`, too."""
+        known = cls._open.get(root.resolve())
+        return known is not None and not known.closed and set(known._holders) != {holder}
 
     @property
     def root(self) -> Path:
@@ -311,12 +318,19 @@ class Session:
         return where_HW
 
     def layer_data(self, number: int | None = None) -> list[LayerData]:
-        """Layers of a scene for napari, bottom first; makes it the current one."""
-        if number is not None:
-            self.scene_number = 0 if self.stacked else number
-        return scene_layers(
-            self.current_scenes, self.mask, self.scheme, self.dataset.bands, {"session": self, "role": ""}
-        )
+        """Layers of a scene for napari, bottom first; makes it the current one.
+
+        Raises
+        ------
+        GlacierError
+            If a file of the scene cannot be read; the current scene stays what it was.
+        """
+        number = self.scene_number if number is None else 0 if self.stacked else number
+        scenes = self.scenes if self.stacked else (self.scenes[number],)
+        tag = {"session": self, "role": ""}
+        layers = scene_layers(scenes, self.mask_of(number), self.scheme, self.dataset.bands, tag)
+        self.scene_number = number
+        return layers
 
     def extra_layers(self) -> list[Extra]:
         """What can be added to the scene on screen: indices, reflectance, temperature, clouds."""
@@ -467,7 +481,7 @@ class Session:
             mask.commit()
             mask.close()
         self.closed = True
-        self._open.pop(self.root.resolve(), None)
+        self._open.pop(self._key, None)
         self.journal.close()
 
     def _recover(self) -> None:

@@ -74,6 +74,9 @@ class Swipe:
     def close(self) -> None:
         """Take the drawing away."""
         self._watch(False)
+        self._clear()
+
+    def _clear(self) -> None:
         viewer = self.workspace.viewer
         for layer in (self._image, self._line):
             if layer is not None and layer in viewer.layers:
@@ -135,6 +138,8 @@ class Swipe:
             self._line.edge_width = width
             self._image.visible = self._line.visible = True
             return
+        # One of the two may be left where the other was deleted.
+        self._clear()
         active = viewer.layers.selection.active
         units = self.workspace.labels_layer.units[-2:]
         self._image = viewer.add_image(

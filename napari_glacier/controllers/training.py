@@ -59,6 +59,7 @@ class TrainingController:
         self._state = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._process_run: Path | None = None
+        self._opened: Path | None = None
 
     @staticmethod
     def recipes() -> list[str]:
@@ -206,10 +207,22 @@ class TrainingController:
         self.follow(run)
 
     def stop(self) -> str:
-        """Ask the trainer to finish its step, write a checkpoint and end; gives what a person should know of it."""
+        """Ask the trainer to finish its step, write a checkpoint and end; gives what a person should know of it.
+
+        Raises
+        ------
+        DataError
+            If the run's folder is gone, or nothing can be written there.
+        """
         if self.run is None:
             return ""
-        self.run.request_stop()
+        try:
+            self.run.request_stop()
+        except OSError as error:
+            raise DataError(
+                f"The run cannot be asked to stop: no file can be put into {self.run.path} ({error.strerror}). "
+                "Where the folder has been moved, open it there with …; else end its process where it runs."
+            ) from error
         self.progressed.emit()
         if self.run.other_host is None:
             return ""
@@ -234,12 +247,22 @@ class TrainingController:
             self.follow(begun)
         return True
 
-    def reattach(self, output: Path | None = None) -> RunFolder | None:
-        """Follow the newest run of an output folder: one that is under way before one that has ended."""
+    def reattach(self, output: Path | None = None, *, lets_go: bool = False) -> RunFolder | None:
+        """Follow the newest run of an output folder: one that is under way before one that has ended.
+
+        Parameters
+        ----------
+        output : Path, optional
+        lets_go : bool
+            Where the folder holds none, follow nothing, unless a person has opened the run in a folder of their own
+            choice, or it is under way.
+        """
         runs = self.runs(output)
         chosen = next((run for run in runs if run.state_from_afar() == "running"), runs[0] if runs else None)
         if chosen is not None:
             self.follow(chosen)
+        elif lets_go and self.run is not None and self.run.path != self._opened and not self.active:
+            self.follow(None)
         return chosen
 
     def follow(self, run: RunFolder | None) -> None:
@@ -282,6 +305,7 @@ class TrainingController:
         run = RunFolder(Path(path).expanduser())
         if not run.config_path.is_file() and not run.events_path.is_file():
             raise DataError(f"{run.path} is not a run folder: it has no run.yaml. Choose the folder of one run.")
+        self._opened = run.path
         self.follow(run)
         return run
 

@@ -2,7 +2,7 @@
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -133,14 +133,26 @@ class Workspace:
         return session
 
     def show(self, session: Session) -> None:
-        """Show a session that is open, perhaps opened in another thread; what was shown before leaves the window."""
+        """Show a session that is open, perhaps opened in another thread; what was shown before leaves the window.
+
+        Raises
+        ------
+        GlacierError
+            If its scene cannot be read; the window stays as it is, and a session that no window shows is closed.
+        """
         if self.shows(session):
             return
         previous = self.session
+        try:
+            layers = session.layer_data()
+        except BaseException:
+            if session is not previous:
+                session.release(self)
+            raise
         if previous is not None and previous is not session:
             self._remove_layers_of(previous)
         self.attach(session)
-        self._show_scene(session.scene_number, at_once=previous is None)
+        self._put_layers(layers, at_once=previous is None)
 
     def attach(self, session: Session) -> None:
         """Make `session` the current one and adopt those of its layers that are already here."""
@@ -149,8 +161,10 @@ class Workspace:
             session.hold(self)
             session.failed.connect(_warn)
             session.refused.connect(self._tell_approved)
-            for layer in self.viewer.layers:
-                _let_copy_be(layer)
+            layers = list(self.viewer.layers)
+            for number, layer in enumerate(layers):
+                # napari puts a copy above what it is of.
+                _let_copy_be(layer, layers[:number])
                 self._adopt(layer)
             self.session_changed.emit(session)
 
@@ -159,15 +173,19 @@ class Workspace:
         return session is self.session and self.labels_layer is not None
 
     def show_scene(self, number: int) -> None:
-        """Show a scene of the session in place of the one on screen (all at once where they are stacked)."""
-        self._show_scene(number, at_once=False)
+        """Show a scene of the session in place of the one on screen (all at once where they are stacked).
 
-    def _show_scene(self, number: int, *, at_once: bool) -> None:
-        session = self._need_session()
+        Raises
+        ------
+        GlacierError
+            If a file of the scene cannot be read; the one on screen stays.
+        """
+        self._put_layers(self._need_session().layer_data(number), at_once=False)
+
+    def _put_layers(self, layers: Sequence[LayerData], *, at_once: bool) -> None:
         self._replacing = True
         try:
-            self._remove_layers_of(session)
-            layers = session.layer_data(number)
+            self._remove_layers_of(self._need_session())
             for data, arguments, kind in self.picture_first(layers) if at_once else self.seen_first(layers):
                 getattr(self.viewer, f"add_{kind}")(data, **arguments)
         finally:
@@ -387,7 +405,7 @@ class Workspace:
         return None
 
     def _on_inserted(self, event: Any) -> None:
-        _let_copy_be(event.value)
+        _let_copy_be(event.value, self.viewer.layers)
         session = tag_of(event.value).get("session")
         if session is None:
             return
@@ -452,7 +470,9 @@ class Workspace:
 
     def _remove_layers_of(self, session: Session) -> None:
         for layer in [layer for layer in self.viewer.layers if tag_of(layer).get("session") is session]:
-            self.viewer.layers.remove(layer)
+            # What listens may have taken some away: a comparison ends, and its copies go.
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
 
     def _release(self, session: Session) -> None:
         session.failed.disconnect(_warn, missing_ok=True)
@@ -475,13 +495,15 @@ def _edits_mask(layer: Any, session: Session) -> bool:
     return hasattr(layer.events, "paint") and layer.data is session.mask
 
 
-def _let_copy_be(layer: Any) -> None:
-    """Take the tag off a copy of the Labels layer: an ordinary layer of napari's, which edits no tile.
+def _let_copy_be(layer: Any, others: Iterable[Any]) -> None:
+    """Take the tag off a copy of one of our layers: an ordinary layer of napari's, which edits no tile.
 
-    napari's *Duplicate Layer* and *Convert to Image* hand the tag on to the layer they make.
+    napari's *Duplicate Layer* and *Convert to Image* hand the very tag on to the layer they make. What we add gets a
+    tag of its own, as bands do, which share their role.
     """
     tag = tag_of(layer)
-    if tag.get("role") == "labels" and tag.get("session") is not None and not _edits_mask(layer, tag["session"]):
+    strays = tag.get("role") == "labels" and tag.get("session") is not None and not _edits_mask(layer, tag["session"])
+    if strays or any(tag_of(other) is tag for other in others if other is not layer):
         layer.metadata = {key: value for key, value in layer.metadata.items() if key != KEY}
 
 

@@ -29,12 +29,29 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
 
+def _whole(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    value = int(loader.construct_yaml_int(node))
+    # Python reads hexadecimal numbers of any length, but refuses to say those of thousands of digits.
+    str(value)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+
+# What PyYAML's constructors raise where a text is well-formed and its value cannot be made: of `!!int abc`,
+# `!!bool x`, `!!float ''`, `!!timestamp x`.
+_NOT_MADE = (ValueError, LookupError, AttributeError, TypeError)
 _PLAIN = re.compile(r"[\w./~][\w./~-]*")
 
 
 def read_yaml(text: str) -> Any:
-    """Plain values of a YAML text; `yaml.YAMLError` where it is none."""
-    return yaml.load(text, Loader=_Loader)
+    """Plain values of a YAML text; `yaml.YAMLError` where it is none, or its values cannot be made."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except _NOT_MADE as error:
+        raise yaml.YAMLError("a value does not fit its tag, or is a number of too many digits") from error
 
 
 def write_line(value: Any) -> str:
@@ -53,6 +70,14 @@ def write_line(value: Any) -> str:
 
 
 def _line_of(text: str) -> str:
-    if _PLAIN.fullmatch(text) and read_yaml(text) == text:
+    if _PLAIN.fullmatch(text) and _is_read_back(text):
         return text
     return "'" + text.replace("'", "''") + "'" if text.isprintable() else json.dumps(text)
+
+
+def _is_read_back(text: str) -> bool:
+    try:
+        return bool(read_yaml(text) == text)
+    except yaml.YAMLError:
+        # Thousands of digits are no number.
+        return False

@@ -2,19 +2,29 @@
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from napari_glacier.core.data.layouts import PROVENANCE_FILE
+from napari_glacier.core.errors import RasterError
 from napari_glacier.core.raster.archives import file_of
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.scene import Scene
 
 
 def sources_digest(scene: Scene) -> str:
-    """Digest of the files of a scene: their paths, sizes and times; and of how they are joined, where they are."""
+    """Digest of the files of a scene: their paths, sizes and times; and of how they are joined, where they are.
+
+    Raises
+    ------
+    RasterError
+        If a file is gone or may not be looked at.
+    """
     sources = sorted(
-        (str(path), (stat := file_of(path).stat()).st_size, stat.st_mtime_ns)
+        (str(path), (stat := _stat(path)).st_size, stat.st_mtime_ns)
         for place in getattr(scene, "placements", ())
         for path in place.tile.files
     )
@@ -26,6 +36,16 @@ def sources_digest(scene: Scene) -> str:
     return hashlib.blake2b(repr(sources + joined if joined else sources).encode(), digest_size=16).hexdigest()
 
 
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return file_of(path).stat()
+    except OSError as error:
+        raise RasterError(
+            f"{path} cannot be read ({error.strerror or error}). Put the file back, or open the data again to go on "
+            "without it."
+        ) from error
+
+
 def members_digest(ensemble: Ensemble) -> str:
     """Digest of the members: their cards and all their weights."""
     digest = hashlib.blake2b(digest_size=16)
@@ -35,6 +55,55 @@ def members_digest(ensemble: Ensemble) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def model_digest(ensemble: Ensemble) -> str:
+    """Digest of what identifies a model, whatever it is called: its members, and how they are put together."""
+    together = [members_digest(ensemble), ensemble.weights, ensemble.average, ensemble.thresholds]
+    return hashlib.blake2b(json.dumps(together, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def is_of_another(folder: Path, ensemble: Ensemble, digest: str) -> bool:
+    """Whether a folder holds a scene that another model predicted.
+
+    Parameters
+    ----------
+    folder : Path
+        That predictions were written to; it need not exist.
+    ensemble : Ensemble
+    digest : str
+        Its `model_digest`, which records may carry as ``model_digest``. Without it their members are compared.
+
+    Raises
+    ------
+    OSError
+        If the folder's record is there and cannot be read.
+    """
+    try:
+        lines = (folder / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    newest = {record["scene"]: record["provenance"] for line in lines if (record := _record_of(line))}
+    members = json.loads(json.dumps(member_records(ensemble)))
+    for made in newest.values():
+        if "model_digest" in made:
+            same = made["model_digest"] == digest
+        else:
+            there = made.get("members") or []
+            same = [{key: member.get(key) for key in members[0]} for member in there] == members
+        if not same:
+            return True
+    return False
+
+
+def _record_of(line: str) -> dict[str, Any]:
+    """A line of a record; empty where a crash cut it off."""
+    try:
+        record = json.loads(line)
+        whole = isinstance(record["scene"], str) and isinstance(record["provenance"], dict)
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return record if whole else {}
 
 
 def member_records(ensemble: Ensemble) -> list[dict[str, Any]]:

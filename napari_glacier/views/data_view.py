@@ -219,6 +219,8 @@ class DataView(GlacierView):
         self.tiles.choose(tile_id)
         if not session.stacked and number != session.scene_number:
             self._show_scene(number)
+            if number != session.scene_number:
+                return
         self.workspace.fly_to(place.row, place.col, place.tile.height, place.tile.width, plane=number)
 
     def _choose(self) -> None:
@@ -252,9 +254,11 @@ class DataView(GlacierView):
             self.open_later(path)
 
     def _show_scene(self, number: int) -> None:
+        self.tell("")
         self.attempt(lambda: self.workspace.show_scene(number))
-        self.tiles.scene.setCurrentIndex(number)
         if self._session is not None:
+            # Where the scene cannot be read, the one before stays.
+            self.tiles.scene.setCurrentIndex(self._session.scene_number)
             self._show_summary(self._session)
 
     def _fly_from_finding(self, tile_id: str) -> None:

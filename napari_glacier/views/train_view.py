@@ -93,7 +93,7 @@ class TrainView(GlacierView):
         self._start_button.clicked.connect(self._ask_and_start)
         self._stop_button = QPushButton("Stop")
         self._stop_button.setToolTip("Finish the step, write a checkpoint, end")
-        self._stop_button.clicked.connect(lambda: self.tell(self.controller.stop()))
+        self._stop_button.clicked.connect(self.stop)
         self._resume_button = QPushButton("Resume")
         self._resume_button.setToolTip("Go on with the run below after its last finished epoch")
         self._resume_button.clicked.connect(lambda: self.attempt(self.controller.resume))
@@ -125,6 +125,12 @@ class TrainView(GlacierView):
             self.form.remember()
             self._fill_runs()
         return run
+
+    def stop(self) -> None:
+        """Ask the followed run to stop."""
+        said = self.attempt(self.controller.stop)
+        if said is not None:
+            self.tell(said)
 
     def _ask_and_start(self) -> None:
         from napari_glacier.controllers.correction import summarise
@@ -225,11 +231,15 @@ class TrainView(GlacierView):
         self.compare_panel.refresh()
         self._compare_box.setVisible(session is not None)
         self._empty.setVisible(session is None)
-        self._on_output()
+        # A run of the dataset before is nothing to go on with here, nor is its model the one to predict with.
+        self._attach(lets_go=True)
 
     def _on_output(self) -> None:
+        self._attach()
+
+    def _attach(self, *, lets_go: bool = False) -> None:
         if not self.controller.active:
-            self.controller.reattach(self.form.output_folder)
+            self.controller.reattach(self.form.output_folder, lets_go=lets_go)
         self._fill_runs()
         self.form.show_estimate()
 

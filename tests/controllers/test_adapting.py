@@ -2,10 +2,11 @@ import time
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 
 from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.models import ModelChoice, known_models
-from napari_glacier.controllers.workspace import tag_of
+from napari_glacier.controllers.workspace import tag_of, workspace_of
 from napari_glacier.core.errors import DataError
 
 
@@ -128,3 +129,49 @@ def test_what_a_killed_window_left_is_cleared(workspace, controller, make_datase
     (left / "ensemble.yaml").write_text("members: []")
     workspace.open(root)
     assert not left.exists()
+
+
+def test_until_the_last_event_was_read_learning_is_under_way(workspace, controller, make_checkpoint):
+    workspace.session.mask[20:40, 20:100] = 3
+    controller.start(ModelChoice("tiny", make_checkpoint()))
+    controller._process.wait(timeout=90)
+    assert controller.state == "working"
+    assert controller.sentence
+    controller.poll()
+    assert controller.state == "ready", controller.sentence
+
+
+def test_another_window_leaves_what_was_learnt(workspace, controller, make_checkpoint):
+    root = workspace.session.root
+    workspace.session.mask[20:40, 20:100] = 3
+    controller.start(ModelChoice("tiny", make_checkpoint()))
+    wait(controller)
+    viewer = ViewerModel()
+    other = workspace_of(viewer)
+    second = AdaptController(other)
+    other.open(root)
+    second.close()
+    other.close()
+    assert controller.state == "ready"
+    assert "Kept as" in controller.keep()
+
+
+def test_what_would_change_is_shown_with_its_scene(workspace, two_scenes, make_checkpoint):
+    controller, session = AdaptController(workspace), two_scenes
+    try:
+        session.mask[20:40, 20:60] = 3
+        controller.start(ModelChoice("tiny", make_checkpoint()))
+        workspace.show_scene(1)
+        session.mask[10:20, 10:20] = 1
+        wait(controller)
+        assert controller.state == "ready", controller.sentence
+        (layer,) = layers(workspace)
+        assert not layer.data.any()
+        with pytest.raises(DataError, match="Nothing would change in the scene on screen"):
+            controller.keep_and_take_over()
+        workspace.show_scene(0)
+        (layer,) = layers(workspace)
+        assert layer.data.shape == session.mask.shape
+        assert layer.data.any()
+    finally:
+        controller.close()

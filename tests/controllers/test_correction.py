@@ -3,7 +3,7 @@ import pytest
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.pointer import CLASS_KEYS
-from napari_glacier.core.errors import DataError, SaveError
+from napari_glacier.core.errors import DataError, JournalError, SaveError
 from napari_glacier.core.raster import read_raster, write_mask
 
 
@@ -296,3 +296,14 @@ def test_what_another_program_wrote_is_drawn_when_the_corrections_go_on_top(work
     controller.keep_on_top()
     assert np.array_equal(layer._slice.image.raw[64:, 64:], session.mask.tile(tile.id))
     assert np.array_equal(layer._slice.image.raw[64:80, 64:80], theirs[:16, :16])
+
+
+def test_nothing_is_undone_in_a_dataset_that_is_held_elsewhere(workspace, controller, make_dataset, monkeypatch):
+    session = workspace.open(make_dataset())
+    _paint(session, slice(20, 30), slice(20, 30), 3)
+    painted = np.array(session.mask)
+    monkeypatch.setattr(type(session), "read_only", "Held by another window.")
+    for step in (controller.undo, controller.redo):
+        with pytest.raises(JournalError, match="Held by another window"):
+            step()
+    assert np.array_equal(session.mask, painted)

@@ -3,7 +3,10 @@ import pytest
 
 from napari_glacier._sample_data import open_region
 from napari_glacier.controllers.exchange import sample_copy, sample_folder, write_layer
+from napari_glacier.controllers.inference import InferenceController
+from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.session import Session
+from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.errors import DataError, SchemeError
 from napari_glacier.core.raster import read_raster
 
@@ -54,3 +57,31 @@ def test_other_peoples_labels_are_written_if_their_values_fit(tmp_path):
         write_layer(tmp_path / "b.tif", np.array([[0, 17]]), {})
     with pytest.raises(DataError, match="4 axes"):
         write_layer(tmp_path / "c.tif", np.zeros((1, 1, 2, 2), int), {})
+
+
+@pytest.mark.parametrize("scheme", ["glacier2", "glacier4"])
+def test_a_prediction_is_written_with_its_own_classes(workspace, make_dataset, make_checkpoint, tmp_path, scheme):
+    workspace.open(make_dataset(grid=(1, 1), scheme="glacier4"))
+    controller = InferenceController(workspace)
+    request = controller.request(ModelChoice("m", make_checkpoint(scheme=scheme)), "off", "cpu", "all")
+    job = controller.job(request)
+    try:
+        while True:
+            controller.take(next(job))
+    except StopIteration as stop:
+        controller.show(stop.value)
+    layer = workspace.prediction_layer
+    layer.data[:4, :4] = 1
+
+    (path,) = write_layer(tmp_path / "out.tif", layer.data, layer.metadata)
+
+    assert np.array_equal(read_raster(path)[0], get_scheme(scheme).encode(layer.data))
+    controller.close()
+
+
+def test_layers_that_show_no_classes_are_not_written_as_masks(workspace, make_landsat, tmp_path):
+    workspace.open(make_landsat())
+    layer = workspace.add_extra("quality")
+    with pytest.raises(DataError, match=r"clouds and shadows, not classes.*napari's own writer"):
+        write_layer(tmp_path / "out.tif", layer.data, layer.metadata)
+    assert not (tmp_path / "out.tif").exists()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from napari.components import ViewerModel
 
 from napari_glacier.controllers.exchange import UNMAPPED_TILES
 from napari_glacier.controllers.first_steps import STEPS, FirstSteps, first_steps_folder
@@ -112,6 +113,27 @@ def test_begin_again_keeps_what_was_done_aside(steps, workspace):
     aside = steps.folder.with_name(f"{steps.folder.name}-1")
     assert (aside / written.relative_to(steps.folder)).read_bytes() == drawn
     assert not written.exists()
+
+
+def test_begin_again_waits_for_another_window_that_shows_the_copy(steps, workspace):
+    steps.open()
+    session = workspace.session
+    window = ViewerModel()
+    other = workspace_of(window)
+    again = FirstSteps(other)
+    try:
+        other.open(session.root)
+        for one in (again, steps):
+            with pytest.raises(DataError, match="open in another window"):
+                one.begin_again()
+            assert one.workspace.shows(session)
+        workspace.close_session()
+        again.begin_again()
+        assert other.session is not session
+        assert session.closed
+    finally:
+        again.close()
+        other.close()
 
 
 def test_begin_again_leaves_a_copy_alone_in_which_a_network_is_trained(steps, workspace):

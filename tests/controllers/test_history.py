@@ -128,3 +128,15 @@ def test_a_stroke_that_was_taken_out_with_others_stays_out_though_the_class_was_
     # The revert itself can still be undone.
     controller.undo()
     assert (mask[area] == 1).all()
+
+
+def test_the_strokes_of_a_tile_are_found_behind_many_of_another(workspace, controller):
+    here, there = workspace.session.tile_ids[0], workspace.session.tile_ids[3]
+    for k in range(3):
+        paint(workspace, slice(20 + k, 21 + k), slice(20, 30), 3 - int(workspace.session.mask[20 + k, 20]))
+    for k in range(12):
+        paint(workspace, 100, 100 + k, (int(workspace.session.mask[100, 100 + k]) + 1) % 4)
+    every = controller.history.strokes(1000)
+    assert {info.tile_ids for info in every} == {(here,), (there,)}
+    assert controller.history.strokes(10, here) == [info for info in every if info.tile_ids == (here,)]
+    assert len(controller.history.strokes(10, there)) == 10

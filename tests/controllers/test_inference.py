@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -6,8 +8,8 @@ from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.parts import Excerpt
-from napari_glacier.core.errors import CheckpointError, DataError
-from napari_glacier.core.raster import read_info, read_raster
+from napari_glacier.core.errors import CheckpointError, DataError, RasterError
+from napari_glacier.core.raster import read_info, read_raster, write_raster
 from napari_glacier.core.tiling import Window, blend_weights, windows
 
 
@@ -274,3 +276,115 @@ def test_layers_that_were_deleted_come_back_with_the_new_result_alone(
     workspace.labels_layer.corner_pixels = np.array([[0, 0], [64, 64]])
     _predict(controller, path, "view")
     assert np.isnan(workspace.uncertainty_layer.data[:, 64:]).all()
+
+
+@pytest.fixture
+def namesakes(make_checkpoint, tmp_path):
+    """Maker of two checkpoints of one name and other weights, of the schemes asked for."""
+
+    def make(first="glacier4", second="glacier4"):
+        import torch
+
+        from napari_glacier.nn.checkpoint import load_checkpoint, save_checkpoint
+
+        paths = []
+        for folder, scheme in (("member-1", first), ("member-2", second)):
+            (tmp_path / folder).mkdir()
+            paths.append(make_checkpoint("tiny", scheme, tmp_path / folder))
+        loaded = load_checkpoint(paths[1])
+        torch.manual_seed(11)
+        for parameter in loaded.model.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+        save_checkpoint(paths[1], loaded.model, loaded.card)
+        return paths
+
+    return make
+
+
+def test_a_model_of_the_same_name_and_other_classes_begins_a_map_of_its_own(
+    workspace, controller, make_dataset, namesakes
+):
+    workspace.open(make_dataset(grid=(1, 2)))
+    four, two = namesakes("glacier4", "glacier2")
+    _predict(controller, four)
+
+    _predict(controller, two, "tile")
+
+    assert controller.prediction.scheme.class_names == ("background", "glacier")
+    assert len(controller.legend()) == 2
+    assert controller.prediction.known.sum() <= 64 * 64
+
+
+def test_models_of_one_name_are_neither_mixed_on_screen_nor_on_disk(workspace, controller, make_dataset, namesakes):
+    session = workspace.open(make_dataset(grid=(1, 2)))
+    first, second = namesakes()
+    _, outcome = _predict(controller, first)
+    before = {path: path.read_bytes() for path in outcome.written}
+    place = session.scenes[0].placements[0]
+    workspace.fly_to(place.row, place.col, 64, 64)
+
+    _, of_second = _predict(controller, second, "tile")
+
+    assert {area.made for area in controller.prediction.areas} == {of_second.made}
+    outside = np.ones(session.mask.shape, bool)
+    outside[place.slices] = False
+    assert not controller.prediction.known[outside].any()
+    assert {path: path.read_bytes() for path in before} == before
+    (written,) = of_second.written
+    assert written.parent.name == f"tiny-{of_second.made.digest[:8]}"
+
+    _, again = _predict(controller, second, "tile")
+    assert again.written == of_second.written
+    _, of_first = _predict(controller, first)
+    assert of_first.written == outcome.written, "a model goes on in its own folder"
+
+
+def test_a_folder_written_without_a_digest_is_known_by_its_members(workspace, controller, make_dataset, namesakes):
+    root = make_dataset(grid=(1, 1))
+    workspace.open(root)
+    first, second = namesakes()
+    _predict(controller, first)
+    # As the terminal writes it; and a line that a crash cut off.
+    record = root / "predictions" / "tiny" / "provenance.jsonl"
+    line = json.loads(record.read_text())
+    del line["provenance"]["model_digest"]
+    record.write_text(json.dumps(line) + '\n{"scene": "x", "prov')
+
+    _, of_second = _predict(controller, second)
+    assert of_second.written[0].parent.name.startswith("tiny-")
+    _, of_first = _predict(controller, first)
+    assert of_first.written[0].parent.name == "tiny"
+
+
+def test_the_map_of_another_scene_is_not_taken_over(workspace, controller, make_dataset, make_checkpoint):
+    root = make_dataset(georeferenced=False, grid=(1, 3))
+    # Scenes of different sizes are on screen one at a time; the first two could be mistaken for each other.
+    for folder in [*sorted(root.glob("Band*")), root / "label"]:
+        path = sorted(folder.glob("*.tif"))[2]
+        pixels = np.asarray(read_raster(path)[0])[:48, :40]
+        path.unlink()
+        write_raster(path, pixels)
+    session = workspace.open(root)
+    _predict(controller, make_checkpoint())
+    assert controller.legend()
+
+    for number in (1, 2):
+        workspace.show_scene(number)
+        assert not controller.has_prediction
+        assert controller.legend() == []
+        assert controller.incomplete == ""
+        with pytest.raises(DataError, match="no prediction of the scene on screen"):
+            controller.accept("all")
+        assert not session.unsaved()
+
+    workspace.show_scene(0)
+    assert controller.accept("all") > 0
+
+
+def test_a_band_that_has_vanished_is_named(workspace, controller, make_dataset, make_checkpoint):
+    root = make_dataset(grid=(1, 2))
+    workspace.open(root)
+    gone = next((root / "Band1").glob("*.tif"))
+    gone.unlink()
+    with pytest.raises(RasterError, match=f"{gone.name} cannot be read.*Put the file back"):
+        _predict(controller, make_checkpoint())

@@ -9,6 +9,9 @@ import pytest
 from napari_glacier.controllers import painting, toolbox
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.layers import KEY
+from napari_glacier.controllers.prediction_layers import draw_prediction, prediction_layers
+from napari_glacier.controllers.prediction_map import PredictionMap
+from napari_glacier.controllers.workspace import tag_of
 from napari_glacier.core.tiling import Window
 
 
@@ -214,6 +217,26 @@ def test_a_duplicate_of_the_labels_is_an_ordinary_layer(workspace, desk, make_da
     _convert(layers, "image")
     assert workspace.labels_layer is None
     assert KEY not in layers["Labels"].metadata
+
+
+def test_a_duplicate_of_a_prediction_outlives_the_next_one(workspace, make_dataset):
+    from napari.layers._layer_actions import _duplicate_layer
+
+    session, layers = workspace.open(make_dataset()), workspace.viewer.layers
+    first, second = (PredictionMap(session.mask.shape, session.scheme) for _ in range(2))
+    draw_prediction(workspace, first, "one", whole=True, thumbnails=True)
+    layers.selection = set(prediction_layers(workspace))
+    _duplicate_layer(layers)
+    others = [layer for layer in layers if not tag_of(layer)]
+    assert sorted(layer.name for layer in others) == ["Prediction copy", "Uncertainty copy"]
+
+    draw_prediction(workspace, second, "two", whole=False, thumbnails=True)
+    assert all(layer in layers for layer in others)
+    assert [layer.data for layer in layers if tag_of(layer).get("role") == "prediction"] == [second.index]
+    assert workspace.prediction_layer.name == "Prediction (incomplete)"
+
+    workspace.close_session()
+    assert list(layers) == others
 
 
 def test_a_duplicate_that_was_there_before_the_dataset_was_attached_is_one_too(workspace, make_dataset):

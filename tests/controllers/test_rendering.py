@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
+from napari.components import LayerList
 from napari.layers import Image, Labels
+from napari.layers._layer_actions import _duplicate_layer
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_glacier.controllers import levels
+from napari_glacier.controllers.pictures import LazyBand, LazyComposite, for_napari
 from napari_glacier.controllers.rendering import laid_over, render, step_for
+from napari_glacier.core.data import mosaic
+from napari_glacier.core.data.dataset import open_dataset
+from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.tiling import Window
 
 
@@ -55,3 +62,19 @@ def test_laid_over_mixes_as_layers_do(opacity):
 
 def test_pixels_finer_than_the_screens_are_skipped():
     assert [step_for(width) for width in (3.0, 1.0, 0.6, 0.5, 0.26, 0.25, 0.1)] == [1, 1, 1, 2, 2, 4, 8]
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_copies_of_a_layer_share_its_pixels(make_dataset, monkeypatch, is_large):
+    if is_large:
+        monkeypatch.setattr(mosaic, "LARGE_PX", 1000)
+        monkeypatch.setattr(levels, "_COARSEST_PX", 64)
+    (scene,) = plan_scenes(open_dataset(make_dataset()))
+    for data in (LazyBand([scene], "B4"), LazyComposite([scene], ("B5", "B4", "B3"), [(0, 1)] * 3)):
+        layers = LayerList([Image(**for_napari(data, [scene]), rgb=data.ndim == 3)])
+        layers.selection = {layers[0]}
+        _duplicate_layer(layers)
+        first, second = layers
+        assert second.multiscale == is_large
+        pairs = zip(first.data, second.data, strict=True) if is_large else [(first.data, second.data)]
+        assert all(copied is own for own, copied in pairs)

@@ -1,6 +1,7 @@
 """The Report widget's decisions without a window: figures are those of the terminal, files are whole or not there."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pyogrio
@@ -198,3 +199,27 @@ def test_nothing_to_report_on_is_said(workspace, make_dataset):
     workspace.open(make_dataset(masks=False))
     with pytest.raises(ConfigError, match="no labels and no predictions"):
         controller.request(None, controller.truths(None)[0])
+
+
+def test_folders_that_cannot_be_read_are_passed_over(controller, tmp_path, monkeypatch):
+    root = controller.session.root
+    away = predict(root, tmp_path / "away", probabilities=False)
+    assert controller.pick(away).path == away
+    locked = {root / "predictions" / "locked", away / "probabilities"}
+    for folder in locked:
+        folder.mkdir(parents=True)
+    iterdir, rglob = Path.iterdir, Path.rglob
+
+    def refusing(original):
+        def look(self, *arguments):
+            if self in locked:
+                raise PermissionError(13, "Permission denied", str(self))
+            return original(self, *arguments)
+
+        return look
+
+    monkeypatch.setattr(Path, "iterdir", refusing(iterdir))
+    monkeypatch.setattr(Path, "rglob", refusing(rglob))
+    assert [choice.title for choice in controller.maps()] == ["Labels of this dataset", "Prediction of wobbly"]
+    locked.add(root / "predictions")
+    assert [choice.title for choice in controller.maps()] == ["Labels of this dataset"]

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_glacier._reader import read_layers
 from napari_glacier.controllers.session import Session, listed
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.correction.saving import read_present_mask
-from napari_glacier.core.errors import DataError, GlacierError
+from napari_glacier.core.errors import DataError, GlacierError, RasterError
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
 
 
@@ -384,3 +385,55 @@ def test_a_conflict_stays_when_another_tile_is_saved(session):
     shift(session, second.id, slice(30, 40), slice(30, 40))
     assert session.save([second.id]).saved == (second.id,)
     assert session.conflicts == (first.id,)
+
+
+@pytest.mark.parametrize("folder", ["label", "Band1"])
+def test_a_scene_that_cannot_be_read_leaves_the_one_on_screen(workspace, two_scenes, folder):
+    shown = list(workspace.viewer.layers)
+    sorted((two_scenes.root / folder).glob("*.tif"))[1].unlink()
+    with pytest.raises(RasterError, match="does not exist"):
+        workspace.show_scene(1)
+    assert list(workspace.viewer.layers) == shown
+    assert two_scenes.scene_number == 0
+    assert workspace.labels_layer is shown[-1]
+    assert workspace.open(two_scenes.root) is two_scenes
+
+
+def test_a_dataset_whose_scene_cannot_be_read_leaves_the_window_as_it_is(workspace, two_scenes, make_dataset):
+    before = workspace.open(make_dataset("other"))
+    shown = list(workspace.viewer.layers)
+    session = Session.open(two_scenes.root)
+    session.scene_number = 1
+    sorted((session.root / "label").glob("*.tif"))[1].unlink()
+    with pytest.raises(RasterError, match="does not exist"):
+        workspace.show(session)
+    assert workspace.session is before
+    assert list(workspace.viewer.layers) == shown
+    assert session.closed
+
+
+def test_a_dataset_closes_when_the_link_it_was_opened_by_is_gone(make_dataset, tmp_path):
+    root, link = make_dataset(), tmp_path / "link"
+    link.symlink_to(root)
+    closed = Session.open(link)
+    link.unlink()
+    closed.close()
+    assert not Session._open
+    session = Session.open(root)
+    try:
+        assert session is not closed
+        shift(session, session.tile_ids[0], slice(30, 40), slice(30, 40))
+        assert session.save().saved
+    finally:
+        session.close()
+
+
+def test_a_dataset_that_cannot_be_read_is_not_left_open(make_dataset, monkeypatch):
+    def refuse(session):
+        raise DataError("a file is cut off")
+
+    root = make_dataset()
+    monkeypatch.setattr(Session, "layer_data", refuse)
+    with pytest.raises(DataError, match="cut off"):
+        read_layers(str(root))
+    assert root.resolve() not in Session._open

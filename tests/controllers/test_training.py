@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -228,3 +229,42 @@ def test_other_runs_are_read_as_they_grow(tmp_path):
     others.choose(runs[1:])
     assert [name for name, _ in others.curves()] == [runs[1].path.name]
     assert not others.read(), "what was read is kept"
+
+
+def test_a_run_folder_that_is_gone_or_read_only_cannot_be_asked_to_stop(controller, tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path, "far")
+    run.append_event("start", config={})
+    controller.follow(run)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "request_stop", refuse)
+        with pytest.raises(DataError, match=r"cannot be asked .* \(Permission denied\)"):
+            controller.stop()
+    shutil.rmtree(run.path)
+    with pytest.raises(DataError, match=r"no file can be put into .*far \(No such file or directory\)"):
+        controller.stop()
+
+
+def test_another_dataset_lets_go_of_a_run_that_ended_but_not_of_one_opened_or_under_way(controller, tmp_path):
+    run = RunFolder.create(tmp_path / "a", "x")
+    run.config_path.write_text("{}")
+    run.append_event("stopped")
+    controller.follow(run)
+    controller.reattach(tmp_path / "b")
+    assert controller.run is run, "only another dataset lets go"
+    controller.reattach(tmp_path / "b", lets_go=True)
+    assert controller.run is None
+    assert (controller.state, controller.resumable, controller.checkpoint) == ("new", False, None)
+
+    opened = controller.open_run(run.path)
+    controller.reattach(tmp_path / "b", lets_go=True)
+    assert controller.run is opened
+
+    living = RunFolder.create(tmp_path / "c", "x")
+    living.write_process()
+    controller.follow(living)
+    controller.reattach(tmp_path / "b", lets_go=True)
+    assert controller.run is living

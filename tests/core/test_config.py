@@ -49,6 +49,9 @@ def test_values_are_read_as_people_write_them(tmp_path):
         ("seed: 1", [], "data is missing"),
         ("- a\n- b", [], "holds a list"),
         ("a: [", [], "not readable as YAML"),
+        ("seed: !!int abc", [], "not readable as YAML: a value does not fit its tag"),
+        ("a: " + "[" * 3000, [], "not readable as YAML: it is nested too deeply"),
+        ("data: {train: a}", ["optim.lr=!!bool x"], "the value is not readable as YAML"),
     ],
 )
 def test_every_mistake_is_a_sentence(tmp_path, text, overrides, message):

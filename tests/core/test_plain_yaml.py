@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 
 from napari_glacier.core.plain_yaml import read_yaml, write_line
 
@@ -38,3 +39,21 @@ def test_what_is_written_on_a_line_is_read_back(value):
     found = read_yaml(line)
     assert (found, type(found)) == (value, type(value))
     assert read_yaml(f"{{key: [{line}]}}") == {"key": [value]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("!!int abc", "!!int ''", "!!float x", "!!float ''", "!!bool x", "!!binary é"),
+        *("!!timestamp x", "!!timestamp 2024-99-99"),
+        *("1" * 5000, "!!int 0x" + "f" * 5000, "[" * 3000, "[*a", "{[a]: 1}"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_no_value_can_be_made_of_is_no_yaml(text):
+    with pytest.raises(yaml.YAMLError):
+        read_yaml(text)
+
+
+def test_a_text_of_thousands_of_digits_stays_a_text():
+    assert read_yaml(write_line("1" * 5000)) == "1" * 5000

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.core.raster import write_mask, write_raster
+from napari_glacier.core.raster import read_raster, write_mask, write_raster
 from napari_glacier.views.background import Background
 
 pytestmark = pytest.mark.gui
@@ -155,6 +155,28 @@ def test_opening_goes_on_beside_the_window_and_says_what_is_wrong(viewer, qtbot,
     assert other.resolve() not in Session._open
 
 
+def test_a_scene_that_cannot_be_read_is_told_and_the_one_before_stays(viewer, qtbot, make_dataset):
+    root = make_dataset(georeferenced=False, grid=(1, 2), masks=False)
+    for path in root.glob("Band*/*_00_01.tif"):
+        pixels = read_raster(path)[0]
+        write_raster(path, pixels[:48, :40])
+    _, view = _dock(viewer, "Data")
+    view.open(root)
+    qtbot.waitUntil(lambda: _settled(view))
+    shown, centre = list(viewer.layers), viewer.scene.camera.center
+    next(root.glob("Band1/*_00_01.tif")).unlink()
+    for show in (lambda: view.tiles.scene_chosen.emit(1), lambda: view.fly_to(view.workspace.session.tile_ids[1])):
+        view.tell("")
+        view.tiles.scene.setCurrentIndex(1)
+        show()
+        assert "does not exist" in view.notice
+        assert view.tiles.scene.currentIndex() == view.workspace.session.scene_number == 0
+        assert list(viewer.layers) == shown
+        assert viewer.scene.camera.center == centre
+    view.tiles.scene_chosen.emit(0)
+    assert not view.notice
+
+
 def test_jobs_do_not_set_off_collections_of_all_objects(viewer, qtbot):
     _, view = _dock(viewer, "Data")
     seen, done = [], []
@@ -241,3 +263,30 @@ def test_what_cannot_be_reported_on_is_said_and_cancelling_writes_nothing(report
     assert report.notice.startswith("⚠")
     assert report._job.run_button.isEnabled()
     assert not report._result.isVisibleTo(report)
+
+
+def test_what_can_be_reported_on_grows_as_it_is_made(viewer, make_dataset):
+    root = make_dataset(masks=False, grid=(1, 2))
+    viewer.open(str(root), plugin="napari-glacier")
+    _, view = _dock(viewer, "Report")
+    assert not view._job.run_button.isEnabled()
+    workspace = workspace_of(viewer)
+    session, layer = workspace.session, workspace.labels_layer
+    layer.selected_label = 1
+    layer.paint((30, 30), 1)
+    session.save()
+    assert view._job.run_button.isEnabled()
+    assert [view._maps.itemText(number) for number in range(view._maps.count())] == ["Labels of this dataset"]
+
+    (tile,) = [tile for tile in session.dataset.tiles if tile.mask_path is not None]
+    target = root / "predictions" / "m"
+    write_mask(target / tile.name, session.dataset.read_mask(tile), session.scheme, tile.georef)
+    share_KHW = np.full((4, tile.height, tile.width), 0.25, np.float32)
+    write_raster(target / "probabilities" / tile.name, share_KHW, tile.georef)
+    workspace.predicted.emit()
+    view.choose(maps=target)
+    assert view._maps.currentText() == "Prediction of m"
+    session.set_review(tile.id, "approved")
+    assert view._truth.findText("Approved tiles (1)") >= 0
+    workspace.close_session()
+    assert view._maps.count() == 0

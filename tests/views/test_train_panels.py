@@ -1,5 +1,7 @@
 """The panels of the Train widget: the map of the split, curves of several runs, runs in any folder."""
 
+import shutil
+
 import pytest
 from qtpy.QtCore import Qt
 
@@ -91,3 +93,30 @@ def test_a_device_that_was_chosen_stays_when_others_are_found(qtbot):
     assert box.currentText() == "mps"
     assert box.num_gpus == 1
     box.stop()
+
+
+def test_stop_says_that_the_run_folder_is_gone(train, tmp_path, qtbot):
+    run = _run(tmp_path, "far", [1.0])
+    train.open_run(run.path)
+    train._stop_button.setEnabled(True)
+    shutil.rmtree(run.path)
+    with qtbot.capture_exceptions() as failed:
+        train._stop_button.click()
+    assert failed == []
+    assert "The run cannot be asked to stop" in train.notice
+
+
+def test_a_dataset_without_runs_lets_go_of_the_run_before(train, make_dataset):
+    run = _run(train.form.output_folder, "1-a", [1.0])
+    run.best_path.touch()
+    run.resume_path.touch()
+    run.append_event("stopped")
+    train._on_output()
+    assert train.controller.run.path == run.path
+    assert train._resume_button.isVisibleTo(train)
+    assert train.run_panel.predict_button.isEnabled()
+    train.workspace.open(make_dataset("other"))
+    assert train.controller.run is None
+    assert not train._resume_button.isVisibleTo(train)
+    assert not train.run_panel.predict_button.isEnabled()
+    assert not train._run_box.isVisibleTo(train)

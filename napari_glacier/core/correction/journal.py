@@ -278,19 +278,29 @@ class Journal:
             counts[stroke_id] = sum(int(patch.edited.sum()) for stroke in patches for patch in stroke.patches)
         return counts
 
-    def history(self, limit: int = 100, older_than: int | None = None) -> list[StrokeInfo]:
-        """The latest strokes without their pixels, newest first; only those `older_than` a stroke, if one is given."""
+    def history(self, limit: int = 100, older_than: int | None = None, tile_id: str = "") -> list[StrokeInfo]:
+        """The latest strokes without their pixels, newest first.
+
+        Parameters
+        ----------
+        limit : int
+        older_than : int, optional
+            Only strokes before this one.
+        tile_id : str
+            Only strokes on this tile, where one is given.
+        """
+        on_tile = "AND id IN (SELECT stroke_id FROM patch WHERE tile_id = ?) " if tile_id else ""
         rows = self._file.read(
             "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, p.tile_id, MIN(p.state) FROM "
-            "(SELECT * FROM stroke WHERE id < ? ORDER BY id DESC LIMIT ?) s "
+            f"(SELECT * FROM stroke WHERE id < ? {on_tile}ORDER BY id DESC LIMIT ?) s "
             "JOIN patch p ON p.stroke_id = s.id "
             "GROUP BY s.id, p.tile_id ORDER BY s.id DESC, p.tile_id",
-            (_NO_STROKE if older_than is None else older_than, limit),
+            (_NO_STROKE if older_than is None else older_than, *([tile_id] if tile_id else []), limit),
         )
         found: dict[int, StrokeInfo] = {}
-        for stroke_id, group, tool, author, time, model, tile_id, state in rows:
+        for stroke_id, group, tool, author, time, model, tile, state in rows:
             before = found.get(stroke_id)
-            tiles = (*before.tile_ids, tile_id) if before else (tile_id,)
+            tiles = (*before.tile_ids, tile) if before else (tile,)
             unsaved = state == _UNSAVED or (before is not None and before.unsaved)
             discarded = state == _DISCARDED and (before is None or before.discarded)
             found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.layers import KEY, class_features
+from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE
+
+
+@pytest.fixture
+def seeing(workspace, make_dataset):
+    controller = CorrectionController(workspace)
+    session = workspace.open(make_dataset("first"))
+    layer = workspace.labels_layer
+    layer.corner_pixels = np.array([[0, 0], layer.data.shape])
+    workspace.viewer.add_labels(
+        np.ones(session.mask.shape, np.uint8),
+        name="Prediction",
+        features=class_features(session.scheme),
+        metadata={KEY: {"session": session, "role": "prediction", "model": "tiny"}},
+    )
+    yield controller.seeing
+    controller.close()
+
+
+def names(workspace):
+    return [layer.name for layer in workspace.viewer.layers]
+
+
+def test_a_dataset_is_left_in_the_middle_of_a_comparison(workspace, seeing, make_dataset):
+    seeing.toggle(SIDE_BY_SIDE)
+    assert seeing.mode == SIDE_BY_SIDE
+    second = workspace.open(make_dataset("second", seed=3))
+    assert workspace.session is second
+    assert seeing.mode == ""
+    assert not any("copy" in name or name == "Prediction" for name in names(workspace))
+    seeing.toggle(SWIPE)
+    workspace.close_session()
+    assert names(workspace) == []
+
+
+def test_what_comes_during_a_comparison_stays_below_the_labels(workspace, seeing):
+    seeing.toggle(SWIPE)
+    added = next(one.key for one in workspace.session.extra_layers() if not one.reason)
+    before = set(names(workspace))
+    workspace.add_extra(added)
+    (new,) = set(names(workspace)) - before
+    seeing.end()
+    assert names(workspace).index(new) < names(workspace).index("Labels")
+
+
+def test_nothing_of_a_comparison_is_left_where_its_divider_was_deleted(workspace, seeing):
+    before = names(workspace)
+    seeing.toggle(SWIPE)
+    workspace.viewer.layers.remove(workspace.viewer.layers["Divider"])
+    seeing.move_divider(0.3)
+    seeing.refresh()
+    seeing.end()
+    assert names(workspace) == before
