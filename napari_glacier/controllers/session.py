@@ -112,6 +112,7 @@ class Session:
     refused(tile ids) : something was drawn on approved tiles, which stayed as they are
     failed(JournalError) : a stroke could not be recorded and is tried again; from another thread
     reviewed(tile_id), saved(SaveReport), closing()
+    scene_shown() : another scene is the current one, in all windows that show the dataset
     """
 
     edited = Signal()
@@ -120,6 +121,7 @@ class Session:
     reviewed = Signal(str)
     saved = Signal(object)
     closing = Signal()
+    scene_shown = Signal()
 
     _open: ClassVar[dict[Path, "Session"]] = {}
 

@@ -161,6 +161,7 @@ class Workspace:
             session.hold(self)
             session.failed.connect(_warn)
             session.refused.connect(self._tell_approved)
+            session.scene_shown.connect(self._follow_scene)
             layers = list(self.viewer.layers)
             for number, layer in enumerate(layers):
                 # napari puts a copy above what it is of.
@@ -180,7 +181,16 @@ class Workspace:
         GlacierError
             If a file of the scene cannot be read; the one on screen stays.
         """
-        self._put_layers(self._need_session().layer_data(number), at_once=False)
+        session = self._need_session()
+        self._put_layers(session.layer_data(number), at_once=False)
+        session.scene_shown.emit()
+
+    def _follow_scene(self) -> None:
+        """Another window shows another scene: what is drawn and predicted belongs to the dataset's current one."""
+        session = self._need_session()
+        here = any(tag_of(layer).get("session") is session for layer in self.viewer.layers)
+        if here and self.labels_layer is None:
+            self._put_layers(session.layer_data(), at_once=False)
 
     def _put_layers(self, layers: Sequence[LayerData], *, at_once: bool) -> None:
         self._replacing = True
@@ -477,6 +487,7 @@ class Workspace:
     def _release(self, session: Session) -> None:
         session.failed.disconnect(_warn, missing_ok=True)
         session.refused.disconnect(self._tell_approved, missing_ok=True)
+        session.scene_shown.disconnect(self._follow_scene, missing_ok=True)
         session.release(self)
         if session is self.session:
             self.session = None
@@ -502,7 +513,10 @@ def _let_copy_be(layer: Any, others: Iterable[Any]) -> None:
     tag of its own, as bands do, which share their role.
     """
     tag = tag_of(layer)
-    strays = tag.get("role") == "labels" and tag.get("session") is not None and not _edits_mask(layer, tag["session"])
+    role, session = tag.get("role"), tag.get("session")
+    strays = role == "labels" and session is not None and not _edits_mask(layer, session)
+    # A picture has no classes to accept.
+    strays |= role == "prediction" and not hasattr(layer, "features")
     if strays or any(tag_of(other) is tag for other in others if other is not layer):
         layer.metadata = {key: value for key, value in layer.metadata.items() if key != KEY}
 

@@ -170,6 +170,10 @@ class DataView(GlacierView):
     def _on_opened(self, session: Any) -> None:
         self._opening = None
         self._open_button.setEnabled(True)
+        if self._given_up.is_set():
+            # Once more: it may have been opened just before nobody waited for it any more.
+            session.release(self._given_up)
+            return
         self.tell("")
         self.attempt(lambda: self.workspace.show(session))
         if self.workspace.session is session:
@@ -178,6 +182,8 @@ class DataView(GlacierView):
     def _on_not_opened(self, error: BaseException) -> None:
         self._opening = None
         self._open_button.setEnabled(True)
+        if self._given_up.is_set():
+            return
         if isinstance(error, OSError):
             self.tell(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), error=True)
         else:
@@ -280,6 +286,10 @@ class DataView(GlacierView):
             return
         self._leave()
         self._session = session
+        if self._opening is not None and session is not None:
+            # Opened since, by a drop or napari's menu: that is what the person wants to see.
+            self._given_up.set()
+            self.tell("")
         self._empty.setVisible(session is None)
         self._facts.setVisible(session is not None)
         self.tiles.show_session(session)

@@ -239,6 +239,18 @@ def test_a_duplicate_of_a_prediction_outlives_the_next_one(workspace, make_datas
     assert list(layers) == others
 
 
+def test_a_prediction_that_was_made_a_picture_is_an_ordinary_layer(workspace, make_dataset):
+    from napari.layers._layer_actions import _convert
+
+    session, layers = workspace.open(make_dataset()), workspace.viewer.layers
+    draw_prediction(workspace, PredictionMap(session.mask.shape, session.scheme), "one", whole=True, thumbnails=True)
+    layers.selection = {workspace.prediction_layer}
+    _convert(layers, "image")
+    assert layers["Prediction"].as_layer_data_tuple()[2] == "image"
+    assert not tag_of(layers["Prediction"])
+    assert workspace.prediction_layer is None
+
+
 def test_a_duplicate_that_was_there_before_the_dataset_was_attached_is_one_too(workspace, make_dataset):
     from napari.layers._layer_actions import _duplicate_layer
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 
 from napari_glacier._reader import read_layers
 from napari_glacier.controllers.session import Session, listed
+from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.correction.saving import read_present_mask
 from napari_glacier.core.errors import DataError, GlacierError, RasterError
@@ -437,3 +439,20 @@ def test_a_dataset_that_cannot_be_read_is_not_left_open(make_dataset, monkeypatc
     with pytest.raises(DataError, match="cut off"):
         read_layers(str(root))
     assert root.resolve() not in Session._open
+
+
+def test_all_windows_of_a_dataset_show_the_same_scene(workspace, two_scenes):
+    viewer = ViewerModel()
+    other = workspace_of(viewer)
+    other.open(two_scenes.root)
+    own = viewer.add_image(np.zeros((4, 4)))
+    try:
+        workspace.show_scene(1)
+        assert other.labels_layer is not None
+        assert other.labels_layer.data is two_scenes.mask
+        assert workspace.labels_layer.data.shape == other.labels_layer.data.shape == (48, 40)
+        assert own in viewer.layers
+        other.show_scene(0)
+        assert workspace.labels_layer.data.shape == (64, 64)
+    finally:
+        other.close()

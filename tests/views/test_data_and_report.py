@@ -133,6 +133,18 @@ def test_a_cancelled_check_keeps_what_it_found(data, qtbot, monkeypatch):
     assert data.check._num_tiles < 8
 
 
+def test_what_was_opened_since_is_not_replaced_by_a_late_opening(viewer, qtbot, make_dataset):
+    late, wanted = make_dataset("late"), make_dataset("wanted")
+    _, view = _dock(viewer, "Data")
+    view.open_later(late)
+    view.open(wanted)
+    qtbot.waitUntil(lambda: view._opening is None)
+    assert view.workspace.session.root == wanted
+    assert late.resolve() not in Session._open
+    assert view._open_button.isEnabled()
+    assert len(view.tiles.model.rows) == 4
+
+
 def test_opening_goes_on_beside_the_window_and_says_what_is_wrong(viewer, qtbot, make_dataset, tmp_path):
     dock, view = _dock(viewer, "Data")
     view.open_later(make_dataset())
