@@ -38,7 +38,7 @@ def write_layer(path: Path, data: Any, metadata: dict[str, Any]) -> list[Path]:
         If it is a layer of the plugin that shows something else than classes, or its values or axes do not fit.
     """
     tag = metadata.get(KEY, {})
-    if tag and tag.get("role") not in _MASKS:
+    if tag.get("role", "labels") not in _MASKS:
         raise DataError(
             f"This layer shows {_SHOWN.get(tag.get('role'), 'something else')}, not classes: in a georeferenced mask "
             "its values would be taken for glacier, debris and lake. Save it with napari's own writer: choose the file "
