@@ -18,7 +18,7 @@ os.environ.setdefault("QT_API", "pyside6")
 
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.classes import get_scheme
-from napari_glacier.core.raster import GeoRef, write_mask, write_raster
+from napari_glacier.core.raster import GeoRef, read_raster, write_mask, write_raster
 
 REAL_DATA = Path(os.environ.get("NAPARI_GLACIER_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -77,6 +77,22 @@ def make_dataset(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "dataset", **options: object) -> Path:
         return write_small_dataset(tmp_path / name, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def make_unequal_scenes(make_dataset: Callable[..., Path]) -> Callable[..., Path]:
+    """Maker of a data set of some tiles that lie nowhere, the last of which, of 48 x 40 pixels, is smaller.
+
+    Each is a scene by itself: tiles of two sizes are no stack.
+    """
+
+    def make(number: int, **options: object) -> Path:
+        root = make_dataset(georeferenced=False, grid=(1, number), **options)
+        for path in root.glob(f"*/*_00_{number - 1:02d}.tif"):
+            write_raster(path, read_raster(path)[0][:48, :40])
+        return root
 
     return make
 

@@ -1,33 +1,28 @@
 """Correcting labels: classes, tools, locks, undo, saving, review states. No Qt."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from psygnal import Signal
 
 from napari_glacier.controllers.adapting import AdaptController
 from napari_glacier.controllers.attention import AttentionController
 from napari_glacier.controllers.disagreement import DisagreementController
 from napari_glacier.controllers.history import HistoryController
+from napari_glacier.controllers.journal_undo import JournalUndo
+from napari_glacier.controllers.painting import forget_history
 from napari_glacier.controllers.pointer import CLASS_KEYS, REDO_KEY, UNDO_KEY, Pointer
 from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
-from napari_glacier.controllers.workspace import Workspace, forget_history, tag_of
-from napari_glacier.core.correction.journal import Journal
+from napari_glacier.controllers.workspace import Workspace, tag_of
 from napari_glacier.core.correction.saving import SaveReport
-from napari_glacier.core.correction.strokes import StrokeInfo
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 
-# Strokes are asked of the journal in pages.
-_PAGE = 200
-# What takes a stroke away, and what brings it back.
-_STEPS = {"undo": 1, "redo": -1}
 TOOLS = ("paint", "fill", "polygon", "erase", "pick", "pan_zoom")
 
 
@@ -104,14 +99,10 @@ class CorrectionController:
             },
             held={"flicker": self.seeing.flip},
         )
-        # Strokes that took others back by the journal, those of one undo together; undoing them is the redo.
-        self._undone: list[list[int]] = []
+        self._journal_undo = JournalUndo(workspace)
         self._drew_with = ""
-        # Later strokes were drawn in this window: they can be undone when they are saved, too.
-        self._first_of_window = 0
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
-        workspace.painted.connect(self._undone.clear)
         self._on_session(workspace.session)
 
     @property
@@ -201,83 +192,26 @@ class CorrectionController:
         self.changed.emit()
 
     def undo(self) -> None:
-        """Take back the last stroke, of this sitting or an unsaved one of an earlier; the journal keeps that, too."""
+        """Take back the last stroke, of this sitting or an unsaved one of an earlier; the journal keeps that, too.
+
+        Raises
+        ------
+        DataError
+            If approved tiles or locked classes keep it.
+        JournalError
+            If the dataset is held by another window; also of `redo`.
+        """
         self._need_layer()
-        session = self._need_session()
-        if session.read_only:
-            raise JournalError(session.read_only)
-        session.mask.commit()
-        # napari remembers only what was painted by hand in this window; the journal remembers everything.
-        undone = self._undo_from_journal(session)
-        if undone:
-            self._undone.append(undone)
+        self._need_writable()
+        self._journal_undo.undo()
         self.status_changed.emit()
 
     def redo(self) -> None:
         """Draw again what was taken back."""
         self._need_layer()
-        session = self._need_session()
-        if session.read_only:
-            raise JournalError(session.read_only)
-        session.mask.commit()
-        # What was taken back in another scene waits until that is on screen again.
-        for undone in reversed(self._undone):
-            if self._take_back(session, tuple(reversed(undone)), "redo"):
-                self._undone.remove(undone)
-                break
+        self._need_writable()
+        self._journal_undo.redo()
         self.status_changed.emit()
-
-    def _undo_from_journal(self, session: Any) -> list[int]:
-        """Undo the newest stroke that shows and was not undone, whole: with what was drawn in the same go."""
-        # How often strokes of a group were undone and not drawn again, after the one looked at.
-        taken: dict[str, int] = {}
-        # Of what is saved, strokes of this window alone are taken back.
-        oldest = 0 if session.unsaved() else self._first_of_window
-        for info in _newest_first(session.journal):
-            if info.id <= oldest:
-                break
-            if info.tool in _STEPS:
-                taken[info.group] = taken.get(info.group, 0) + _STEPS[info.tool]
-            elif taken.get(info.group, 0) > 0:
-                taken[info.group] -= 1
-            elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
-                parts = tuple(reversed(session.drawn_at_once.get(info.id, (info.id,))))
-                undone = self._take_back(session, parts, "undo")
-                if undone:
-                    return undone
-        return []
-
-    def _take_back(self, session: Any, stroke_ids: tuple[int, ...], step: str) -> list[int]:
-        """Take strokes back; the ids of the new ones, none where nothing of them shows in the scene on screen.
-
-        `DataError` where all that shows is approved or of locked classes: taking back an older stroke in the place of
-        these would surprise.
-        """
-        held, kept = list[str](), list[slice]()
-
-        def keep(rows: slice, cols: slice) -> None:
-            kept.append(rows)
-
-        strokes = [session.journal.stroke(stroke_id) for stroke_id in stroke_ids]
-        session.mask.locked_out.append(held.extend)
-        session.mask.refused.append(keep)
-        try:
-            made = [self.workspace.take_back(stroke, step) for stroke in strokes]
-        finally:
-            session.mask.locked_out.remove(held.extend)
-            session.mask.refused.remove(keep)
-        new = [stroke_id for stroke_id in made if stroke_id is not None]
-        if not new and (held or kept):
-            # What an undo takes back is the last stroke, and what a redo does is the last undo.
-            why = approved_sentence(tuple(held)) if held else self._locked_sentence(strokes)
-            raise DataError(f"The last stroke was not {'undone' if step == 'undo' else 'drawn again'}. {why}")
-        return new
-
-    def _locked_sentence(self, strokes: Sequence[Any]) -> str:
-        session = self._need_session()
-        drawn = {int(index) for stroke in strokes for patch in stroke.patches for index in np.unique(patch.after_HW)}
-        names = [session.scheme.class_names[index] for index in sorted(drawn & session.mask.locked_classes)]
-        return f"Its pixels are of a locked class. Unlock {listed(names)} first."
 
     @property
     def status(self) -> str:
@@ -332,21 +266,17 @@ class CorrectionController:
         JournalError
             If the dataset is held by another window.
         """
-        session = self._need_session()
-        if session.read_only:
-            raise JournalError(session.read_only)
+        session = self._need_writable()
         report = session.save()
         self.status_changed.emit()
         return summarise(report)
 
     def discard(self) -> str:
         """Drop what was not saved and show the masks as their files are."""
-        session = self._need_session()
-        if session.read_only:
-            raise JournalError(session.read_only)
+        session = self._need_writable()
         kept = sorted(session.unsaved().keys() & session.approved)
         number = session.discard()
-        self._undone.clear()
+        self._journal_undo.forget()
         self._draw_anew()
         self.status_changed.emit()
         if kept:
@@ -363,9 +293,9 @@ class CorrectionController:
         self.attention.close()
         self.disagreement.close()
         self.tools.close()
+        self._journal_undo.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
-        self.workspace.painted.disconnect(self._undone.clear, missing_ok=True)
         self._leave_session()
         self._leave_layer()
 
@@ -385,13 +315,16 @@ class CorrectionController:
             raise DataError("No dataset is open. Open one first (Data widget).")
         return self.workspace.session
 
+    def _need_writable(self) -> Any:
+        session = self._need_session()
+        if session.read_only:
+            raise JournalError(session.read_only)
+        return session
+
     def _on_session(self, session: Any) -> None:
-        if session is not self._session:
-            self._undone.clear()
         self._leave_session()
         self._session = session
         if session is not None:
-            self._first_of_window = max((info.id for info in session.journal.history(1)), default=0)
             session.edited.connect(self._on_edited)
             session.reviewed.connect(self._on_reviewed)
             session.refused.connect(self._on_refused)
@@ -465,14 +398,6 @@ class CorrectionController:
 
     def _on_changed(self, event: Any) -> None:
         self.changed.emit()
-
-
-def _newest_first(journal: Journal) -> Iterator[StrokeInfo]:
-    """All strokes of a journal, as far as one asks."""
-    page = journal.history(_PAGE)
-    while page:
-        yield from page
-        page = journal.history(_PAGE, older_than=page[-1].id)
 
 
 def summarise(report: SaveReport) -> str:

@@ -24,7 +24,7 @@ _SHOWN = {
     "sources": "which scene each pixel is of",
     "changes": "what has changed",
     "adapted": "what would change",
-    "second opinion": "where a model disagrees",
+    "second opinion": "where somebody sees it otherwise",
     "preview": "a proposed change",
 }
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import KEY
 from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title, promoted_choice
 from napari_glacier.controllers.parts import part_of
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Scope, Step, Tta, predict
@@ -335,8 +334,6 @@ class InferenceController:
     def _draw(self, *, live: bool = False) -> None:
         if self._map is not None and self._made is not None and self._on_screen():
             draw_prediction(self.workspace, self._map, self._made.name, whole=not self.incomplete, thumbnails=not live)
-            # Its classes need not be the labels': napari's Save asks for them.
-            self.workspace.prediction_layer.metadata[KEY]["scheme"] = self._map.scheme
             self._drawn = time.monotonic()
 
     def _forget(self) -> None:

@@ -7,7 +7,7 @@ downwards, so minus northing keeps north up on every viewer, whatever else is op
 turning its camera round.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from napari_glacier.core.scenes.products import QUALITY_CLASSES, Calibration
 if TYPE_CHECKING:
     from napari.utils.colormaps import DirectLabelColormap
 
+    from napari_glacier.controllers.session import Session
     from napari_glacier.core.classes import ClassScheme
     from napari_glacier.core.data.mosaic import Mosaic
     from napari_glacier.core.raster import GeoRef
@@ -97,6 +98,34 @@ def map_text(georef: "GeoRef", position: Sequence[float]) -> str:
     else:
         text = f"E {east:,.0f} m  N {north:,.0f} m".replace(",", "\u202f")
     return f"{text}  EPSG:{georef.epsg}" if georef.epsg else text
+
+
+def say_where(layer: Any, session: "Session") -> Callable[[], None]:
+    """Let napari's status bar speak of easting and northing over one of our layers; gives the undo."""
+    original = layer.get_status
+
+    def get_status(position: Any = None, **arguments: Any) -> dict[str, str]:
+        status: dict[str, str] = original(position, **arguments)
+        if position is None or not arguments.get("world"):
+            return status
+        if session.stacked:
+            number = min(max(round(float(position[-session.mask.ndim])), 0), len(session.scenes) - 1)
+            where = f"tile {session.scenes[number].name} {status['coords']}"
+        else:
+            georef = session.georef(0)
+            if georef is None:
+                return status
+            where = map_text(georef, position)
+        # The plain text stands where napari puts its bracketed coordinates; value and class name stay behind it.
+        rest = status["coordinates"].removeprefix(status["coords"]).rstrip(": ")
+        return {**status, "coords": where, "coordinates": where + rest}
+
+    layer.get_status = get_status
+
+    def undo() -> None:
+        del layer.get_status
+
+    return undo
 
 
 def class_colormap(scheme: "ClassScheme") -> "DirectLabelColormap":

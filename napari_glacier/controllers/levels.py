@@ -6,7 +6,7 @@ thread: moving the view finds them at hand.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,11 @@ class Level:
         values = values[_steps(ranges[0])][:, _steps(ranges[1])]
         values = values[(slice(None), slice(None), *box[2:])]
         return values.squeeze(axis=dropped) if dropped else values
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Read from files and never written, so that napari's copies of a layer share it. Piece by piece a copy would
+        # take the dataset along.
+        return self
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Values:
         return np.asarray(self._read(self._whole), dtype=dtype)

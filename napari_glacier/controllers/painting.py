@@ -57,6 +57,14 @@ def draw_stroke(session: Session, layer: Any, stroke: Stroke) -> None:
             draw(layer, window, number if session.stacked else 0)
 
 
+def forget_history(layer: Any) -> None:
+    """Empty a Labels layer's undo history.
+
+    Turning editing off is napari's public way to do so; it takes the brush out of the hand, and time.
+    """
+    layer._reset_history()
+
+
 class HandStrokes:
     """Brings what is drawn on a Labels layer by hand to the journal, and draws again what the mask refused.
 
@@ -166,7 +174,7 @@ class HandStrokes:
         said = [f"The labels were replaced as a whole: {counted(int(wanted.sum()) - left, 'pixel')} changed."]
         if stroke_id is not None:
             # napari's undo would write older values over the new ones; the journal's undo takes its place.
-            self._layer._reset_history()
+            forget_history(self._layer)
             self._painted()
             said.append("Undo takes that back.")
         if left:

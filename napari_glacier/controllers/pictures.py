@@ -87,19 +87,7 @@ def composite_rgba(
     return rgba
 
 
-class _Shared:
-    """Pixels that are read from files and never written: napari's copies of a layer share them."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # Piece by piece the copy would take the dataset along, and read every file once more.
-        return self
-
-
-class _SharedLevel(_Shared, Level):
-    """A level that the copies of its layer share."""
-
-
-class _LazyLayer(_Shared):
+class _LazyLayer:
     """An array-like that reads a scene (or one of several equal ones) when napari first looks at it.
 
     Parameters
@@ -119,6 +107,10 @@ class _LazyLayer(_Shared):
         lead = (len(self._scenes),) if self._stacked else ()
         self.dtype = np.dtype(dtype)
         self.shape: tuple[int, ...] = (*lead, *self._scenes[0].shape, *tail)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # As with a `Level`, the copies of a layer share what is read; none of them writes.
+        return self
 
     @property
     def ndim(self) -> int:
@@ -201,7 +193,7 @@ class LazyPainting(_LazyLayer):
         """The one scene at full size and from afar, the finest first."""
         (scene,) = self._scenes
         return [
-            _SharedLevel(scene, factor, partial(self._part, scene, factor), self.dtype, self._tail)
+            Level(scene, factor, partial(self._part, scene, factor), self.dtype, self._tail)
             for factor in level_factors(scene.shape)
         ]
 
@@ -260,7 +252,7 @@ class LazyQuality(_LazyLayer):
         """The one scene at full size and from afar, the finest first."""
         (scene,) = self._scenes
         return [
-            _SharedLevel(scene, factor, partial(self._classes, scene, factor), self.dtype)
+            Level(scene, factor, partial(self._classes, scene, factor), self.dtype)
             for factor in level_factors(scene.shape)
         ]
 

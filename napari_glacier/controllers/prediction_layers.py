@@ -73,7 +73,7 @@ def _put_layers(workspace: Workspace, prediction: PredictionMap, model: str) -> 
         name="Prediction",
         colormap=class_colormap(scheme),
         features=class_features(scheme),
-        metadata={KEY: {**tag, "role": "prediction", "model": model, "known": prediction.known}},
+        metadata={KEY: {**tag, "role": "prediction", "model": model, "known": prediction.known, "scheme": scheme}},
         **common,
     )
     class_layer.editable = False

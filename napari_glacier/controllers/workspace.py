@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from psygnal import Signal
 
 from napari_glacier.controllers import painting
-from napari_glacier.controllers.layers import KEY, LayerData, map_text
+from napari_glacier.controllers.layers import KEY, LayerData, say_where
 from napari_glacier.controllers.pictures import LazyPainting
 from napari_glacier.controllers.session import Session, approved_sentence
 from napari_glacier.core.tiling import Window
@@ -46,14 +46,6 @@ def tag_of(layer: Any) -> dict[str, Any]:
     """What the plugin wrote into a layer's metadata; empty for other people's layers."""
     tag = layer.metadata.get(KEY)
     return tag if isinstance(tag, dict) else {}
-
-
-def forget_history(layer: Any) -> None:
-    """Empty a Labels layer's undo history.
-
-    Turning editing off is napari's public way to do so; it takes the brush out of the hand, and time.
-    """
-    layer._reset_history()
 
 
 class SpareTime(Protocol):
@@ -325,7 +317,7 @@ class Workspace:
         session, layer = self._need_session(), self.labels_layer
         if layer is not None and stroke_ids:
             # napari's undo would write older values over the new ones; the journal's undo takes its place.
-            forget_history(layer)
+            painting.forget_history(layer)
             for stroke_id in stroke_ids:
                 painting.draw_stroke(session, layer, session.journal.stroke(stroke_id))
 
@@ -467,7 +459,7 @@ class Workspace:
         tag = tag_of(layer)
         if tag.get("session") is not self.session or layer in self._adopted:
             return
-        undo: list[Callable[[], None]] = [_say_where(layer, tag["session"])]
+        undo: list[Callable[[], None]] = [say_where(layer, tag["session"])]
         if tag.get("role") == "labels":
             layer.editable = not layer.data.read_only
             strokes = painting.HandStrokes(tag["session"], layer, lambda: self.plane, self.painted.emit)
@@ -519,31 +511,3 @@ def _let_copy_be(layer: Any, others: Iterable[Any]) -> None:
     strays |= role == "prediction" and not hasattr(layer, "features")
     if strays or any(tag_of(other) is tag for other in others if other is not layer):
         layer.metadata = {key: value for key, value in layer.metadata.items() if key != KEY}
-
-
-def _say_where(layer: Any, session: Session) -> Callable[[], None]:
-    """Let napari's status bar speak of easting and northing over one of our layers; gives the undo."""
-    original = layer.get_status
-
-    def get_status(position: Any = None, **arguments: Any) -> dict[str, str]:
-        status: dict[str, str] = original(position, **arguments)
-        if position is None or not arguments.get("world"):
-            return status
-        if session.stacked:
-            number = min(max(round(float(position[-session.mask.ndim])), 0), len(session.scenes) - 1)
-            where = f"tile {session.scenes[number].name} {status['coords']}"
-        else:
-            georef = session.georef(0)
-            if georef is None:
-                return status
-            where = map_text(georef, position)
-        # The plain text stands where napari puts its bracketed coordinates; value and class name stay behind it.
-        rest = status["coordinates"].removeprefix(status["coords"]).rstrip(": ")
-        return {**status, "coords": where, "coordinates": where + rest}
-
-    layer.get_status = get_status
-
-    def undo() -> None:
-        del layer.get_status
-
-    return undo

@@ -132,14 +132,23 @@ class GlacierView(QWidget):
             "Scene on screen": f"{scene.name}, {shape} px",
         }
 
-    def listen(self, signal: Any, slot: Callable[..., None]) -> None:
-        """Call `slot` on the GUI thread whenever a controller's signal fires, until the widget closes."""
+    def listen(self, signal: Any, slot: Callable[..., None]) -> Callable[[], None]:
+        """Call `slot` on the GUI thread whenever a controller's signal fires, until the widget closes.
+
+        The signal may fire in any thread. What is returned ends it earlier.
+        """
 
         def forward(*arguments: Any) -> None:
             self.later(lambda: slot(*arguments))
 
+        def end() -> None:
+            signal.disconnect(forward, missing_ok=True)
+            if end in self._undo:
+                self._undo.remove(end)
+
         signal.connect(forward)
-        self._undo.append(lambda: signal.disconnect(forward, missing_ok=True))
+        self._undo.append(end)
+        return end
 
     def later(self, call: Callable[[], None]) -> None:
         """Call something on the GUI thread: at once when asked from there, else as soon as it is free."""

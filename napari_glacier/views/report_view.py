@@ -56,8 +56,8 @@ class ReportView(GlacierView):
         self.controller = ReportController(self.workspace)
         self._task: Background | None = None
         self.made: Made | None = None
-        # What to undo when another dataset is opened.
-        self._heard: list[Callable[[], None]] = []
+        # End listening to the open dataset.
+        self._leave: list[Callable[[], None]] = []
 
         desk = self.make_desk(
             "<b>Nothing to measure yet.</b><br>Open a dataset. Its labels are measured as they are saved; for a "
@@ -74,7 +74,6 @@ class ReportView(GlacierView):
         self.listen(self.workspace.layers_changed, self._fill)
         self.listen(self.workspace.predicted, self._fill)
         self.on_close(self._stop)
-        self.on_close(self._stop_hearing)
         self._restore()
         self._on_session(self.workspace.session)
 
@@ -257,26 +256,16 @@ class ReportView(GlacierView):
     def _on_session(self, session: Any) -> None:
         self._stop()
         self.made = None
-        self._stop_hearing()
+        while self._leave:
+            self._leave.pop()()
         if session is not None:
-            self._hear(session.saved, self._fill)
-            self._hear(session.reviewed, self._fill_truths)
+            self._leave += [
+                self.listen(session.saved, lambda *_: self._fill()),
+                self.listen(session.reviewed, lambda *_: self._fill_truths()),
+            ]
         self.show_desk(session is not None)
         self._fill()
         self._show()
-
-    def _hear(self, signal: Any, slot: Callable[[], None]) -> None:
-        """Call `slot` whenever a signal of the open dataset fires, which may be in another thread."""
-
-        def forward(*_: Any) -> None:
-            self.later(slot)
-
-        signal.connect(forward)
-        self._heard.append(lambda: signal.disconnect(forward, missing_ok=True))
-
-    def _stop_hearing(self) -> None:
-        while self._heard:
-            self._heard.pop()()
 
     def _fill(self) -> None:
         """The maps there are by now; what was chosen stays."""

@@ -1,13 +1,12 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from napari.components import ViewerModel
 
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import Workspace, workspace_of
-from napari_glacier.core.raster import read_raster, write_raster
 
 
 @pytest.fixture
@@ -24,12 +23,6 @@ def workspace(viewer: Any) -> Iterator[Workspace]:
 
 
 @pytest.fixture
-def two_scenes(workspace: Workspace, make_dataset: Any) -> Session:
-    """An open data set whose second scene, of 48 x 40 pixels, is smaller than the first."""
-    root = make_dataset(georeferenced=False, grid=(1, 2))
-    for folder in [*sorted(root.glob("Band*")), root / "label"]:
-        path = sorted(folder.glob("*.tif"))[1]
-        pixels = np.asarray(read_raster(path)[0])[:48, :40]
-        path.unlink()
-        write_raster(path, pixels)
-    return workspace.open(root)
+def two_scenes(workspace: Workspace, make_unequal_scenes: Callable[..., Path]) -> Session:
+    """An open data set whose second scene is smaller than the first."""
+    return workspace.open(make_unequal_scenes(2))

@@ -9,7 +9,7 @@ from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.parts import Excerpt
 from napari_glacier.core.errors import CheckpointError, DataError, RasterError
-from napari_glacier.core.raster import read_info, read_raster, write_raster
+from napari_glacier.core.raster import read_info, read_raster
 from napari_glacier.core.tiling import Window, blend_weights, windows
 
 
@@ -356,15 +356,9 @@ def test_a_folder_written_without_a_digest_is_known_by_its_members(workspace, co
     assert of_first.written[0].parent.name == "tiny"
 
 
-def test_the_map_of_another_scene_is_not_taken_over(workspace, controller, make_dataset, make_checkpoint):
-    root = make_dataset(georeferenced=False, grid=(1, 3))
-    # Scenes of different sizes are on screen one at a time; the first two could be mistaken for each other.
-    for folder in [*sorted(root.glob("Band*")), root / "label"]:
-        path = sorted(folder.glob("*.tif"))[2]
-        pixels = np.asarray(read_raster(path)[0])[:48, :40]
-        path.unlink()
-        write_raster(path, pixels)
-    session = workspace.open(root)
+def test_the_map_of_another_scene_is_not_taken_over(workspace, controller, make_unequal_scenes, make_checkpoint):
+    # The first two are of one size, and could be mistaken for each other.
+    session = workspace.open(make_unequal_scenes(3))
     _predict(controller, make_checkpoint())
     assert controller.legend()
 

@@ -195,12 +195,8 @@ def test_a_file_of_a_folder_is_told_of_its_own_share_of_a_stroke(tmp_path, make_
     assert (session.mask[1, 20:30, 40:50] == 3).all()
 
 
-def test_a_scene_that_was_saved_before_it_was_seen_shows_what_was_saved(make_dataset, open_session):
-    # Tiles of two sizes that lie nowhere are no stack: each is a scene by itself.
-    root = make_dataset(georeferenced=False, grid=(1, 2), masks=False)
-    for path in root.glob("Band*/*_00_01.tif"):
-        pixels = read_raster(path)[0]
-        write_raster(path, pixels[:48, :40])
+def test_a_scene_that_was_saved_before_it_was_seen_shows_what_was_saved(make_unequal_scenes, open_session):
+    root = make_unequal_scenes(2, masks=False)
     session = open_session(root)
     assert not session.stacked
     session.mask_of(1)[20:30, 20:30] = 3
@@ -220,11 +216,8 @@ def test_a_scene_that_was_saved_before_it_was_seen_shows_what_was_saved(make_dat
 
 
 @pytest.mark.parametrize("decide", [Session.keep_on_top, Session.discard])
-def test_a_mask_made_outside_is_there_when_its_scene_is_seen(make_dataset, open_session, decide):
-    root = make_dataset(georeferenced=False, grid=(1, 2), masks=False)
-    for path in root.glob("Band*/*_00_01.tif"):
-        pixels = read_raster(path)[0]
-        write_raster(path, pixels[:48, :40])
+def test_a_mask_made_outside_is_there_when_its_scene_is_seen(make_unequal_scenes, open_session, decide):
+    root = make_unequal_scenes(2, masks=False)
     session = open_session(root)
     session.mask_of(1)[20:30, 20:30] = 3
     session.commit()

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.core.raster import read_raster, write_mask, write_raster
+from napari_glacier.core.raster import write_mask, write_raster
 from napari_glacier.views.background import Background
 
 pytestmark = pytest.mark.gui
@@ -167,11 +167,8 @@ def test_opening_goes_on_beside_the_window_and_says_what_is_wrong(viewer, qtbot,
     assert other.resolve() not in Session._open
 
 
-def test_a_scene_that_cannot_be_read_is_told_and_the_one_before_stays(viewer, qtbot, make_dataset):
-    root = make_dataset(georeferenced=False, grid=(1, 2), masks=False)
-    for path in root.glob("Band*/*_00_01.tif"):
-        pixels = read_raster(path)[0]
-        write_raster(path, pixels[:48, :40])
+def test_a_scene_that_cannot_be_read_is_told_and_the_one_before_stays(viewer, qtbot, make_unequal_scenes):
+    root = make_unequal_scenes(2, masks=False)
     _, view = _dock(viewer, "Data")
     view.open(root)
     qtbot.waitUntil(lambda: _settled(view))

@@ -1,0 +1,144 @@
+"""Undo and redo by the journal: whatever drew a stroke, in this sitting or an unsaved one of an earlier. No Qt."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from napari_glacier.controllers.session import Session, approved_sentence, listed
+from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.strokes import Stroke, StrokeInfo
+from napari_glacier.core.errors import DataError
+
+# Strokes are asked of the journal in pages.
+_PAGE = 200
+# What takes a stroke away, and what brings it back.
+_STEPS = {"undo": 1, "redo": -1}
+
+
+class JournalUndo:
+    """Takes back the newest stroke that shows in the scene on screen, and draws it again.
+
+    napari remembers only what was painted by hand in one window; the journal remembers everything.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._session: Session | None = None
+        # Strokes that took others back, those of one undo together; undoing them is the redo.
+        self._undone: list[list[int]] = []
+        # Later strokes were drawn in this window: they can be undone when they are saved, too.
+        self._first_of_window = 0
+        workspace.session_changed.connect(self._on_session)
+        workspace.painted.connect(self.forget)
+        self._on_session(workspace.session)
+
+    def undo(self) -> None:
+        """Take back the newest stroke that shows and was not undone, whole: with what was drawn in the same go.
+
+        Raises
+        ------
+        DataError
+            If approved tiles or locked classes keep all of it.
+        """
+        session = self.workspace.session
+        assert session is not None
+        session.mask.commit()
+        # How often strokes of a group were undone and not drawn again, after the one looked at.
+        taken: dict[str, int] = {}
+        # Of what is saved, strokes of this window alone are taken back.
+        oldest = 0 if session.unsaved() else self._first_of_window
+        for info in _newest_first(session.journal):
+            if info.id <= oldest:
+                return
+            if info.tool in _STEPS:
+                taken[info.group] = taken.get(info.group, 0) + _STEPS[info.tool]
+            elif taken.get(info.group, 0) > 0:
+                taken[info.group] -= 1
+            elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
+                parts = reversed(session.drawn_at_once.get(info.id, (info.id,)))
+                undone = self._take_back(session, parts, "undo")
+                if undone:
+                    self._undone.append(undone)
+                    return
+
+    def redo(self) -> None:
+        """Draw again what was taken back last; what was in another scene waits until that is on screen again.
+
+        Raises
+        ------
+        DataError
+            If approved tiles or locked classes keep all of it.
+        """
+        session = self.workspace.session
+        assert session is not None
+        session.mask.commit()
+        for undone in reversed(self._undone):
+            if self._take_back(session, reversed(undone), "redo"):
+                self._undone.remove(undone)
+                return
+
+    def forget(self) -> None:
+        """Nothing is to be drawn again: something was drawn since, or strokes were dropped."""
+        self._undone.clear()
+
+    def close(self) -> None:
+        """Disconnect from the workspace."""
+        self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
+        self.workspace.painted.disconnect(self.forget, missing_ok=True)
+
+    def _on_session(self, session: Session | None) -> None:
+        if session is not self._session:
+            self.forget()
+        self._session = session
+        if session is not None:
+            self._first_of_window = max((info.id for info in session.journal.history(1)), default=0)
+
+    def _take_back(self, session: Session, stroke_ids: Iterator[int], step: str) -> list[int]:
+        """Take strokes back; the ids of the new ones, none where nothing of them shows in the scene on screen.
+
+        `DataError` where all that shows is approved or of locked classes: to take an older stroke back in the place of
+        these would surprise.
+        """
+        held, refused = list[str](), list[slice]()
+
+        def note(rows: slice, cols: slice) -> None:
+            refused.append(rows)
+
+        strokes = [session.journal.stroke(stroke_id) for stroke_id in stroke_ids]
+        session.mask.locked_out.append(held.extend)
+        session.mask.refused.append(note)
+        try:
+            made = [self.workspace.take_back(stroke, step) for stroke in strokes]
+        finally:
+            session.mask.locked_out.remove(held.extend)
+            session.mask.refused.remove(note)
+        new = [stroke_id for stroke_id in made if stroke_id is not None]
+        why = approved_sentence(tuple(held)) if held else _locked_sentence(session, strokes) if refused else ""
+        if why and not new:
+            raise DataError(f"The last stroke was not {'undone' if step == 'undo' else 'drawn again'}. {why}")
+        return new
+
+
+def _newest_first(journal: Journal) -> Iterator[StrokeInfo]:
+    """All strokes of a journal, as far as one asks."""
+    page = journal.history(_PAGE)
+    while page:
+        yield from page
+        page = journal.history(_PAGE, older_than=page[-1].id)
+
+
+def _locked_sentence(session: Session, strokes: Sequence[Stroke]) -> str:
+    """Which locked classes keep strokes; empty where none does."""
+    drawn = {
+        int(index)
+        for stroke in strokes
+        for patch in stroke.patches
+        for index in np.unique(patch.after_HW[patch.edited])
+    }
+    names = [session.scheme.class_names[index] for index in sorted(drawn & session.mask.locked_classes)]
+    return f"Its pixels are of a locked class. Unlock {listed(names)} first." if names else ""
