@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -239,6 +239,7 @@ def _import(options: argparse.Namespace) -> int:
     from napari_glacier.core.classes import get_scheme
     from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
+    from napari_glacier.core.plain_yaml import read_pairs
     from napari_glacier.nn.importing import Wanted, examine, outline, statistics_of, with_default_encoder
     from napari_glacier.nn.shelving import shelve_import
 
@@ -251,8 +252,8 @@ def _import(options: argparse.Namespace) -> int:
     if scheme is None:
         raise ConfigError("The dataset has no masks that tell the classes. Name their scheme with --classes.")
     channels = check_channels(options.channels or list(CANONICAL_BANDS))
-    arguments = with_default_encoder(options.architecture, options.encoder, _pairs(options.argument, values=True))
-    wanted = Wanted(options.architecture, channels, scheme, arguments, _pairs(options.rename))
+    arguments = with_default_encoder(options.architecture, options.encoder, read_pairs(options.argument))
+    wanted = Wanted(options.architecture, channels, scheme, arguments, read_pairs(options.rename, values=False))
     fit = examine(options.weights, wanted)
     print("\n".join(fit.lines()))
     if options.check:
@@ -268,17 +269,6 @@ def _import(options: argparse.Namespace) -> int:
         print("Note: scaled by the statistics of this dataset; the network may have known others.", file=sys.stderr)
     print(shelve_import(options.weights, wanted, normalisation, dataset.root, options.name or options.weights.stem))
     return 0
-
-
-def _pairs(texts: Sequence[str], *, values: bool = False) -> dict[str, Any]:
-    """`KEY=VALUE` texts as a mapping; values are read as YAML where asked for."""
-    from napari_glacier.core.errors import ConfigError
-    from napari_glacier.core.plain_yaml import read_yaml
-
-    if bad := [text for text in texts if "=" not in text]:
-        raise ConfigError(f"{bad[0]!r} is not of the form KEY=VALUE.")
-    split = (text.split("=", 1) for text in texts)
-    return {key: read_yaml(value) if values else value for key, value in split}
 
 
 def _matched(options: argparse.Namespace, champion: str, challenger: str) -> "Match":

@@ -45,9 +45,7 @@ class JournalUndo:
         DataError
             If approved tiles or locked classes keep all of it.
         """
-        session = self.workspace.session
-        assert session is not None
-        session.mask.commit()
+        session = self._all_drawn()
         # How often strokes of a group were undone and not drawn again, after the one looked at.
         taken: dict[str, int] = {}
         # Of what is saved, strokes of this window alone are taken back.
@@ -74,9 +72,7 @@ class JournalUndo:
         DataError
             If approved tiles or locked classes keep all of it.
         """
-        session = self.workspace.session
-        assert session is not None
-        session.mask.commit()
+        session = self._all_drawn()
         for undone in reversed(self._undone):
             if self._take_back(session, reversed(undone), "redo"):
                 self._undone.remove(undone)
@@ -97,6 +93,13 @@ class JournalUndo:
         self._session = session
         if session is not None:
             self._first_of_window = max((info.id for info in session.journal.history(1)), default=0)
+
+    def _all_drawn(self) -> Session:
+        """The open dataset, with what is being drawn in the journal."""
+        session = self.workspace.session
+        assert session is not None
+        session.mask.commit()
+        return session
 
     def _take_back(self, session: Session, stroke_ids: Iterator[int], step: str) -> list[int]:
         """Take strokes back; the ids of the new ones, none where nothing of them shows in the scene on screen.

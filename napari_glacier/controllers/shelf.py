@@ -15,7 +15,7 @@ from napari_glacier.core.classes import SCHEMES, get_scheme
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.models.promotion import BUNDLED, keep
 from napari_glacier.core.models.shelf import Card, ShelfModel, find_models
-from napari_glacier.core.plain_yaml import read_yaml, write_line
+from napari_glacier.core.plain_yaml import read_pairs, write_line
 
 if TYPE_CHECKING:
     from napari_glacier.nn.importing import Fit, Wanted
@@ -229,18 +229,16 @@ def _import(session: Any, form: ImportForm) -> "Generator[Progress, None, Path]"
 def _wanted(form: ImportForm) -> "Wanted":
     from napari_glacier.nn.importing import Wanted, with_default_encoder
 
-    arguments = with_default_encoder(form.architecture, form.encoder.strip() or None, _pairs(form.arguments))
+    arguments = with_default_encoder(
+        form.architecture, form.encoder.strip() or None, read_pairs(_parts(form.arguments))
+    )
     channels = check_channels([name for name in form.channels.replace(",", " ").split() if name])
-    renames = {key: str(value) for key, value in _pairs(form.renames).items()}
+    renames = read_pairs(_parts(form.renames), values=False)
     return Wanted(form.architecture, channels, get_scheme(form.scheme), arguments, renames)
 
 
-def _pairs(text: str) -> dict[str, Any]:
-    """``key=value; key=value`` as a mapping, values read as YAML."""
-    parts = [part.strip() for part in text.split(";") if part.strip()]
-    if bad := [part for part in parts if "=" not in part]:
-        raise ConfigError(f"{bad[0]!r} is not of the form key=value; several are parted by semicolons.")
-    return {key.strip(): read_yaml(value) for key, value in (part.split("=", 1) for part in parts)}
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def _card_text(card: Card, weight: float | None) -> str:

@@ -5,9 +5,12 @@ PyYAML reads YAML 1.1, where ``02_07`` is the octal number 135, ``off`` is False
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
+
+from napari_glacier.core.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,6 +55,26 @@ def read_yaml(text: str) -> Any:
         raise yaml.YAMLError("it is nested too deeply") from error
     except _NOT_MADE as error:
         raise yaml.YAMLError("a value does not fit its tag, or is a number of too many digits") from error
+
+
+def read_pairs(texts: Iterable[str], *, values: bool = True) -> dict[str, Any]:
+    """``key=value`` texts as a mapping, values read as YAML, or left as texts.
+
+    Raises
+    ------
+    ConfigError
+        If one is not of this form, or a value cannot be read.
+    """
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"{text!r} is not of the form key=value.")
+        try:
+            pairs[key.strip()] = read_yaml(value) if values else value.strip()
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{text!r}: the value cannot be read as YAML. Put a text in quotes.") from error
+    return pairs
 
 
 def write_line(value: Any) -> str:

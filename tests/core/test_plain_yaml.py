@@ -3,7 +3,8 @@ import json
 import pytest
 import yaml
 
-from napari_glacier.core.plain_yaml import read_yaml, write_line
+from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.plain_yaml import read_pairs, read_yaml, write_line
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,17 @@ def test_what_no_value_can_be_made_of_is_no_yaml(text):
 
 def test_a_text_of_thousands_of_digits_stays_a_text():
     assert read_yaml(write_line("1" * 5000)) == "1" * 5000
+
+
+def test_pairs_are_read_as_values_or_left_as_texts():
+    assert read_pairs(["width = [16, 8]", "name=02_07", "end=a=b"]) == {"width": [16, 8], "name": "02_07", "end": "a=b"}
+    assert read_pairs(["stem=01", "head= x "], values=False) == {"stem": "01", "head": "x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("width", "not of the form"), ("=3", "not of the form"), ("width=[16", "cannot be read as YAML")]
+)
+def test_a_pair_that_cannot_be_read_is_named(text, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_pairs(["good=1", text])
+    assert repr(text) in str(caught.value)
