@@ -47,6 +47,9 @@ class SeeingController:
         self._swipe: Swipe | None = None
         self.blinks = False
         self._shown = 0
+        # What is compared, and all layers there were when it was laid side by side: napari counts them.
+        self._compared: tuple[Any, ...] = ()
+        self._laid: set[Any] = set()
         self._busy = False
         workspace.layers_changed.connect(self._on_layers)
         workspace.session_changed.connect(self._on_layers)
@@ -71,14 +74,15 @@ class SeeingController:
     def pair(self) -> tuple[Any, Any] | None:
         """The layers on the left and on the right; None where there are not two.
 
-        Unless others were chosen: prediction and labels, or two composites.
+        Unless others were chosen: those that are compared by now, else prediction and labels, or two composites.
         """
         layers = self.pictures
         by_name = {layer.name: layer for layer in layers}
         left, right = (by_name.get(name) for name in self._chosen)
         prediction, labels = self.workspace.prediction_layer, self.workspace.labels_layer
         usual = [prediction, labels] if prediction is not None else [layer for layer in layers if is_picture(layer)]
-        usual = [layer for layer in usual if layer is not None and layer in layers]
+        # Comparing changes the order of the layers, and a prediction may come meanwhile.
+        usual = [layer for layer in [*self._compared, *usual] if layer is not None and layer in layers]
         left = left if left is not None else next((one for one in usual if one is not right), None)
         right = right if right is not None else next((one for one in usual if one is not left), None)
         return (left, right) if left is not None and right is not None and left is not right else None
@@ -141,7 +145,7 @@ class SeeingController:
         """Bring back what was seen before."""
         before, swipe = self._before, self._swipe
         self._before = self._swipe = None
-        self.mode = ""
+        self.mode, self._compared = "", ()
         self._busy = True
         try:
             if swipe is not None:
@@ -176,9 +180,14 @@ class SeeingController:
         return lambda: self._flip_back(before)
 
     def refresh(self) -> None:
-        """Let the drawing beside the divider follow the view; called a few times a second."""
+        """Let the drawing beside the divider follow the view, and the panes layers that came or went.
+
+        Called a few times a second.
+        """
         if self._swipe is not None:
             self._swipe.refresh()
+        if self.mode == SIDE_BY_SIDE and self._laid != set(self.workspace.viewer.layers):
+            self._again()
 
     @property
     def divider(self) -> float:
@@ -219,7 +228,7 @@ class SeeingController:
             elif mode == SIDE_BY_SIDE:
                 self._lay_side_by_side(base, left, right)
                 self._before.say(f"◀  {left.name}   |   {right.name}  ▶")
-            self.mode = mode
+            self.mode, self._compared = mode, pair
             if mode == FLICKER:
                 self._show_alone(0)
         finally:
@@ -283,6 +292,7 @@ class SeeingController:
         grid = viewer.canvas.grid
         grid.stride, grid.shape, grid.spacing = viewer.layers.index(on_right[0]), (1, 2), _GAP_PX
         grid.enabled = True
+        self._laid = set(viewer.layers)
 
     def _again(self) -> None:
         mode, blinks = self.mode, self.blinks

@@ -9,6 +9,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
+from napari_glacier.controllers.seeing import SIDE_BY_SIDE
 from napari_glacier.controllers.workspace import workspace_of
 
 PREDICTED, LABELLED = 3, 1
@@ -124,6 +125,39 @@ def test_side_by_side_moves_together_and_everything_comes_back(desk, qtbot):
     assert not viewer.canvas.grid.enabled
     desk.controller.seeing.toggle("swipe")
     assert _state(viewer) == before
+
+
+def test_layers_that_come_or_go_leave_the_sides_as_they_are(desk, qtbot):
+    viewer, before = desk.view_of, _state(desk.view_of)
+    own = viewer.add_points([[0, 0]], name="mine", visible=False)
+    viewer.layers.move(viewer.layers.index(own), 0)
+    viewer.layers.selection.active = desk.workspace.labels_layer
+    desk.controller.seeing.toggle(SIDE_BY_SIDE)
+    place = viewer.add_points([[0, 0]], name="more", visible=False)
+    assert _seen(desk, qtbot, 0.5, 0.25) == PREDICTED
+    assert _seen(desk, qtbot, 0.5, 0.75) == LABELLED
+    viewer.layers.remove(own)
+    assert _seen(desk, qtbot, 0.5, 0.25) == PREDICTED
+    assert _seen(desk, qtbot, 0.5, 0.75) == LABELLED
+    desk.controller.seeing.end()
+    viewer.layers.remove(place)
+    viewer.layers.selection.active = desk.workspace.labels_layer
+    assert _state(viewer) == before
+
+
+def test_a_prediction_that_arrives_takes_no_composites_place_beside_another(desk, qtbot):
+    viewer, seeing = desk.view_of, desk.controller.seeing
+    layer = desk.workspace.prediction_layer
+    viewer.layers.remove(layer)
+    seeing.toggle(SIDE_BY_SIDE)
+    sides = [one.name for one in seeing.pair]
+    assert "Labels" not in sides
+    viewer.layers.insert(viewer.layers.index(desk.workspace.labels_layer), layer)
+    for column in (0.25, 0.75):
+        assert _seen(desk, qtbot, 0.5, column) is None
+    assert [one.name for one in seeing.pair] == sides
+    seeing.end()
+    assert desk.workspace.prediction_layer.visible
 
 
 def test_a_key_tapped_goes_on_and_a_key_held_comes_back(desk, qtbot):
