@@ -142,8 +142,8 @@ class Batch:
         """
         job = self.job
         measures = {"probabilities": job.probabilities, "uncertainty": job.uncertainty, "votes": job.votes}
-        same = self._recorded.get(scene.name) == self._predictor.fingerprint(scene)
-        if same and is_written(scene, job.out, **measures):
+        fingerprint = self._predictor.fingerprint(scene)
+        if self._recorded.get(scene.name) == fingerprint and is_written(scene, job.out, fingerprint, **measures):
             return Report(scene.name, was_there=True)
         folder = _job_folder(job.out, scene.name)
         with _alone(folder):

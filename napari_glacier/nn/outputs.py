@@ -118,16 +118,29 @@ def recorded_fingerprints(out_dir: str | Path) -> dict[str, str]:
 def is_written(
     mosaic: Mosaic,
     out_dir: str | Path,
+    fingerprint: str,
+    *,
     probabilities: bool = False,
     uncertainty: bool = False,
-    *,
     votes: bool = False,
 ) -> bool:
-    """Whether a folder holds all rasters of a scene, whatever they were made with."""
+    """Whether a folder holds all rasters of a scene, each made with what has this fingerprint.
+
+    Another run into the same folder may have been killed between two of them, or have written measures that the run
+    after it left as they were.
+    """
     sources = _sources_of(mosaic.dataset)
     kinds = _kinds(probabilities, uncertainty, votes)
     paths = (Path(out_dir, kind, sources.relative_path(p.tile)) for kind in kinds for p in mosaic.placements)
-    return all(path.is_file() for path in paths)
+    return all(_fingerprint_of(path) == fingerprint for path in paths)
+
+
+def _fingerprint_of(path: Path) -> str | None:
+    try:
+        return read_description(path).get("fingerprint")
+    except (OSError, RasterError):
+        # It is not there, or cut short.
+        return None
 
 
 def _kinds(probabilities: bool, uncertainty: bool, votes: bool) -> list[str]:

@@ -16,8 +16,8 @@ from PIL import Image
 from napari_glacier.cli import main
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
-from napari_glacier.core.raster import read_mask_codes, read_raster
-from napari_glacier.nn import batch
+from napari_glacier.core.raster import read_description, read_mask_codes, read_raster
+from napari_glacier.nn import batch, outputs
 
 
 def _predict(root, out, checkpoint, *more):
@@ -94,6 +94,40 @@ def test_what_is_there_is_not_made_again_unless_something_changed(make_dataset, 
     assert _predict(root, out, checkpoint, "--clean") == 0
     assert "there already" not in capsys.readouterr().out
     assert not (out / ".jobs").exists()
+
+
+def test_what_another_model_wrote_between_is_made_again(make_dataset, make_checkpoint, tmp_path, capsys, monkeypatch):
+    root, first, out = make_dataset(), make_checkpoint(), tmp_path / "out"
+    second = make_checkpoint("other")
+    assert _predict(root, out, first, "--probabilities") == 0
+    whole = _masks(out)
+
+    # Stopped between two masks: provenance still tells of the first model alone.
+    write_mask, written = outputs.write_mask, []
+
+    def write_two(path, *arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write_mask(path, *arguments)
+        written.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_mask", write_two)
+        _predict(root, out, second)
+    made_by = {path.name: read_description(path)["ensemble"] for path in out.glob("*.tif")}
+    assert set(made_by.values()) == {"tiny", "other"}
+    assert _predict(root, out, first) == 0
+    assert "there already" not in capsys.readouterr().out
+    assert {read_description(path)["ensemble"] for path in out.glob("*.tif")} == {"tiny"}
+    assert _masks(out).keys() == whole.keys()
+
+    # Whole, and with measures, which the first model is then not asked for.
+    assert _predict(root, out, second, "--probabilities") == 0
+    assert _predict(root, out, first) == 0
+    capsys.readouterr()
+    assert _predict(root, out, first, "--probabilities") == 0
+    assert "there already" not in capsys.readouterr().out
+    assert {read_description(path)["ensemble"] for path in out.rglob("*.tif")} == {"tiny"}
 
 
 @pytest.mark.parametrize("rows", [128, 768], ids=["within a row of windows", "behind it"])
