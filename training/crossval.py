@@ -7,7 +7,6 @@ model, and metrics: of folds those out of fold, each tile predicted by the model
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from napari_glacier.core.config import RunConfig
@@ -170,20 +169,10 @@ def _seen(config: RunConfig) -> Sequence[str]:
 def _own_config(
     config: RunConfig, folder: RunFolder, val_tiles: Sequence[str] | None, seed: int | None = None
 ) -> RunConfig:
-    """Configuration of one fold or member; paths hold wherever it is resumed from."""
-    data = config.data.model_copy(deep=True)
-    for key in ("train", "val", "train_masks", "val_masks", "splits"):
-        path = getattr(data, key)
-        if path is not None:
-            setattr(data, key, path.expanduser().absolute())
-    data = data.model_copy(update={"val_tiles": list(val_tiles) if val_tiles is not None else None})
-    model = config.model.model_copy(deep=True)
-    for key in ("init_from", "encoder_weights"):
-        value = getattr(model, key)
-        if value is not None and Path(value).expanduser().exists():
-            setattr(model, key, str(Path(value).expanduser().absolute()))
+    """Configuration of one fold or member."""
+    data = config.data.model_copy(deep=True, update={"val_tiles": list(val_tiles) if val_tiles is not None else None})
     changes: dict[str, Any] = {"folds": None, "members": 1, "output": folder.path.absolute(), "data": data}
-    changes |= {"model": model, "seed": config.seed if seed is None else seed}
+    changes |= {"model": config.model.model_copy(deep=True), "seed": config.seed if seed is None else seed}
     return config.model_copy(update=changes)
 
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from napari_glacier.core.config import RunConfig
-from napari_glacier.core.config_files import load_config, save_config
+from napari_glacier.core.config_files import load_config, save_config, with_absolute_paths
 from napari_glacier.core.errors import ConfigError, DeviceError, GlacierError
 from napari_glacier.core.processes import own_session
 from napari_glacier.core.runfiles import RunFolder
@@ -346,7 +346,7 @@ def _configure(options: argparse.Namespace) -> RunConfig:
         if not (options.resume / "run.yaml").is_file():
             raise ConfigError(f"{options.resume} is not a run folder: it has no run.yaml. Name the folder of a run.")
         return load_config(options.resume / "run.yaml", _overrides(options))
-    config = load_config(options.config or "default", _overrides(options))
+    config = with_absolute_paths(load_config(options.config or "default", _overrides(options)))
     if config.recipe is None and options.config is not None:
         config.recipe = Path(options.config).stem
     return config

@@ -39,6 +39,8 @@ _KIND_TOKENS = frozenset(
     }
 ) | frozenset(_ALIASES)
 
+_BAND_PREFIX = re.compile(r"^(?:(?:b|band)\d{1,2}a?[_\-. ]+)+(?=.)", re.IGNORECASE)
+
 
 def band_of_folder(folder_name: str) -> str | None:
     """Canonical band that a folder of this name holds (``B10``, ``Band5``, ``dem``), or None."""
@@ -66,6 +68,9 @@ def plain_identity(stem: str) -> str:
 
 
 def number_identity(stem: str) -> str:
-    """Identity as the trailing numbers alone: ``img001`` and ``mask001`` both give ``001``."""
-    match = re.search(r"\d+(?:[_\-. ]\d+)*$", stem)
+    """Identity as the trailing numbers alone: ``img001`` and ``mask001`` both give ``001``.
+
+    The number of a band, by whatever sensor, is none of them: ``B1_00_07`` gives ``00_07``.
+    """
+    match = re.search(r"\d+(?:[_\-. ]\d+)*$", _BAND_PREFIX.sub("", stem))
     return re.sub(r"[\-. ]", "_", match.group()) if match else ""

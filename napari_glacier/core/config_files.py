@@ -68,6 +68,31 @@ def parse_config(tree: dict[str, Any], source: str = "the configuration") -> Run
         raise ConfigError(_explain(error, source)) from error
 
 
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same with paths that hold wherever the run goes on from; names of models stay names."""
+
+    def place(path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    def model(name: str | None) -> str | None:
+        return str(place(Path(name))) if name is not None and Path(name).expanduser().exists() else name
+
+    data, network, distill = config.data, config.model, config.distill
+    places = {key: place(getattr(data, key)) for key in ("train", "val", "train_masks", "val_masks", "splits")}
+    models = {key: model(getattr(network, key)) for key in ("init_from", "encoder_weights")}
+    if distill is not None:
+        distill = distill.model_copy(update={"teachers": [model(name) for name in distill.teachers]})
+    return config.model_copy(
+        update={
+            "output": place(config.output),
+            "save_path": place(config.save_path),
+            "data": data.model_copy(update=places),
+            "model": network.model_copy(update=models),
+            "distill": distill,
+        }
+    )
+
+
 def save_config(config: RunConfig, path: Path) -> None:
     """Write a configuration as YAML, atomically; it loads back to an equal one."""
     write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -359,6 +360,21 @@ def test_a_resume_needs_no_pretrained_weights_and_keeps_its_device(config_path, 
     code, _, err = _run(capsys, "--config", config_path, "--set", weights, f"output={tmp_path / 'other'}")
     assert (code, "encoder.safetensors" in err) == (2, True)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_of_relative_paths_goes_on_from_anywhere(config_path, tmp_path, capsys, monkeypatch):
+    data = Path(yaml.safe_load(config_path.read_text())["data"]["train"])
+    monkeypatch.chdir(data.parent)
+    relative = [f"data.train={data.name}", "output=here", "save_path=best.safetensors"]
+    folder = _train(capsys, "--config", config_path, "--epochs", "1", "--set", *relative)
+    assert folder.path.parent == data.parent / "here"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = (data.parent / "best.safetensors").stat().st_mtime_ns
+    _train(capsys, "--resume", folder.path, "--epochs", "2")
+    assert len(_history(folder)) == 2
+    assert (data.parent / "best.safetensors").stat().st_mtime_ns > before
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize(

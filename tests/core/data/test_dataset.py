@@ -66,6 +66,19 @@ def test_plain_numbers_pair(tmp_path):
     assert [tile.mask_path is not None for tile in dataset.tiles] == [True, False]
 
 
+def test_the_band_numbers_of_another_sensor_are_no_part_of_a_tile(tmp_path):
+    # Landsat 5's numbers; and a mask named otherwise than bands that carry the folder's name.
+    for folder, band in zip(CANONICAL_BANDS, ("B1", "B2", "B3", "B5", "B6"), strict=True):
+        write_raster(tmp_path / "tm" / folder / f"{band}_00_07.tif", np.ones((8, 8), "u1"))
+    for k in range(1, 6):
+        write_raster(tmp_path / "named" / f"Band{k}" / f"Band{k}_02_07.tif", np.ones((8, 8), "u1"))
+    write_raster(tmp_path / "named" / "label" / "glacier_02_07.tif", np.zeros((8, 8), "u1"))
+    (tile,) = open_dataset(tmp_path / "tm").tiles
+    assert (tile.id, len(tile.distinct_bands)) == ("00_07", 5)
+    (tile,) = open_dataset(tmp_path / "named").tiles
+    assert (tile.id, tile.mask_path.name) == ("02_07", "glacier_02_07.tif")
+
+
 def test_one_file_of_five_bands(tmp_path):
     array = np.random.default_rng(0).integers(1, 9, (5, 12, 10)).astype("u2")
     write_raster(tmp_path / "scene.tif", array)
