@@ -76,7 +76,7 @@ class AttentionController(RegionWalk):
 
     def accept(self) -> None:
         """Take the prediction over in the region on screen, and go on; what was drawn or found right there stays."""
-        region, where_HW = self._need_current()
+        region, where_HW = self._need_on_screen()
         if not where_HW.any():
             self._go_on()
             return
@@ -85,7 +85,7 @@ class AttentionController(RegionWalk):
 
     def fixed(self) -> None:
         """Note that the labels of the region on screen are right as they are now, and go on."""
-        self._settle(*self._need_current())
+        self._settle(*self._need_on_screen())
 
     def close(self) -> None:
         """Disconnect from the workspace."""

@@ -19,7 +19,7 @@ from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
 from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
-from napari_glacier.controllers.workspace import Workspace, tag_of
+from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.saving import SaveReport
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 
@@ -103,6 +103,7 @@ class CorrectionController:
         self._drew_with = ""
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
+        workspace.locks_changed.connect(self.changed.emit)
         self._on_session(workspace.session)
 
     @property
@@ -140,7 +141,7 @@ class CorrectionController:
             return ()
         scheme = session.scheme
         selected = layer.selected_label if layer is not None else -1
-        locked = session.mask.locked_classes
+        locked = session.locked_classes
         return tuple(
             ClassButton(index, name, scheme.colors[index], CLASS_KEYS[index], index in locked, index == selected)
             for index, name in enumerate(scheme.class_names)
@@ -183,13 +184,8 @@ class CorrectionController:
         session = self.workspace.session
         if session is None:
             return
-        # A mask of another scene of the dataset gets the same locks when it comes on screen.
-        if locked:
-            session.mask.locked_classes.add(index)
-        else:
-            session.mask.locked_classes.discard(index)
-        self.workspace.locks_changed.emit()
-        self.changed.emit()
+        (session.locked_classes.add if locked else session.locked_classes.discard)(index)
+        session.locks_changed.emit()
 
     def undo(self) -> None:
         """Take back the last stroke, of this sitting or an unsaved one of an earlier; the journal keeps that, too.
@@ -254,7 +250,6 @@ class CorrectionController:
     def keep_on_top(self) -> None:
         """Put the corrections on top of what another program wrote into the mask files."""
         self._need_session().keep_on_top()
-        self._draw_anew()
 
     def save(self) -> str:
         """Write the corrections into the mask files; gives a sentence on what was done.
@@ -276,8 +271,6 @@ class CorrectionController:
         session = self._need_writable()
         kept = sorted(session.unsaved().keys() & session.approved)
         number = session.discard()
-        self._journal_undo.forget()
-        self._draw_anew()
         self.status_changed.emit()
         if kept:
             are = "is approved and keeps its" if len(kept) == 1 else "are approved and keep their"
@@ -296,14 +289,9 @@ class CorrectionController:
         self._journal_undo.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
+        self.workspace.locks_changed.disconnect(self.changed.emit, missing_ok=True)
         self._leave_session()
         self._leave_layer()
-
-    def _draw_anew(self) -> None:
-        """Draw labels that came from the mask files; napari's undo would write what it remembers over them."""
-        if self._layer is not None:
-            forget_history(self._layer)
-            self._layer.refresh()
 
     def _need_layer(self) -> Any:
         if self._layer is None:
@@ -353,12 +341,9 @@ class CorrectionController:
     def _follow_layer(self) -> None:
         layer = self.workspace.labels_layer
         if layer is not self._layer:
-            before = self._layer
             self._leave_layer()
             self._layer = layer
             if layer is not None:
-                if before is not None and tag_of(before).get("session") is tag_of(layer).get("session"):
-                    layer.data.locked_classes = set(before.data.locked_classes)
                 for index in range(len(self.classes)):
                     layer.bind_key(CLASS_KEYS[index], self._key_action(index), overwrite=True)
                 # napari's own undo knows nothing of accepted predictions and earlier sittings.

@@ -173,7 +173,7 @@ class DisagreementController(RegionWalk):
 
     def accept(self) -> None:
         """Give the region on screen their class, and go on."""
-        region, where_HW = self._need_current()
+        region, where_HW = self._need_on_screen()
         session, found = self._need_writable(), self._found
         assert found is not None
         theirs_HW = self._theirs(session, found, region)
@@ -182,7 +182,7 @@ class DisagreementController(RegionWalk):
 
     def fixed(self) -> None:
         """Keep the labels of the region on screen: this class is not offered there again; and go on."""
-        region, where_HW = self._need_current()
+        region, where_HW = self._need_on_screen()
         session, found = self._need_writable(), self._found
         assert found is not None
         theirs_HW = np.where(where_HW, self._theirs(session, found, region), np.uint8(UNSAID))

@@ -88,10 +88,12 @@ def revert(session: Session, stroke_ids: Collection[int], tile_ids: Collection[s
         taken = reversal(session.journal.on_tile(tile_id), tile_id, chosen, present_HW)
         by_mask.setdefault(number, {})[tile_id] = (taken.values_HW, taken.where_HW)
         num_covered += taken.num_covered
-        locked_HW = np.isin(present_HW, sorted(session.mask_of(number).locked_classes))
+        locked_HW = np.isin(present_HW, sorted(session.locked_classes))
         num_locked += int(np.count_nonzero(taken.where_HW & locked_HW & (taken.values_HW != present_HW)))
-    group = revert_group(chosen)
-    made = [session.mask_of(number).assign_tiles(tiles, REVERT, group) for number, tiles in by_mask.items()]
+    # A group for each scene: undo there takes back what was reverted there.
+    made = [
+        session.mask_of(number).assign_tiles(tiles, REVERT, revert_group(chosen)) for number, tiles in by_mask.items()
+    ]
     new = [stroke_id for stroke_id in made if stroke_id is not None]
     num_changed = sum(session.journal.num_pixels(new).values())
     return Reverted(num_changed, num_covered, num_locked, tuple(sorted(approved)), tuple(new))

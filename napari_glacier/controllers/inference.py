@@ -57,6 +57,8 @@ class InferenceController:
         self._kept: Made | None = None
         self._drawn = 0.0
         self._at_work = threading.Lock()
+        self._session: Any = None
+        self._follow(workspace.session)
         workspace.session_changed.connect(self._on_session)
         workspace.models_changed.connect(self._on_models)
 
@@ -225,7 +227,7 @@ class InferenceController:
         The area is in km² where the scene has a projected georeference, else in pixels. Without a prediction of the
         scene on screen there are no rows.
         """
-        if self._map is None or not self._on_screen():
+        if self._map is None or not self.has_prediction:
             return []
         counts, scheme = self._map.counts_K, self._map.scheme
         georef = self._need_session().georef()
@@ -250,7 +252,7 @@ class InferenceController:
         session = self._need_session()
         if self._map is None or self._made is None:
             raise DataError("There is no prediction to accept. Run a model first.")
-        if not self._on_screen():
+        if not self.has_prediction:
             raise DataError("There is no prediction of the scene on screen. Predict it first.")
         scheme = self._map.scheme
         if session.read_only:
@@ -274,6 +276,7 @@ class InferenceController:
     def close(self) -> None:
         """Disconnect from the workspace, and let go of the networks."""
         self._forget()
+        self._follow(None)
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.models_changed.disconnect(self._on_models, missing_ok=True)
 
@@ -344,9 +347,22 @@ class InferenceController:
         self.models_changed.emit()
 
     def _on_session(self, session: Any) -> None:
+        self._follow(session)
         self._forget()
         self.models_changed.emit()
         self.predicted.emit()
+
+    def _follow(self, session: Any) -> None:
+        if self._session is not None:
+            self._session.scene_shown.disconnect(self._on_scene, missing_ok=True)
+        self._session = session
+        if session is not None:
+            session.scene_shown.connect(self._on_scene)
+
+    def _on_scene(self) -> None:
+        # Its layers left with the scene, and come back with it.
+        if not self.has_prediction:
+            self._draw()
 
     def _need_session(self) -> Any:
         if self.workspace.session is None:

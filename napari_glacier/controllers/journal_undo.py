@@ -43,7 +43,7 @@ class JournalUndo:
         Raises
         ------
         DataError
-            If approved tiles or locked classes keep all of it.
+            If approved tiles keep something of it, or locked classes all.
         """
         session = self._all_drawn()
         # How often strokes of a group were undone and not drawn again, after the one looked at.
@@ -53,11 +53,14 @@ class JournalUndo:
         for info in _newest_first(session.journal):
             if info.id <= oldest:
                 return
+            if info.discarded:
+                # An undo that was dropped took nothing back.
+                continue
             if info.tool in _STEPS:
                 taken[info.group] = taken.get(info.group, 0) + _STEPS[info.tool]
             elif taken.get(info.group, 0) > 0:
                 taken[info.group] -= 1
-            elif (info.unsaved or info.id > self._first_of_window) and not info.discarded:
+            elif info.unsaved or info.id > self._first_of_window:
                 parts = reversed(session.drawn_at_once.get(info.id, (info.id,)))
                 undone = self._take_back(session, parts, "undo")
                 if undone:
@@ -70,7 +73,7 @@ class JournalUndo:
         Raises
         ------
         DataError
-            If approved tiles or locked classes keep all of it.
+            If approved tiles keep something of it, or locked classes all.
         """
         session = self._all_drawn()
         for undone in reversed(self._undone):
@@ -86,12 +89,20 @@ class JournalUndo:
         """Disconnect from the workspace."""
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.painted.disconnect(self.forget, missing_ok=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._session is not None:
+            self._session.reloaded.disconnect(self.forget, missing_ok=True)
+        self._session = None
 
     def _on_session(self, session: Session | None) -> None:
         if session is not self._session:
             self.forget()
+            self._leave()
         self._session = session
         if session is not None:
+            session.reloaded.connect(self.forget)
             self._first_of_window = max((info.id for info in session.journal.history(1)), default=0)
 
     def _all_drawn(self) -> Session:
@@ -104,8 +115,8 @@ class JournalUndo:
     def _take_back(self, session: Session, stroke_ids: Iterator[int], step: str) -> list[int]:
         """Take strokes back; the ids of the new ones, none where nothing of them shows in the scene on screen.
 
-        `DataError` where all that shows is approved or of locked classes: to take an older stroke back in the place of
-        these would surprise.
+        `DataError` where something that shows is approved, or all of it is of locked classes: to take an older stroke
+        back in the place of these would surprise.
         """
         held, refused = list[str](), list[slice]()
 
@@ -113,6 +124,9 @@ class JournalUndo:
             refused.append(rows)
 
         strokes = [session.journal.stroke(stroke_id) for stroke_id in stroke_ids]
+        if session.stacked and not any(self._shows(session, stroke) for stroke in strokes):
+            return []
+        self._refuse_half(session, strokes, step)
         session.mask.locked_out.append(held.extend)
         session.mask.refused.append(note)
         try:
@@ -123,8 +137,28 @@ class JournalUndo:
         new = [stroke_id for stroke_id in made if stroke_id is not None]
         why = approved_sentence(tuple(held)) if held else _locked_sentence(session, strokes) if refused else ""
         if why and not new:
-            raise DataError(f"The last stroke was not {'undone' if step == 'undo' else 'drawn again'}. {why}")
+            raise DataError(f"{_not_taken_back(step)} {why}")
         return new
+
+    def _refuse_half(self, session: Session, strokes: Sequence[Stroke], step: str) -> None:
+        """Raise `DataError` where approved tiles would keep a part: once they are free, nobody would know of it."""
+        kept = [
+            patch.tile_id
+            for stroke in strokes
+            for patch in stroke.patches
+            if patch.tile_id in session.mask.locked_tiles and session.mask.shows(patch)
+        ]
+        if kept:
+            raise DataError(f"{_not_taken_back(step)} {approved_sentence(sorted(set(kept)))}")
+
+    def _shows(self, session: Session, stroke: Stroke) -> bool:
+        """Whether something of a stroke lies in the scene of a stack that is on screen."""
+        here = {place.tile.id for place in session.scenes[self.workspace.plane].placements}
+        return any(patch.tile_id in here for patch in stroke.patches)
+
+
+def _not_taken_back(step: str) -> str:
+    return f"The last stroke was not {'undone' if step == 'undo' else 'drawn again'}."
 
 
 def _newest_first(journal: Journal) -> Iterator[StrokeInfo]:
@@ -143,5 +177,5 @@ def _locked_sentence(session: Session, strokes: Sequence[Stroke]) -> str:
         for patch in stroke.patches
         for index in np.unique(patch.after_HW[patch.edited])
     }
-    names = [session.scheme.class_names[index] for index in sorted(drawn & session.mask.locked_classes)]
+    names = [session.scheme.class_names[index] for index in sorted(drawn & session.locked_classes)]
     return f"Its pixels are of a locked class. Unlock {listed(names)} first." if names else ""

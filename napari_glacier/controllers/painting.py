@@ -132,6 +132,8 @@ class HandStrokes:
             parts.append(last)
         if len(parts) > 1:
             self._session.drawn_at_once[parts[-1]] = tuple(parts)
+        if parts:
+            self._session.drawn.emit(tuple(parts), self._layer)
         self._painted()
 
     def _on_editable(self, event: Any = None) -> None:
@@ -175,6 +177,7 @@ class HandStrokes:
         if stroke_id is not None:
             # napari's undo would write older values over the new ones; the journal's undo takes its place.
             forget_history(self._layer)
+            self._session.drawn.emit((stroke_id,), self._layer)
             self._painted()
             said.append("Undo takes that back.")
         if left:

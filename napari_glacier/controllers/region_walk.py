@@ -153,15 +153,7 @@ class RegionWalk(ABC):
         if not regions:
             raise DataError(self.nothing_left)
         self.current = regions[0]
-        window = self.current.window
-        margin = max(_SURROUNDINGS_PX, max(window.height, window.width) // 2)
-        self.workspace.fly_to(
-            window.row - margin,
-            window.col - margin,
-            window.height + 2 * margin,
-            window.width + 2 * margin,
-            self.current.plane,
-        )
+        self._fly_to(self.current)
         self.changed.emit()
         return self.current
 
@@ -175,6 +167,17 @@ class RegionWalk(ABC):
                 if self._queue is not None and (left.plane, left.window) == (region.plane, region.window):
                     self._queue.skip(left.number)
         self._go_on()
+
+    def _fly_to(self, region: UncertainRegion) -> None:
+        window = region.window
+        margin = max(_SURROUNDINGS_PX, max(window.height, window.width) // 2)
+        self.workspace.fly_to(
+            window.row - margin,
+            window.col - margin,
+            window.height + 2 * margin,
+            window.width + 2 * margin,
+            region.plane,
+        )
 
     def _begin(self) -> int:
         """Note that a queue is being built from now on; gives the plan's number."""
@@ -209,6 +212,19 @@ class RegionWalk(ABC):
             self.current = None
             self.tools.told.emit(str(error))
             self.changed.emit()
+
+    def _need_on_screen(self) -> tuple[UncertainRegion, BoolArray]:
+        """The region flown to, which is to be on screen: nobody decides on what is not seen."""
+        region, where_HW = self._need_current()
+        session = self.workspace.session
+        if session is not None and session.stacked and region.plane != self.workspace.plane:
+            shown = session.scenes[self.workspace.plane].name
+            self._fly_to(region)
+            raise DataError(
+                f"Scene {shown} was on screen, and the region is of {session.scenes[region.plane].name}. It is on "
+                "screen again: look at it, then choose once more."
+            )
+        return region, where_HW
 
     def _need_current(self) -> tuple[UncertainRegion, BoolArray]:
         if self.current is None or self._queue is None:
@@ -263,6 +279,10 @@ def mark(session: Session, queue: AttentionQueue, tile_id: str, corner: tuple[in
     if tile_id not in session.tile_ids:
         return
     number, place = session.find(tile_id)
+    end = corner[0] + where_HW.shape[0], corner[1] + where_HW.shape[1]
+    if end[0] > place.tile.height or end[1] > place.tile.width:
+        # The tile was exchanged for a smaller one.
+        return
     if session.stacked or number == session.scene_number:
         window = Window(place.row + corner[0], place.col + corner[1], *where_HW.shape)
         queue.mark(number if session.stacked else 0, window, where_HW)

@@ -113,6 +113,15 @@ class Session:
     failed(JournalError) : a stroke could not be recorded and is tried again; from another thread
     reviewed(tile_id), saved(SaveReport), closing()
     scene_shown() : another scene is the current one, in all windows that show the dataset
+    drawn(stroke ids, layer) : strokes are to be drawn in all windows, but for the layer that shows them already (or
+        None); in the GUI thread, as the next
+    reloaded() : the labels came anew from the mask files
+    locks_changed() : a person locked a class or gave it free
+
+    Attributes
+    ----------
+    locked_classes : set of int
+        Pixels of these classes do not change, in any scene.
     """
 
     edited = Signal()
@@ -122,6 +131,9 @@ class Session:
     saved = Signal(object)
     closing = Signal()
     scene_shown = Signal()
+    drawn = Signal(tuple, object)
+    reloaded = Signal()
+    locks_changed = Signal()
 
     _open: ClassVar[dict[Path, "Session"]] = {}
 
@@ -138,6 +150,7 @@ class Session:
         self.conflicts: tuple[str, ...] = ()
         # Strokes that were drawn without letting go of the button, in order, by the last of them.
         self.drawn_at_once: dict[int, tuple[int, ...]] = {}
+        self.locked_classes: set[int] = set()
         self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._masks: dict[int, EditableMask] = {}
         self._valid: dict[int, npt.NDArray[np.bool_] | LazyValidity] = {}
@@ -172,8 +185,15 @@ class Session:
                     f"{dataset.root} is open with the classes of {known.scheme.name}. "
                     f"Close its layers before opening it with {scheme}."
                 )
-            return known
-        session = cls(dataset)
+            if not known.journal.read_only:
+                return known
+            # Whoever held it may have closed it since.
+            session = cls(dataset)
+            if session.journal.read_only:
+                session.journal.close()
+                return known
+        else:
+            session = cls(dataset)
         cls._open[session._key] = session
         return session
 
@@ -257,6 +277,7 @@ class Session:
                 self.journal,
                 num_classes=self.scheme.num_classes,
             )
+            mask.locked_classes = self.locked_classes
             mask.replay(self.journal.unsaved())
             mask.lock_tiles(self.approved)
             mask.locked_out.append(self.refused.emit)
@@ -387,7 +408,7 @@ class Session:
     def keep_on_top(self) -> None:
         """Agree to what other programs wrote into the mask files: the strokes go on top of it.
 
-        The masks hold that then, too; a layer that shows one is to be drawn anew.
+        The masks hold that then, too.
 
         Raises
         ------
@@ -395,11 +416,13 @@ class Session:
             If a mask file cannot be read; nothing is agreed to then.
         """
         self.commit()
+        settle_saves(self.dataset, self.journal)
         strokes = keep_outside_changes(self.dataset, self.journal, self.conflicts)
         for mask in self._masks.values():
             mask.replay(strokes)
         self._reload_tiles()
         self.conflicts = ()
+        self.reloaded.emit()
         self.edited.emit()
 
     def discard(self, tile_ids: Sequence[str] | None = None) -> int:
@@ -413,6 +436,8 @@ class Session:
             If a mask file cannot be read; nothing is dropped then.
         """
         self.commit()
+        # What a save has written can no longer be dropped.
+        settle_saves(self.dataset, self.journal)
         asked = self.unsaved() if tile_ids is None else tile_ids
         free = set(self.tile_ids) - self.approved
         chosen = [tile_id for tile_id in asked if tile_id in free]
@@ -427,6 +452,7 @@ class Session:
         self._reload_tiles()
         self.recovered = None
         self.conflicts = tuple(tile_id for tile_id in self.conflicts if tile_id not in chosen)
+        self.reloaded.emit()
         self.edited.emit()
         return len(strokes)
 
@@ -483,7 +509,8 @@ class Session:
             mask.commit()
             mask.close()
         self.closed = True
-        self._open.pop(self._key, None)
+        if self._open.get(self._key) is self:
+            del self._open[self._key]
         self.journal.close()
 
     def _recover(self) -> None:

@@ -2,7 +2,8 @@
 
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from napari_glacier.controllers import painting
 from napari_glacier.controllers.layers import KEY, LayerData, say_where
 from napari_glacier.controllers.pictures import LazyPainting
 from napari_glacier.controllers.session import Session, approved_sentence
+from napari_glacier.core.errors import JournalError
 from napari_glacier.core.tiling import Window
 
 # A person who goes on drawing on an approved tile is told again after such a pause.
@@ -130,13 +132,17 @@ class Workspace:
         Raises
         ------
         GlacierError
-            If its scene cannot be read; the window stays as it is, and a session that no window shows is closed.
+            If its scene cannot be read, or what was drawn a moment ago cannot be recorded; the window stays as it is,
+            and a session that no window shows is closed.
         """
         if self.shows(session):
             return
         previous = self.session
         try:
             layers = session.layer_data()
+            if previous is not None and previous is not session:
+                # What cannot be recorded keeps its window.
+                previous.commit()
         except BaseException:
             if session is not previous:
                 session.release(self)
@@ -154,6 +160,9 @@ class Workspace:
             session.failed.connect(_warn)
             session.refused.connect(self._tell_approved)
             session.scene_shown.connect(self._follow_scene)
+            session.drawn.connect(self._draw)
+            session.reloaded.connect(self._draw_anew)
+            session.locks_changed.connect(self.locks_changed.emit)
             layers = list(self.viewer.layers)
             for number, layer in enumerate(layers):
                 # napari puts a copy above what it is of.
@@ -297,29 +306,52 @@ class Workspace:
 
     def assign(self, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """Write many labels at once as one stroke; gives the number of pixels that changed."""
-        session = self._need_session()
-        return self._show_stroke(session.mask.assign(index, where, tool, model))
+        with self._shown_all_the_same():
+            stroke_id = self._need_session().mask.assign(index, where, tool, model)
+        return self._show_stroke(stroke_id)
 
     def assign_window(self, window: Window, index: Any, where: Any, tool: str, model: str | None = None) -> int:
         """The same for a window of the scene (of the stack's scene on screen)."""
-        session = self._need_session()
-        return self._show_stroke(session.mask.assign_window(window, index, where, tool, model=model, plane=self.plane))
+        mask = self._need_session().mask
+        with self._shown_all_the_same():
+            stroke_id = mask.assign_window(window, index, where, tool, model=model, plane=self.plane)
+        return self._show_stroke(stroke_id)
 
     def take_back(self, stroke: Any, tool: str = "undo") -> int | None:
         """`EditableMask.undo_stroke`, and draw it; gives the new stroke's id, None where nothing changed."""
-        stroke_id = self._need_session().mask.undo_stroke(stroke, tool)
+        with self._shown_all_the_same():
+            stroke_id = self._need_session().mask.undo_stroke(stroke, tool)
         if stroke_id is not None:
             self.draw_strokes([stroke_id])
         return stroke_id
 
     def draw_strokes(self, stroke_ids: Sequence[int]) -> None:
-        """Draw what strokes changed that were not made through the layer."""
+        """Draw what strokes changed that were not made through a layer, in all windows that show the dataset."""
+        if stroke_ids:
+            self._need_session().drawn.emit(tuple(stroke_ids), None)
+
+    def _draw(self, stroke_ids: Sequence[int], by: Any) -> None:
         session, layer = self._need_session(), self.labels_layer
-        if layer is not None and stroke_ids:
+        if layer is not None and layer is not by:
             # napari's undo would write older values over the new ones; the journal's undo takes its place.
             painting.forget_history(layer)
             for stroke_id in stroke_ids:
                 painting.draw_stroke(session, layer, session.journal.stroke(stroke_id))
+
+    def _draw_anew(self) -> None:
+        layer = self.labels_layer
+        if layer is not None:
+            painting.forget_history(layer)
+            layer.refresh(extent=False)
+
+    @contextmanager
+    def _shown_all_the_same(self) -> Iterator[None]:
+        """Draw what was written though it could not be recorded: the mask holds it, and the journal is tried again."""
+        try:
+            yield
+        except JournalError:
+            self._draw_anew()
+            raise
 
     def _num_pixels(self, stroke_id: int | None) -> int:
         if stroke_id is None:
@@ -480,10 +512,15 @@ class Workspace:
         session.failed.disconnect(_warn, missing_ok=True)
         session.refused.disconnect(self._tell_approved, missing_ok=True)
         session.scene_shown.disconnect(self._follow_scene, missing_ok=True)
-        session.release(self)
-        if session is self.session:
-            self.session = None
-            self.session_changed.emit(None)
+        session.drawn.disconnect(self._draw, missing_ok=True)
+        session.reloaded.disconnect(self._draw_anew, missing_ok=True)
+        session.locks_changed.disconnect(self.locks_changed.emit, missing_ok=True)
+        try:
+            session.release(self)
+        finally:
+            if session is self.session:
+                self.session = None
+                self.session_changed.emit(None)
 
 
 def _warn(error: Exception) -> None:

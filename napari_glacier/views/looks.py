@@ -118,7 +118,7 @@ class Looks(WindowBound):
     def _keep_locks(self) -> None:
         workspace = self.workspace
         if workspace is not None and workspace.session is not None:
-            keep_of(_locks_key(workspace.session), sorted(workspace.session.mask.locked_classes))
+            keep_of(_locks_key(workspace.session), sorted(workspace.session.locked_classes))
 
 
 def _give_locks(layer: Any) -> None:
@@ -126,7 +126,8 @@ def _give_locks(layer: Any) -> None:
     session = tag_of(layer)["session"]
     locked = kept_of(_locks_key(session))
     if isinstance(locked, list):
-        layer.data.locked_classes = {index for index in range(session.scheme.num_classes) if index in locked}
+        session.locked_classes.clear()
+        session.locked_classes.update(index for index in range(session.scheme.num_classes) if index in locked)
 
 
 def _layers_kept(key: str) -> dict[str, dict[str, Any]]:

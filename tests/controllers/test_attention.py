@@ -261,3 +261,24 @@ def test_a_stack_is_led_through_by_its_slider(workspace, make_dataset):
     changed = np.asarray(workspace.session.mask) != before
     assert not np.delete(changed, region.plane, axis=0).any()
     controller.close()
+
+
+def test_nothing_is_decided_on_a_region_of_another_scene_than_the_one_on_screen(workspace, make_dataset):
+    session = workspace.open(make_dataset(georeferenced=False, grid=(1, 3)))
+    controller = CorrectionController(workspace)
+    _predict(workspace)
+    region = controller.attention.next()
+    elsewhere = (region.plane + 1) % 3
+    before = np.array(session.mask)
+    for act in (controller.attention.accept, controller.attention.fixed):
+        workspace.viewer.dims.set_point(0, elsewhere)
+        with pytest.raises(DataError, match="on screen again"):
+            act()
+        assert workspace.plane == region.plane
+        assert np.array_equal(session.mask, before)
+        assert not session.journal.seen.all()
+    controller.attention.accept()
+    changed = (np.asarray(session.mask) != before).any(axis=(1, 2))
+    assert changed[region.plane]
+    assert not changed[elsewhere]
+    controller.close()

@@ -3,8 +3,10 @@ import pytest
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.pointer import CLASS_KEYS
+from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.errors import DataError, JournalError, SaveError
-from napari_glacier.core.raster import read_raster, write_mask
+from napari_glacier.core.raster import read_raster, write_mask, write_raster
+from napari_glacier.core.tiling import Window
 
 
 @pytest.fixture
@@ -307,3 +309,159 @@ def test_nothing_is_undone_in_a_dataset_that_is_held_elsewhere(workspace, contro
         with pytest.raises(JournalError, match="Held by another window"):
             step()
     assert np.array_equal(session.mask, painted)
+
+
+def test_an_undo_that_was_discarded_took_nothing_back(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    came = np.array(session.mask)
+    _paint(session, slice(10, 20), slice(10, 20), (int(came[15, 15]) + 1) % 4)
+    first = np.array(session.mask)
+    _paint(session, slice(30, 40), slice(10, 20), (int(came[35, 15]) + 1) % 4)
+    both = np.array(session.mask)
+    controller.save()
+    controller.undo()
+    assert np.array_equal(session.mask, first)
+    controller.discard()
+    assert np.array_equal(session.mask, both)
+    controller.undo()
+    assert np.array_equal(session.mask, first)
+    controller.undo()
+    assert np.array_equal(session.mask, came)
+
+
+def test_undo_in_a_stack_takes_back_what_is_on_screen(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset(georeferenced=False, grid=(1, 3)))
+    assert session.stacked
+    came = np.array(session.mask)
+    for plane in (0, 2):
+        session.mask[plane, 20:30, 20:30] = (int(came[plane, 25, 25]) + 1) % 4
+        session.commit()
+    painted = np.array(session.mask)
+    workspace.viewer.dims.set_point(0, 0)
+    controller.undo()
+    assert np.array_equal(session.mask[0], came[0])
+    assert np.array_equal(session.mask[2], painted[2])
+    workspace.viewer.dims.set_point(0, 2)
+    controller.redo()
+    assert np.array_equal(session.mask[0], came[0])
+    controller.undo()
+    assert np.array_equal(session.mask, came)
+    controller.redo()
+    assert np.array_equal(session.mask[2], painted[2])
+
+
+def test_what_a_full_disk_kept_out_of_the_journal_shows_all_the_same(workspace, controller, layer, monkeypatch):
+    session, window = workspace.session, Window(20, 20, 10, 10)
+    new = (int(session.mask[25, 25]) + 1) % 4
+
+    def full(*arguments, **keywords):
+        raise JournalError("the disk is full")
+
+    def seen():
+        return int(layer._slice.image.raw[25, 25])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.journal, "record", full)
+        with pytest.raises(JournalError, match="full"):
+            workspace.assign_window(window, np.full((10, 10), new, np.uint8), np.ones((10, 10), bool), "flip")
+        assert session.mask[25, 25] == seen() == new
+    session.commit()
+    old = int(session.journal.history(1)[0].id)
+    with monkeypatch.context() as patch:
+        patch.setattr(session.journal, "record", full)
+        with pytest.raises(JournalError, match="full"):
+            controller.undo()
+        assert session.mask[25, 25] == seen() != new
+    session.commit()
+    assert session.journal.history(1)[0].id > old
+
+
+def test_classes_are_locked_in_all_scenes(workspace, controller, two_scenes):
+    _paint(two_scenes, slice(20, 30), slice(20, 30), 3)
+    tile_id = two_scenes.scenes[0].placements[0].tile.id
+    painted = np.array(two_scenes.mask)
+    workspace.show_scene(1)
+    controller.lock(3, True)
+    assert "their class is locked" in controller.history.revert_tile(tile_id)
+    workspace.show_scene(0)
+    assert np.array_equal(two_scenes.mask, painted)
+    assert controller.classes[3].locked
+
+
+def test_the_reverts_of_two_scenes_are_undone_each_in_its_own(workspace, controller, two_scenes):
+    came, drawn = [], []
+    for number in (0, 1):
+        workspace.show_scene(number)
+        came.append(np.array(two_scenes.mask))
+        _paint(two_scenes, slice(20, 30), slice(20, 30), (int(came[-1][25, 25]) + 1) % 4)
+        drawn.append(np.array(two_scenes.mask))
+    controller.history.revert_sitting(two_scenes.journal.history(1)[0].id)
+    assert all(np.array_equal(two_scenes.mask_of(number), came[number]) for number in (0, 1))
+    for number in (0, 1):
+        workspace.show_scene(number)
+        controller.undo()
+        assert np.array_equal(two_scenes.mask, drawn[number])
+
+
+def test_a_tile_exchanged_for_a_smaller_one_opens_and_is_told_of(workspace, controller, make_unequal_scenes):
+    root = make_unequal_scenes(2)
+    session = workspace.open(root)
+    tile_id = session.scenes[0].placements[0].tile.id
+    _paint(session, slice(50, 60), slice(50, 60), (int(session.mask[55, 55]) + 1) % 4)
+    before = np.array(session.mask)
+    _paint(session, slice(20, 30), slice(20, 30), (int(session.mask[25, 25]) + 1) % 4)
+    num_left = np.count_nonzero(before != np.asarray(session.mask))
+    session.journal.seen.add([SeenArea(tile_id, 40, 40, np.ones((20, 20), bool))], "ada")
+    workspace.close_session()
+    for path in root.glob("*/*_00_00.tif"):
+        write_raster(path, read_raster(path)[0][:40, :40])
+
+    session = workspace.open(root)
+    assert session.mask_of(0).shape == (40, 40)
+    assert session.conflicts == (tile_id,)
+    assert session.touched(Window(0, 0, 40, 40)).sum() == num_left > 0
+    controller.keep_on_top()
+    with pytest.raises(SaveError, match=r"40 x 40 pixels: it was larger .* \(Discard\)"):
+        controller.save()
+    controller.history.revert_tile(tile_id)
+    controller.discard()
+    assert not session.unsaved()
+
+
+def test_a_stroke_that_approval_keeps_in_part_is_undone_as_a_whole_or_not_at_all(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    _paint(session, slice(None), slice(None), 0)
+    controller.save()
+    _paint(session, slice(10, 15), slice(20, 25), 3)
+    older = np.array(session.mask)
+    _paint(session, slice(28, 33), slice(50, 80), 1)
+    both = np.array(session.mask)
+    session.set_review("00_00", "approved")
+    with pytest.raises(DataError, match="00_00 is approved"):
+        controller.undo()
+    assert np.array_equal(session.mask, both)
+    session.set_review("00_00", "edited")
+    controller.undo()
+    assert np.array_equal(session.mask, older)
+
+
+def test_a_mask_that_a_save_wrote_and_could_not_note_was_changed_by_nobody(
+    workspace, controller, make_dataset, monkeypatch
+):
+    session = workspace.open(make_dataset())
+    came = np.array(session.mask)
+    _paint(session, slice(20, 30), slice(20, 30), (int(came[25, 25]) + 1) % 4)
+    painted = np.array(session.mask)
+
+    def full(journal, tile_id):
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(session.journal), "finish_save", full)
+        with pytest.raises(SaveError, match="full"):
+            controller.save()
+    assert session.conflicts == ()
+    assert "0 strokes dropped" in controller.discard()
+    assert np.array_equal(session.mask, painted)
+    controller.undo()
+    assert np.array_equal(session.mask, came)

@@ -372,6 +372,7 @@ def test_the_map_of_another_scene_is_not_taken_over(workspace, controller, make_
         assert not session.unsaved()
 
     workspace.show_scene(0)
+    assert controller.has_prediction
     assert controller.accept("all") > 0
 
 
@@ -382,3 +383,16 @@ def test_a_band_that_has_vanished_is_named(workspace, controller, make_dataset, 
     gone.unlink()
     with pytest.raises(RasterError, match=f"{gone.name} cannot be read.*Put the file back"):
         _predict(controller, make_checkpoint())
+
+
+def test_a_prediction_whose_layer_a_person_took_away_is_not_taken_over(
+    workspace, controller, two_scenes, make_checkpoint
+):
+    _predict(controller, make_checkpoint())
+    assert controller.legend()
+    workspace.viewer.layers.remove(workspace.prediction_layer)
+    assert not controller.has_prediction
+    assert controller.legend() == []
+    with pytest.raises(DataError, match="no prediction of the scene on screen"):
+        controller.accept("all")
+    assert not two_scenes.unsaved()

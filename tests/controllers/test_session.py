@@ -7,11 +7,12 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_glacier._reader import read_layers
+from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.session import Session, listed
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.correction.saving import read_present_mask
-from napari_glacier.core.errors import DataError, GlacierError, RasterError
+from napari_glacier.core.errors import DataError, GlacierError, JournalError, RasterError
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
 
 
@@ -449,3 +450,103 @@ def test_all_windows_of_a_dataset_show_the_same_scene(workspace, two_scenes):
         assert workspace.labels_layer.data.shape == (64, 64)
     finally:
         other.close()
+
+
+def test_what_one_window_draws_shows_in_the_others(workspace, make_dataset):
+    session = workspace.open(make_dataset())
+    viewer = ViewerModel()
+    other = workspace_of(viewer)
+    other.open(session.root)
+    controller, others = CorrectionController(workspace), CorrectionController(other)
+
+    def seen():
+        return [np.asarray(window.labels_layer._slice.image.raw).copy() for window in (workspace, other)]
+
+    def both_show_the_mask():
+        return all(np.array_equal(shown, session.mask) for shown in seen())
+
+    try:
+        came = np.array(session.mask)
+        new = (int(came[70, 70]) + 1) % 4
+        workspace.labels_layer.brush_size = 6
+        with workspace.labels_layer.block_history():
+            workspace.labels_layer.paint((70, 70), new)
+        assert other.labels_layer._slice.image.raw[70, 70] == new
+        assert both_show_the_mask()
+        others.undo()
+        assert np.array_equal(session.mask, came)
+        assert both_show_the_mask()
+        others.redo()
+        controller.undo()
+        assert both_show_the_mask()
+        others.discard()
+        assert both_show_the_mask()
+        # What was dropped does not come back by a window that took it back before.
+        controller.redo()
+        assert np.array_equal(session.mask, came)
+        assert not session.unsaved()
+    finally:
+        controller.close()
+        others.close()
+        other.close()
+
+
+def test_a_window_keeps_a_dataset_whose_strokes_cannot_be_recorded(workspace, make_dataset, monkeypatch):
+    session, second = workspace.open(make_dataset("first")), make_dataset("second")
+    layers = list(workspace.viewer.layers)
+
+    def full(*arguments, **keywords):
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.journal, "record", full)
+        session.mask[20:30, 20:30] = 3
+        with pytest.raises(JournalError, match="full"):
+            workspace.open(second)
+        assert workspace.session is session
+        assert list(workspace.viewer.layers) == layers
+        assert second.resolve() not in Session._open
+    workspace.open(second)
+    assert session.closed
+    assert (workspace.open(session.root).mask[20:30, 20:30] == 3).any()
+
+
+def test_a_dataset_that_another_process_gave_back_can_be_corrected_when_opened_again(workspace, make_dataset):
+    root = make_dataset()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom napari_glacier.core.correction.journal import Journal\n"
+        "journal = Journal.open(Path(sys.argv[1]))\nprint('open', flush=True)\nsys.stdin.readline()\n"
+        "journal.close()\nprint('closed', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "open\n"
+        session = workspace.open(root)
+        assert session.read_only
+        assert workspace.open(root) is session
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "closed\n"
+    again = workspace.open(root)
+    assert again is not session
+    assert session.closed
+    assert not again.read_only
+    assert Session._open[root.resolve()] is again
+    assert workspace.labels_layer.editable
+    again.mask[20:30, 20:30] = (int(again.mask[25, 25]) + 1) % 4
+    again.commit()
+    assert again.unsaved()
+
+
+def test_a_lock_is_told_in_all_windows(workspace, make_dataset):
+    session = workspace.open(make_dataset())
+    other = workspace_of(viewer := ViewerModel())
+    other.open(session.root)
+    controller, others = CorrectionController(workspace), CorrectionController(other)
+    told = []
+    others.changed.connect(lambda: told.append(others.classes[2].locked))
+    controller.lock(2, True)
+    assert told == [True]
+    for one in (controller, others, other):
+        one.close()
+    del viewer

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_glacier.core.correction.patch_files import TABLE, UNCHANGED
 from napari_glacier.core.correction.settled import SettledArea
-from napari_glacier.core.correction.strokes import MaskArray, Stroke
+from napari_glacier.core.correction.strokes import MaskArray, Stroke, within
 from napari_glacier.core.data.dataset import Dataset, open_dataset
 from napari_glacier.core.data.layouts import is_dataset, rasters_in
 from napari_glacier.core.data.pairing import pair_extras
@@ -54,7 +54,7 @@ def words(strokes: Iterable[Stroke], tile_id: str, shape: tuple[int, int]) -> di
         word_HW = said.pop(stroke.author, None)
         said[stroke.author] = word_HW = np.full(shape, UNSAID, np.uint8) if word_HW is None else word_HW
         for patch in stroke.patches:
-            if patch.tile_id == tile_id:
+            if patch.tile_id == tile_id and patch.fits(shape):
                 now = np.uint8(UNSAID) if withdrawn else patch.after_HW
                 np.copyto(word_HW[patch.slices], now, where=patch.edited)
     return said
@@ -78,8 +78,9 @@ def without_settled(other_HW: MaskArray, settled: Iterable[SettledArea]) -> Mask
     """Leave out pixels for which this very class was turned down before."""
     left_HW = other_HW.copy()
     for area in settled:
-        part_HW = left_HW[area.slices]
-        part_HW[part_HW == area.class_HW] = UNSAID
+        if within(area.slices, left_HW.shape):
+            part_HW = left_HW[area.slices]
+            part_HW[part_HW == area.class_HW] = UNSAID
     return left_HW
 
 
@@ -175,11 +176,17 @@ def _patches(folder: Path, dataset: Dataset) -> Opinions:
                 top, left = int(row["row"]), int(row["col"])
                 part_HW = said_HW[top : top + after_HW.shape[0], left : left + after_HW.shape[1]]
                 np.copyto(part_HW, after_HW, where=after_HW != UNCHANGED)
+                highest = int(after_HW[after_HW != UNCHANGED].max(initial=0))
             except (KeyError, ValueError, IndexError) as error:
                 raise DataError(
                     f"{row.get('file')} of {folder} does not fit tile {tile.id} ({tile.height} x {tile.width}). Export "
                     "the corrections of these tiles again."
                 ) from error
+            if dataset.scheme is not None and highest >= dataset.scheme.num_classes:
+                raise DataError(
+                    f"{row['file']} of {folder} has class {highest}; this dataset has {dataset.scheme.num_classes}: "
+                    f"{', '.join(dataset.scheme.class_names)}. Compare corrections made with the same classes."
+                )
         return said_HW
 
     return Opinions(folder.name, frozenset(rows), read)

@@ -4,7 +4,7 @@ napari's brush, fill, polygon, undo and redo all end in ``data[key] = values``. 
 not be edited, remembers what was there before, and turns the changes into strokes of per-tile patches.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
@@ -15,7 +15,7 @@ from napari_glacier.core.copying_array import CopyingArray
 from napari_glacier.core.correction.edit_cells import EditCells
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.recorder import IDLE_S, StrokeRecorder, WaitingStroke
-from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Stroke, fingerprint
+from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint
 from napari_glacier.core.correction.tile_locks import TileLocks
 from napari_glacier.core.data.mosaic import Placement
 from napari_glacier.core.data.validity import LazyValidity
@@ -303,6 +303,15 @@ class EditableMask(CopyingArray):
             stroke = self._collect(tool, None, group)
         return self._send(stroke) if stroke else None
 
+    def shows(self, patch: Patch) -> bool:
+        """Whether a pixel still holds what a patch made of it."""
+        for at_home in self._at_home([patch]):
+            plane, place = self._place_of[patch.tile_id]
+            with self._lock:
+                now_HW = self._index_PHW[plane][place.slices][at_home.slices]
+                return bool((patch.edited & (now_HW == patch.after_HW)).any())
+        return False
+
     def tile(self, tile_id: str) -> MaskArray:
         """A tile as it is now, a copy; KeyError where it is of another scene."""
         plane, place = self._place_of[tile_id]
@@ -311,15 +320,17 @@ class EditableMask(CopyingArray):
         return tile_HW
 
     def replay(self, strokes: Iterable[Stroke]) -> None:
-        """Apply the values after each stroke, in order, without recording; tiles of other scenes are skipped."""
+        """Apply the values after each stroke, in order, without recording.
+
+        Tiles of other scenes are skipped, and patches that do not fit their tile.
+        """
         with self._lock:
             # What is pending was drawn on the old values: it becomes a stroke of its own first.
             self._collect()
             for stroke in strokes:
-                for patch in stroke.patches:
-                    if patch.tile_id in self._place_of:
-                        plane, place = self._place_of[patch.tile_id]
-                        patch.apply(self._index_PHW[plane][place.slices])
+                for patch in self._at_home(stroke.patches):
+                    plane, place = self._place_of[patch.tile_id]
+                    patch.apply(self._index_PHW[plane][place.slices])
 
     def reload(self, tile_id: str, index_HW: MaskArray | None) -> None:
         """Show a tile as its mask file is now, without recording: after its strokes were discarded.
@@ -349,9 +360,7 @@ class EditableMask(CopyingArray):
         """
         with self._lock:
             self._collect()
-            for patch in reversed(stroke.patches):
-                if patch.tile_id not in self._place_of:
-                    continue
+            for patch in self._at_home(reversed(stroke.patches)):
                 plane, place = self._place_of[patch.tile_id]
                 rows = slice(place.row + patch.row, place.row + patch.row + patch.before_HW.shape[0])
                 cols = slice(place.col + patch.col, place.col + patch.col + patch.before_HW.shape[1])
@@ -374,6 +383,14 @@ class EditableMask(CopyingArray):
         finally:
             if self._recorder is not None:
                 self._recorder.close()
+
+    def _at_home(self, patches: Iterable[Patch]) -> Iterator[Patch]:
+        """Those that lie on a tile of this mask."""
+        for patch in patches:
+            if patch.tile_id in self._place_of:
+                tile = self._place_of[patch.tile_id][1].tile
+                if patch.fits((tile.height, tile.width)):
+                    yield patch
 
     def _write_on(self, plane: int, box: Box, values_HW: MaskArray, where_HW: npt.NDArray[np.bool_]) -> None:
         """Write on a plane of a stack; a mosaic has but one."""

@@ -59,7 +59,8 @@ def sittings(strokes: Iterable[StrokeInfo]) -> list[Sitting]:
         last = found[-1][-1] if found else None
         if last is not None and last.author == stroke.author:
             rest = datetime.fromisoformat(last.time) - datetime.fromisoformat(stroke.time)
-            if rest <= REST:
+            # A clock may have been set back.
+            if abs(rest) <= REST:
                 found[-1].append(stroke)
                 continue
         found.append([stroke])
@@ -125,21 +126,23 @@ def reversal(strokes: Sequence[Stroke], tile_id: str, chosen: Collection[int], p
         A pixel whose last strokes are all among the chosen ones becomes what it was before them.
     """
     touched_HW = np.zeros(present_HW.shape, bool)
-    for stroke in strokes:
+    drawn = [
+        (stroke, patch)
+        for stroke in strokes
+        for patch in stroke.patches
+        if patch.tile_id == tile_id and patch.fits(present_HW.shape)
+    ]
+    for stroke, patch in drawn:
         if stroke.id in chosen:
-            for patch in stroke.patches:
-                if patch.tile_id == tile_id:
-                    touched_HW[patch.slices] |= patch.edited
+            touched_HW[patch.slices] |= patch.edited
     slot_HW = np.full(present_HW.shape, -1, np.int64)
     slot_HW[touched_HW] = np.arange(np.count_nonzero(touched_HW))
     piles = _Piles(int(np.count_nonzero(touched_HW)))
-    for stroke in strokes:
-        for patch in stroke.patches:
-            if patch.tile_id == tile_id:
-                slots_HW = slot_HW[patch.slices]
-                hit_HW = patch.edited & (slots_HW >= 0)
-                if hit_HW.any():
-                    piles.put(slots_HW[hit_HW], patch.before_HW[hit_HW], patch.after_HW[hit_HW], stroke, chosen)
+    for stroke, patch in drawn:
+        slots_HW = slot_HW[patch.slices]
+        hit_HW = patch.edited & (slots_HW >= 0)
+        if hit_HW.any():
+            piles.put(slots_HW[hit_HW], patch.before_HW[hit_HW], patch.after_HW[hit_HW], stroke, chosen)
     now = present_HW[touched_HW]
     then, num_covered = piles.without(chosen, now)
     values_HW, where_HW = present_HW.copy(), np.zeros(present_HW.shape, bool)

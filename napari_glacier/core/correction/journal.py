@@ -29,8 +29,9 @@ from napari_glacier.core.correction.reviews import (
 )
 from napari_glacier.core.correction.seen import SeenAreas
 from napari_glacier.core.correction.settled import SettledAreas
-from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack
+from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack, within
 from napari_glacier.core.errors import JournalError
+from napari_glacier.core.files import replacing
 
 __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
 
@@ -231,11 +232,11 @@ class Journal:
         drawn = f"state != {_DISCARDED} AND tile_id = ? AND s.tool NOT IN ({places})"
         for stroke in self._strokes(drawn, (tile_id, *names)):
             for patch in stroke.patches:
-                where_HW[patch.slices] |= patch.edited
+                if patch.fits(shape):
+                    where_HW[patch.slices] |= patch.edited
         for area in self.seen.all():
-            if area.tile_id == tile_id:
-                height, width = area.where_HW.shape
-                where_HW[area.row : area.row + height, area.col : area.col + width] |= area.where_HW
+            if area.tile_id == tile_id and within(area.slices, shape):
+                where_HW[area.slices] |= area.where_HW
         return where_HW
 
     def unsaved_tiles(self) -> dict[str, int]:
@@ -428,6 +429,8 @@ class Journal:
     def _take_over(self, other: "Journal") -> None:
         """Take over another journal's unsaved strokes, and review states that were set later than the ones here.
 
+        What was saved or discarded there is so here.
+
         Tiles that are approved here stay as they are: strokes on them are kept as discarded ones, and a note on the
         tile tells of them.
         """
@@ -440,6 +443,7 @@ class Journal:
         ]
         overruled = {tile_id for tile_id, _, _ in reviews}
         locked = {tile_id for tile_id, (_, state) in here.items() if state == APPROVED and tile_id not in overruled}
+        self._settle_as(other)
         known = set(self._file.read("SELECT grp, tool, author, time FROM stroke"))
         # The other journal began as a copy of this one.
         strokes = [s for s in other.unsaved() if (s.group, s.tool, s.author, s.time) not in known]
@@ -480,6 +484,22 @@ class Journal:
                 sum(aside.values()),
             )
 
+    def _settle_as(self, other: "Journal") -> None:
+        """Mark patches that wait here and were saved or discarded in another journal, which began as a copy of this."""
+        query = "SELECT p.id, p.state, p.tile_id, p.row, p.col, s.grp, s.tool, s.author, s.time FROM patch p "
+        query += "JOIN stroke s ON s.id = p.stroke_id "
+        waiting = {tuple(row[2:]): row[0] for row in self._file.read(f"{query} WHERE p.state = {_UNSAVED}")}
+        settled = [
+            (state, waiting[tuple(patch)], patch[0])
+            for _, state, *patch in other._file.read(f"{query} WHERE p.state != {_UNSAVED}")
+            if tuple(patch) in waiting
+        ]
+        tiles = sorted({tile_id for _, _, tile_id in settled})
+        fields = [(other.base_fingerprint(one), other.origin_fingerprint(one), one) for one in tiles]
+        with self._file.writing() as connection:
+            connection.executemany("UPDATE patch SET state = ? WHERE id = ?", [one[:2] for one in settled])
+            connection.executemany("UPDATE tile SET base = ?, origin = ? WHERE tile_id = ?", fields)
+
     def _reviews(self) -> dict[str, tuple[str, str]]:
         """When the review state of a tile was set (empty where that is not known), and to what."""
         rows = self._file.read(
@@ -498,10 +518,16 @@ def _reason(error: OSError | NotImplementedError) -> str:
 
 
 def _copy_once(source: Path, target: Path) -> None:
-    """Copy a journal with its write-ahead log, so that what it knows is known in the user's folder, too."""
+    """Copy a journal with its write-ahead log, so that what it knows is known in the user's folder, too.
+
+    A copy is there whole, or not at all: the log comes first.
+    """
     if target.exists() or not source.is_file():
         return
-    for suffix in ("-wal", ""):
-        beside = Path(f"{source}{suffix}")
+    log = Path(f"{target}-wal")
+    # Of a copy that failed.
+    log.unlink(missing_ok=True)
+    for beside, copy in ((Path(f"{source}-wal"), log), (source, target)):
         if beside.is_file():
-            Path(f"{target}{suffix}").write_bytes(beside.read_bytes())
+            with replacing(copy) as temporary:
+                temporary.write_bytes(beside.read_bytes())

@@ -148,14 +148,19 @@ def settle_saves(dataset: Dataset, journal: Journal) -> tuple[str, ...]:
 
 
 def changed_outside(dataset: Dataset, journal: Journal) -> tuple[str, ...]:
-    """Tiles with unsaved strokes whose mask file is not the one the strokes were drawn on."""
-    known = {tile.id for tile in dataset.tiles}
-    return tuple(
-        tile_id
-        for tile_id in journal.unsaved_tiles()
-        if tile_id in known
-        and journal.base_fingerprint(tile_id) not in (None, _present_fingerprint(dataset, dataset.tile(tile_id)))
-    )
+    """Tiles with unsaved strokes whose mask file is not the one the strokes were drawn on.
+
+    A file that a save has written, and could not note, was changed by nobody else.
+    """
+    known, begun = {tile.id for tile in dataset.tiles}, journal.begun_saves()
+    changed = []
+    for tile_id in journal.unsaved_tiles():
+        base = journal.base_fingerprint(tile_id)
+        if tile_id in known and base is not None:
+            present = _present_fingerprint(dataset, dataset.tile(tile_id))
+            if present not in (base, begun.get(tile_id)):
+                changed.append(tile_id)
+    return tuple(changed)
 
 
 def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[str]) -> list[Stroke]:
@@ -218,9 +223,14 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
         raise SaveError(f"{dataset.root} has no class scheme to write masks with. Choose one, then save again.")
     before_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW
     after_HW = before_HW.copy()
-    for stroke in strokes:
-        for patch in stroke.patches:
-            patch.apply(after_HW)
+    patches = [patch for stroke in strokes for patch in stroke.patches]
+    if not all(patch.fits(after_HW.shape) for patch in patches):
+        raise SaveError(
+            f"Strokes on tile {tile.id} reach beyond its {tile.height} x {tile.width} pixels: it was larger when they "
+            "were drawn. Bring the old images back, or drop the strokes (Discard)."
+        )
+    for patch in patches:
+        patch.apply(after_HW)
     journal.begin_save(tile.id, strokes[-1].id, fingerprint(after_HW))
     changed_HW = after_HW != before_HW
     written = None

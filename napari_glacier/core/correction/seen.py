@@ -26,6 +26,12 @@ class SeenArea:
     col: int
     where_HW: BoolArray
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the tile."""
+        height, width = self.where_HW.shape
+        return slice(self.row, self.row + height), slice(self.col, self.col + width)
+
 
 class SeenAreas:
     """The areas looked at, as the journal keeps them.

@@ -17,6 +17,11 @@ MaskArray = npt.NDArray[np.uint8]
 ABSENT = "absent"
 
 
+def within(slices: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
+    """Whether rows and columns lie in a tile of this shape."""
+    return bool(slices[0].stop <= shape[0] and slices[1].stop <= shape[1])
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """A rectangle of a tile before and after an edit; a pixel was edited where the two differ.
@@ -46,6 +51,10 @@ class Patch:
     def edited(self) -> npt.NDArray[np.bool_]:
         """Pixels that the edit changed, of the patch's shape."""
         return np.not_equal(self.before_HW, self.after_HW)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether it lies in a tile of this shape: a tile may have been exchanged for a smaller one since."""
+        return within(self.slices, shape)
 
     def apply(self, index_HW: MaskArray) -> None:
         """Write the values after the edit into a mask of the tile, in place."""

@@ -154,3 +154,18 @@ def test_folders_that_say_nothing_are_refused(dataset, tmp_path):
     (tmp_path / "corrections.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="not a table of corrections"):
         opinions_in(tmp_path, dataset)
+
+
+def test_corrections_with_classes_that_the_labels_lack_are_refused(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(), scheme="glacier4")
+    (scene,) = plan_scenes(dataset)
+    with Journal.open(dataset.root, author="ben") as journal:
+        mask = EditableMask(np.zeros(scene.shape, np.uint8), scene.valid(), scene.placements, journal, num_classes=4)
+        mask[40:60, 30:60] = 3
+        mask.close()
+        export_corrections(dataset, journal, tmp_path / "out")
+    other = open_dataset(make_dataset("other", scheme="glacier2"))
+    found = opinions_in(tmp_path / "out", other)
+    tile = other.tile(sorted(found.tile_ids)[0])
+    with pytest.raises(DataError, match="has class 3; this dataset has 2: background, glacier"):
+        found.of(tile)

@@ -222,3 +222,11 @@ def test_what_cannot_be_exported_is_said(make_dataset, tmp_path, capsys):
         with pytest.raises(DataError, match="classes"):
             export_corrections(replace(dataset, scheme=None), journal, tmp_path / "b")
     assert (tmp_path / "a" / "corrections.csv").read_text() == "mine"
+
+
+def test_a_clock_that_was_set_back_ends_a_sitting():
+    late, early = "2026-03-02T10:00:00.000+00:00", "2026-03-01T09:00:00.000+00:00"
+    strokes = [
+        StrokeInfo(number, "", "paint", "ada", time, None, ("a",), True) for number, time in ((2, early), (1, late))
+    ]
+    assert [sitting.stroke_ids for sitting in sittings(strokes)] == [(2,), (1,)]

@@ -305,6 +305,49 @@ def test_strokes_that_come_home_leave_approved_tiles_as_they_are(tmp_path, monke
         assert "Set aside: 1 stroke(s) made while the folder was read-only" in journal.reviews.of("locked")[-1].note
 
 
+@pytest.mark.parametrize("act", ["discarded", "saved"])
+def test_what_was_saved_or_discarded_in_the_user_folder_is_so_at_home(tmp_path, monkeypatch, act):
+    with Journal.open(tmp_path, author="anna") as journal:
+        journal.record([patch("a"), patch("b")], tool="paint", bases={"a": "came", "b": "came"})
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_glacier.core.correction.journal.is_writable_folder", lambda folder: False)
+        with Journal.open(tmp_path, author="anna") as journal:
+            last = journal.record([patch("a", after=1)], tool="fill")
+            if act == "saved":
+                journal.begin_save("a", last, "made")
+                journal.finish_save("a")
+            else:
+                journal.discard_unsaved(["a"])
+    with Journal.open(tmp_path, author="anna") as journal:
+        assert journal.unsaved_tiles() == {"b": 1}
+        assert len(journal.on_tile("a")) == (1 if act == "saved" else 0)
+        assert journal.base_fingerprint("a") == ("made" if act == "saved" else None)
+        assert journal.origin_fingerprint("a") == ("came" if act == "saved" else None)
+        assert journal.base_fingerprint("b") == "came"
+
+
+def test_a_copy_that_the_disk_had_no_room_for_is_no_journal(tmp_path, monkeypatch):
+    with Journal.open(tmp_path) as journal:
+        journal.record([patch("a")], tool="paint")
+        journal.set_review("b", "approved")
+    monkeypatch.setattr("napari_glacier.core.correction.journal.is_writable_folder", lambda folder: False)
+    write_bytes = Path.write_bytes
+
+    def write_half(path, content):
+        write_bytes(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(JournalError, match="Free disk space"):
+            Journal.open(tmp_path)
+    assert not list(user_journal_path(tmp_path).parent.glob("*.sqlite*"))
+    with Journal.open(tmp_path) as journal:
+        assert journal.path == user_journal_path(tmp_path)
+        assert journal.unsaved_tiles() == {"a": 1}
+        assert journal.review("b") == "approved"
+
+
 def test_review_states_without_a_time_only_take_the_place_of_todo(tmp_path, monkeypatch):
     with Journal.open(tmp_path) as journal:
         journal.set_review("at home", "edited")
