@@ -303,9 +303,14 @@ def _change(options: argparse.Namespace) -> int:
     for row in change.rows():
         cells = "".join(f"{row[column]:14,.3f}" if unit == "km2" else f"{row[column]:14,}" for column in columns)
         share = row["change_percent"]
-        print(f"{row['class']:<12}{cells}{'new' if share is None else f'{share:+.1f} %':>10}")
+        print(f"{row['class']:<12}{cells}{_in_percent(share, row):>10}")
     print(f"{change.unseen:,} pixels not seen at both dates; {len(change.maps)} map(s) and tables in {options.out}")
     return 0
+
+
+def _in_percent(share: float | None, row: dict[str, Any]) -> str:
+    """A class's change; nothing for one that neither date has."""
+    return f"{share:+.1f} %" if share is not None else "new" if row["after_px"] else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy.typing as npt
 from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks, tagged_scheme
 from napari_glacier.core.correction.saving import mask_file
 from napari_glacier.core.data.dataset import Dataset, is_dataset, open_dataset
-from napari_glacier.core.data.layouts import rasters_in
 from napari_glacier.core.data.pairing import pair_files
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.inventory.map_source import masks_in
 from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
 from napari_glacier.core.raster.georef import GeoRef
@@ -27,7 +28,6 @@ from napari_glacier.core.tiling import Window
 
 MADE_BY = "napari-glacier change"
 _LOST, _GAINED, _TURNED, _NEVER = "#b2182b", "#1b7837", "#762a83", "#d9d9d9"
-# Quality classes that hide the ground.
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ def compare_dates(
     """Compare masks of two dates and write a map of the change for each pair, a table (CSV) and a JSON.
 
     Masks with a georeference are compared where they overlap; their pixels have to lie on one grid. Masks without one
-    are paired by name.
+    are paired by name. A place that several masks of one date cover counts once, as the first of them that both dates
+    saw has it.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ def compare_dates(
     SaveError
         If a map would replace a file that this did not make.
     """
-    pairs = list(_overlaps(_masks(before), _masks(after)))
+    pairs = _named_apart(list(_overlaps(_masks(before), _masks(after))))
     if not pairs:
         raise DataError(f"The masks of {before} and {after} have no place in common. Give two dates of one place.")
     chosen = _scheme_of(pairs, scheme)
@@ -139,7 +140,7 @@ def compare_dates(
     count = chosen.num_classes
     transitions = np.zeros((count, count), np.int64)
     areas_m2 = np.zeros((count, count)) if all(pair.georef is not None for pair in pairs) else None
-    unseen = 0
+    counted = _Counted()
     for pair, path in zip(pairs, targets, strict=True):
         old_HW, new_HW = (
             chosen.decode(read_mask_codes(info.path), str(info.path))[window.slices]
@@ -152,11 +153,11 @@ def compare_dates(
             ):
                 seen_HW &= _seen(dataset, info, clear_only)[window.slices]
         turned_HW = old_HW.astype(np.int64) * count + new_HW
-        transitions += np.bincount(turned_HW[seen_HW], minlength=count * count).reshape(count, count)
+        first_HW = counted.add(pair.georef, seen_HW)
+        transitions += np.bincount(turned_HW[first_HW], minlength=count * count).reshape(count, count)
         if areas_m2 is not None and pair.georef is not None:
             area_HW = pixel_areas_m2(pair.georef, (pair.in_before.height, pair.in_before.width))
-            areas_m2 += np.bincount(turned_HW[seen_HW], area_HW[seen_HW], count * count).reshape(count, count)
-        unseen += int((~seen_HW).sum())
+            areas_m2 += np.bincount(turned_HW[first_HW], area_HW[first_HW], count * count).reshape(count, count)
         index_HW = np.where(seen_HW, turned_HW + 1, 0).astype(np.uint8)
         note = {"made_by": MADE_BY, "before": pair.before.path.name, "after": pair.after.path.name}
         write_mask(path, index_HW, change_scheme, pair.georef, note)
@@ -168,9 +169,62 @@ def compare_dates(
         )
     if areas_m2 is None:
         warnings.append("The masks have no georeference, so areas are given in pixels.")
-    result = Change(chosen, transitions, areas_m2, unseen, tuple(targets), tuple(warnings))
+    result = Change(chosen, transitions, areas_m2, counted.num_unseen, tuple(targets), tuple(warnings))
     _write_tables(out, result)
     return result
+
+
+class _Counted:
+    """Which places were looked at, and which of them seen, in masks that may overlap."""
+
+    def __init__(self) -> None:
+        # For each grid a georeference of it, and what was added there: first row and column, and what was seen.
+        self._grids: list[tuple[GeoRef, list[tuple[int, int, npt.NDArray[np.bool_]]]]] = []
+        self._num_covered = self._num_seen = 0
+
+    @property
+    def num_unseen(self) -> int:
+        """Pixels of all that was added that no mask saw."""
+        return self._num_covered - self._num_seen
+
+    def add(self, georef: GeoRef | None, seen_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Note a mask; gives the pixels that are seen for the first time. One without a georeference lies alone."""
+        first_HW, new_HW = seen_HW.copy(), np.ones(seen_HW.shape, bool)
+        if georef is not None:
+            (row, col), added = self._place(georef)
+            height, width = seen_HW.shape
+            for top, left, before_HW in added:
+                rows = slice(max(row, top), min(row + height, top + before_HW.shape[0]))
+                cols = slice(max(col, left), min(col + width, left + before_HW.shape[1]))
+                if rows.start < rows.stop and cols.start < cols.stop:
+                    here = slice(rows.start - row, rows.stop - row), slice(cols.start - col, cols.stop - col)
+                    there = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
+                    first_HW[here] &= ~before_HW[there]
+                    new_HW[here] = False
+            added.append((row, col, seen_HW))
+        self._num_covered += int(new_HW.sum())
+        self._num_seen += int(first_HW.sum())
+        return first_HW
+
+    def _place(self, georef: GeoRef) -> tuple[tuple[int, int], list[tuple[int, int, npt.NDArray[np.bool_]]]]:
+        for anchor, added in self._grids:
+            position = anchor.position_of(georef)
+            if position is not None:
+                return position, added
+        self._grids.append((georef, []))
+        return (0, 0), self._grids[-1][1]
+
+
+def _named_apart(pairs: Sequence[Overlap]) -> list[Overlap]:
+    """Pairs of one name, as of masks in folders of splits, with the folder's name before it; at need a number, too."""
+    often = Counter(pair.name for pair in pairs)
+    names: Counter[str] = Counter()
+    found = []
+    for pair in pairs:
+        name = pair.name if often[pair.name] == 1 else f"{pair.before.path.parent.name}-{pair.name}"
+        names[name] += 1
+        found.append(replace(pair, name=name if names[name] == 1 else f"{name}-{names[name]}"))
+    return found
 
 
 def _balance(transitions: npt.NDArray[Any], k: int) -> dict[str, float]:
@@ -184,13 +238,11 @@ def _masks(path: Path) -> list[RasterInfo]:
         raise DataError(f"{path} does not exist. Give a mask, a folder of masks, or a dataset.")
     if not path.is_dir():
         return [read_info(path)]
-    files = rasters_in(path)
-    if not files and is_dataset(path):
-        files = [file for tile in open_dataset(path).tiles if (file := mask_file(tile)) is not None]
-        if not files:
-            raise DataError(f"No tile of {path} has a label. Label some, or give a folder of predicted masks.")
+    if not is_dataset(path):
+        return [read_info(file) for file in masks_in(path)]
+    files = [file for tile in open_dataset(path).tiles if (file := mask_file(tile)) is not None]
     if not files:
-        raise DataError(f"{path} holds no mask (no TIFF). Give a mask, a folder of masks, or a dataset.")
+        raise DataError(f"No tile of {path} has a label. Label some, or give a folder of predicted masks.")
     return [read_info(file) for file in files]
 
 

@@ -138,15 +138,26 @@ def _labels(dataset: Dataset, reviews: Mapping[str, str]) -> list[MaskFile]:
     return masks
 
 
+def masks_in(folder: Path) -> list[Path]:
+    """Masks in a folder as `predict` writes it: those of tiles of one name lie in folders of their splits.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    folders = [folder, *(folder / split for split in _SPLITS if (folder / split).is_dir())]
+    paths = [path for one in folders for path in rasters_in(one)]
+    if not paths:
+        raise DataError(f"{folder} holds no mask (no TIFF). Give a mask, a folder of masks, or a dataset.")
+    return paths
+
+
 def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) -> list[MaskFile]:
     if source.is_file():
         root, paths = source.parent, [source]
     else:
-        root = source
-        folders = [source, *(source / split for split in _SPLITS if (source / split).is_dir())]
-        paths = [path for folder in folders for path in rasters_in(folder)]
-    if not paths:
-        raise DataError(f"{source} holds no mask (no TIFF). Give a mask, a folder of masks, or a dataset.")
+        root, paths = source, masks_in(source)
     tile_at = {_place_key(t.georef, t.height, t.width): t for t in dataset.tiles if t.georef} if dataset else {}
     tile_named = {plain_identity(Path(t.name).stem): t for t in dataset.tiles} if dataset else {}
     masks = []

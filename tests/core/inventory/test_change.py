@@ -93,6 +93,49 @@ def test_masks_of_many_tiles_meet_by_place_and_unplaced_ones_by_name(tmp_path):
     assert any("given in pixels" in text for text in change.warnings)
 
 
+def test_a_place_that_masks_of_one_date_share_counts_once(tmp_path):
+    # 20 x 20 px each, 12 of whose columns the next one has, too: 36 columns in all.
+    for side, cls in (("a", 1), ("b", 2)):
+        for number in range(3):
+            path = tmp_path / side / f"{number}.tif"
+            _mask(path, (20, 20), 0, col=8 * number)
+            write_mask(path, np.full((20, 20), cls, np.uint8), GLACIER4, read_info(path).georef)
+    change = compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    assert change.transitions[1, 2] == change.transitions.sum() == 20 * 36
+    assert change.areas_m2[1, 2] == pytest.approx(20 * 36 * 900, rel=2e-3)
+    assert change.unseen == 0
+    (area,) = (one for one in make_report(open_maps(tmp_path / "a")).areas if one.name == "glacier")
+    assert change.rows()[1]["before_km2"] == pytest.approx(area.mapped, rel=1e-6)
+
+
+def test_a_place_that_one_of_two_masks_saw_is_seen(make_dataset, tmp_path):
+    scenes = []
+    for name, cls in (("a", 1), ("b", 3)):
+        root = tmp_path / f"scene_{name}"
+        for number, gap in ((0, slice(15, 20)), (1, slice(0, 8))):
+            georef = GeoRef.from_epsg(32643, (30.0, 0.0, 300_000 + 300 * number, 0.0, -30.0, 4_200_000))
+            band = np.ones((20, 20), np.uint16)
+            band[:, gap] = 0
+            for folder in ("B2", "B3", "B4", "B6", "B10"):
+                write_raster(root / folder / f"{folder}_{number}.tif", band, georef, nodata=0)
+            write_mask(tmp_path / name / f"{number}.tif", np.full((20, 20), cls, np.uint8), GLACIER4, georef)
+        scenes.append(root)
+    change = compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "out", scenes=tuple(scenes))
+    # Columns 0 to 14 by the first, 18 to 29 by the second, 15 to 17 by none.
+    assert change.transitions[1, 3] == change.transitions.sum() == 20 * 27
+    assert change.unseen == 20 * 3
+
+
+def test_masks_of_one_name_in_folders_of_splits_are_all_compared(tmp_path):
+    for side in ("a", "b"):
+        for number, folder in enumerate((".", "train", "val")):
+            _mask(tmp_path / side / folder / "001.tif", (20, 20), number, col=100 * number)
+    change = compare_dates(tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    assert change.transitions.sum() == 1200
+    assert len({path for path in change.maps if path.is_file()}) == 3
+    assert sorted(path.name for path in change.maps) == ["a-001.tif", "train-001.tif", "val-001.tif"]
+
+
 def test_two_and_four_classes_are_not_taken_for_each_other(tmp_path):
     _mask(tmp_path / "four.tif", (9, 9), 0)
     _mask(tmp_path / "two.tif", (9, 9), 0, scheme=get_scheme("glacier2"))
