@@ -389,6 +389,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path is not None:
+        if path.is_dir():
+            raise GlacierError(f"{path} is a folder. Name a file in it with --json, such as {path / 'result.json'}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, json.dumps(content, indent=2) + "\n")
 

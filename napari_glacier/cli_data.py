@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no seed: give 0, 1, 2, …")
+    return int(text)
+
+
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommands."""
     prepare = commands.add_parser("prepare", help="make tiles for training from scenes and outlines")
@@ -33,7 +39,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     hkh.add_argument("--terrain", action="store_true", help="keep elevation and slope, too")
     hkh.add_argument("--region-column", metavar="NAME", help="of metadata.csv, where it is not called region")
     hkh.add_argument("--val-fraction", type=float, default=0.15, metavar="SHARE", help="held out (default: 0.15)")
-    hkh.add_argument("--seed", type=int, default=0)
+    hkh.add_argument("--seed", type=_seed, default=0)
     _add_rule(hkh)
     hkh.set_defaults(run=_prepare_hkh)
 
@@ -68,7 +74,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     splits.add_argument(
         "--val-fraction", type=float, default=0.15, metavar="SHARE", help="held out without --folds (default: 0.15)"
     )
-    splits.add_argument("--seed", type=int, default=0)
+    splits.add_argument("--seed", type=_seed, default=0)
     splits.add_argument("--scheme", help="class scheme of the masks")
     splits.add_argument("--out", type=Path, metavar="FILE", help="the file (default: splits.yaml in DIR)")
     splits.set_defaults(run=_splits)

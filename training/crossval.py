@@ -18,7 +18,15 @@ from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import LoadedModel
 from napari_glacier.nn.ensemble import ENSEMBLE_FILE
 from training.children import Run, run_side_by_side
-from training.folds import FOLDS_FILE, LEAKAGE_FILE, Folds, check_folds_alone, settle_folds, write_leakage
+from training.folds import (
+    FOLDS_FILE,
+    LEAKAGE_FILE,
+    Folds,
+    check_folds_alone,
+    named_tiles,
+    settle_folds,
+    write_leakage,
+)
 from training.outoffold import Scoring, score_folds, score_members, write_ensemble
 from training.reporting import Reporter, logger, write_per_class
 from training.scorecard import scorecard, write_scorecard
@@ -110,7 +118,7 @@ def _finish(folder: RunFolder, kind: str, message: str, **fields: Any) -> None:
 def _fold_runs(config: RunConfig, folder: RunFolder, notes: Notes) -> tuple[list[Run], LabelledTiles, Folds]:
     check_folds_alone(config)
     assert config.folds is not None
-    labelled = open_labelled_tiles(config.data)
+    labelled = _tiles_of_folds(config, folder, notes)
     folds = settle_folds(folder.path / FOLDS_FILE, labelled, config.folds, config.seed, config.data.splits)
     leakage = write_leakage(folder.path / LEAKAGE_FILE, labelled, folds, config.data.buffer_px)
     runs = []
@@ -131,6 +139,25 @@ def _fold_runs(config: RunConfig, folder: RunFolder, notes: Notes) -> tuple[list
             "scores and thresholds flatter the new ones. Start from a model of other tiles."
         )
     return runs, labelled, folds
+
+
+def _tiles_of_folds(config: RunConfig, folder: RunFolder, notes: Notes) -> LabelledTiles:
+    """The labelled tiles; once a fold has begun, without those that were labelled since."""
+    labelled = open_labelled_tiles(config.data)
+    path = folder.path / FOLDS_FILE
+    if not path.is_file() or not (folder.path / "fold-1" / "events.jsonl").is_file():
+        return labelled
+    known = set(named_tiles(path)) | {tile_id for tile_id, split in labelled.split_of.items() if split == "train"}
+    tile_ids = [tile.id for tile in labelled.tiles.tiles]
+    new = [tile_id for tile_id in tile_ids if tile_id not in known]
+    if not new:
+        return labelled
+    notes.messages.append(
+        f"{len(new)} tile(s) were labelled since the folds were made, and are left out: {', '.join(new[:12])}. A new "
+        "run learns from them."
+    )
+    kept = [tile_id for tile_id in tile_ids if tile_id in known]
+    return open_labelled_tiles(config.data.model_copy(update={"tiles": kept}))
 
 
 def _leakage_sentences(leakage: Sequence[Leakage]) -> list[str]:

@@ -102,14 +102,7 @@ def read_folds(path: Path, tile_ids: Sequence[str], num_folds: int) -> Folds:
     ConfigError
         With one sentence on what does not fit.
     """
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable as YAML. Correct it, or remove it to have folds made.") from error
-    listed = content.get("folds") if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not all(isinstance(fold, list) and fold for fold in listed):
-        raise ConfigError(f"{path} must read as 'folds: [[tile, tile], [tile], …]', with a tile or more in each fold.")
-    folds = [[str(tile_id) for tile_id in fold] for fold in listed]
+    folds = _listed_folds(path)
     if len(folds) != num_folds:
         raise ConfigError(f"{path} lists {len(folds)} folds, and folds is {num_folds}. Make the two agree.")
     named = [tile_id for fold in folds for tile_id in fold]
@@ -124,6 +117,22 @@ def read_folds(path: Path, tile_ids: Sequence[str], num_folds: int) -> Folds:
                 "choose the tiles with data.tiles."
             )
     return folds
+
+
+def named_tiles(path: Path) -> list[str]:
+    """Ids of the tiles that a file of folds shares out; `ConfigError` where it is none."""
+    return [tile_id for fold in _listed_folds(path) for tile_id in fold]
+
+
+def _listed_folds(path: Path) -> Folds:
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable as YAML. Correct it, or remove it to have folds made.") from error
+    listed = content.get("folds") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(fold, list) and fold for fold in listed):
+        raise ConfigError(f"{path} must read as 'folds: [[tile, tile], [tile], …]', with a tile or more in each fold.")
+    return [[str(tile_id) for tile_id in fold] for fold in listed]
 
 
 def write_leakage(path: Path, labelled: LabelledTiles, folds: Folds, buffer_px: int | None) -> list[Leakage]:

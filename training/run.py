@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -107,20 +107,30 @@ def _in_charge(folder: RunFolder) -> Iterator[None]:
     """
     with ExitStack() as held:
         if os.environ.get("RANK", "0") == "0":
+            ended = None
             if _STARTED_BY_US not in os.environ:
-                held.enter_context(folder.claim())
+                ended = held.enter_context(folder.claim())
                 _tidy(folder)
-            held.enter_context(_failures_recorded(folder))
+            held.enter_context(_failures_recorded(folder, ended))
         yield
 
 
 @contextmanager
-def _failures_recorded(folder: RunFolder) -> Iterator[None]:
-    # Whoever prepared the folder sees no standard error.
+def _failures_recorded(folder: RunFolder, ended: dict[str, Any] | None) -> Iterator[None]:
+    """Tell of what is wrong in the events: whoever prepared the folder sees no standard error.
+
+    A run that had `ended`, and could not go on, is what it was: a finished one is not lost by asking more of it.
+    """
+    before = len(folder.events())
     try:
         yield
     except GlacierError as error:
-        _record_failure(folder, str(error), final=True)
+        if ended is not None and len(folder.events()) == before:
+            with suppress(OSError):
+                folder.append_event("warning", message=str(error))
+                folder.put_back(ended)
+        else:
+            _record_failure(folder, str(error), final=True)
         raise
 
 

@@ -127,6 +127,9 @@ def _explain(error: ValidationError, source: str) -> str:
             lines.append(f"unknown key {key}; {_nearest_key(problem['loc'])}")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing")
+        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+            # Of parts that do not fit together; the message names them.
+            lines.append(problem["msg"].removeprefix("Value error, "))
         else:
             lines.append(f"{key} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
     return f"{source}: " + "; ".join(lines) + "."

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.bands import exact_identity, number_identity, plain_identity
-from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme
+from napari_glacier.core.classes import ClassScheme, get_scheme, infer_scheme, tagged_scheme
 from napari_glacier.core.data.array_layout import arrays_in
 from napari_glacier.core.data.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.data.layouts import is_dataset, pictures_in, rasters_in
@@ -16,7 +16,7 @@ from napari_glacier.core.data.pairing import pair_files
 from napari_glacier.core.data.tiles import raster_name
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
 from napari_glacier.core.metrics import ConfusionMatrix
-from napari_glacier.core.raster import read_mask_codes
+from napari_glacier.core.raster import read_description, read_mask_codes
 from napari_glacier.core.raster.png import is_png
 
 
@@ -162,15 +162,23 @@ def _schemes(
     if own is None and any(is_png(truth) for _, truth in pairs.values()):
         # As for a data set: masks that are pictures are salt data.
         return get_scheme("salt2"), get_scheme("salt2")
+    told, told_truth = (_told_scheme(paths) for paths in zip(*pairs.values(), strict=True))
     values: tuple[set[float], set[float]] = (set(), set())
     for paths in pairs.values():
         for seen, path in zip(values, paths, strict=True):
             seen.update(float(value) for value in np.unique(read_mask_codes(path)))
-    predicted_scheme, truth_scheme = infer_scheme(values[0]), own or infer_scheme(values[1])
+    truth_scheme = own or told_truth or infer_scheme(values[1])
     # A prediction that happens to hold background and lake alone reads as two classes; the truth knows better.
-    if values[0] <= {float(code) for code in truth_scheme.codes}:
-        predicted_scheme = truth_scheme
-    return predicted_scheme, truth_scheme
+    if told is None and values[0] <= {float(code) for code in truth_scheme.codes}:
+        return truth_scheme, truth_scheme
+    return told or infer_scheme(values[0]), truth_scheme
+
+
+def _told_scheme(masks: Sequence[Path]) -> ClassScheme | None:
+    """What all masks say of their classes, as those do that were written here; None where one does not."""
+    if any(path.suffix.lower() not in (".tif", ".tiff") for path in masks):
+        return None
+    return tagged_scheme(map(read_description, masks))
 
 
 def _own_scheme(pairs: Mapping[str, tuple[Path, Path]], dataset: Dataset | None) -> ClassScheme | None:

@@ -35,6 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def file_name_of(title: str, usual: str) -> str:
+    """A title as a part of a path on any system; `usual` where nothing of it can be."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in title).strip("._") or usual
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds the old or the new text, never a part."""
     with replacing(path) as temporary:

@@ -19,7 +19,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from napari_glacier.core.errors import ConfigError
-from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.files import file_name_of, write_text_atomically
 
 RunState = Literal["new", "running", "done", "stopped", "failed"]
 
@@ -56,7 +56,7 @@ class RunFolder:
     @classmethod
     def create(cls, output_root: Path, name: str) -> "RunFolder":
         """Make a new folder named after the time and `name`; never one that is there already."""
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        stamp, name = datetime.now().strftime("%Y%m%d-%H%M%S"), file_name_of(name, "run")
         output_root = Path(output_root)
         output_root.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):
@@ -70,7 +70,9 @@ class RunFolder:
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Append one event, written out at once."""
-        record = {"event": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
+        self._append({"event": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
+
+    def _append(self, record: dict[str, Any]) -> None:
         with self.events_path.open("ab+") as file:
             size = file.seek(0, os.SEEK_END)
             if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
@@ -91,9 +93,13 @@ class RunFolder:
         if any(event["event"] in _ENDS for event in self._last_events()):
             self._keep_events(lambda event: event["event"] not in _ENDS)
 
+    def put_back(self, end: dict[str, Any]) -> None:
+        """Have ended as before: it did not go on after all."""
+        self._append(end)
+
     @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Be the run's only trainer; its end of an earlier time is forgotten.
+    def claim(self) -> Iterator[dict[str, Any] | None]:
+        """Be the run's only trainer; its end of an earlier time is forgotten, and given for `put_back`.
 
         Raises
         ------
@@ -110,8 +116,9 @@ class RunFolder:
             ) from None
         try:
             self.write_process()
+            last = self._last_events()[-1:]
             self.drop_end_events()
-            yield
+            yield last[0] if last and last[0]["event"] in _ENDS else None
         finally:
             lock.release()
 

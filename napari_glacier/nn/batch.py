@@ -143,7 +143,8 @@ class Batch:
         job = self.job
         measures = {"probabilities": job.probabilities, "uncertainty": job.uncertainty, "votes": job.votes}
         fingerprint = self._predictor.fingerprint(scene)
-        if self._recorded.get(scene.name) == fingerprint and is_written(scene, job.out, fingerprint, **measures):
+        same = self._recorded.get(scene.name) == fingerprint
+        if same and is_written(scene, job.out, fingerprint, self._predictor.ensemble.scheme, **measures):
             return Report(scene.name, was_there=True)
         folder = _job_folder(job.out, scene.name)
         with _alone(folder):

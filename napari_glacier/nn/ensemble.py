@@ -268,6 +268,11 @@ def recipe_of(asked: str | Path) -> Recipe:
         raise CheckpointError(
             f"{path} holds no {_SUFFIX} checkpoint. If it is a run folder, its first epoch has not ended yet."
         )
+    if checkpoints[0].parent != path and (path / "run.yaml").is_file():
+        raise CheckpointError(
+            f"{path} holds {len(checkpoints)} trained model(s), and is not finished: it has no {ENSEMBLE_FILE}. Resume "
+            f"it (python -m training.run --resume {path}), or name one of its runs, such as {checkpoints[0].parent}."
+        )
     name = path.resolve().name if len(checkpoints) > 1 else None
     return Recipe([(checkpoint, 1.0) for checkpoint in checkpoints], name)
 

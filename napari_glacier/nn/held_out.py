@@ -127,11 +127,17 @@ def _part(ensemble: Ensemble, members: Sequence[int]) -> Ensemble:
         [ensemble.members[m] for m in members],
         [ensemble.weights[m] for m in members],
         ensemble.name,
-        ensemble.thresholds,
+        # Thresholds were found on the labels of all tiles that some member has learnt from.
+        ensemble.thresholds if _is_whole(ensemble, members) else {},
         average=ensemble.average,
         tta=ensemble.tta,
         scales=ensemble.scales,
     )
+
+
+def _is_whole(ensemble: Ensemble, members: Sequence[int]) -> bool:
+    """Whether all members that count are among these."""
+    return sum(weight > 0 for weight in ensemble.weights) == len(members)
 
 
 def _unknowing(dataset: Dataset, tile: Tile, ensembles: Sequence[Ensemble]) -> tuple[tuple[int, ...], ...]:
@@ -167,12 +173,12 @@ def _warnings(models: Mapping[str, Ensemble], found: Sequence[HeldOutTile]) -> l
         silent = [member for member in ensemble.members if not member.card.seen_tiles]
         if silent:
             quiet.append(name if len(silent) == len(ensemble.members) else f"{len(silent)} member(s) of {name}")
-        counted = sum(weight > 0 for weight in ensemble.weights)
-        partly = sum(len(held.members[number]) < counted for held in found)
+        partly = sum(not _is_whole(ensemble, held.members[number]) for held in found)
         if partly:
+            without = ", and without its thresholds, which know the tile's labels" if ensemble.thresholds else ""
             warnings.append(
                 f"On {partly} of {len(found)} tile(s) {name} is represented by those of its members that have not "
-                "learnt from the tile (out of fold)."
+                f"learnt from the tile (out of fold){without}."
             )
     if quiet:
         warnings.append(

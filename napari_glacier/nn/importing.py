@@ -108,8 +108,15 @@ def outline(path: str | Path) -> list[str]:
     convolutions = [(key, value) for key, value in state.items() if value.ndim == 4]
     if convolutions:
         (first, into), (last, out) = convolutions[0], convolutions[-1]
-        said.append(f"First convolution: {first}, {into.shape[1]} channels in.")
-        said.append(f"Last convolution: {last}, {out.shape[0]} outputs (classes, if it is the head).")
+        likely = ""
+        if Path(path).suffix == ".safetensors":
+            # In the order of the alphabet, not of the network. Depthwise convolutions have one channel in.
+            many = [(key, value) for key, value in convolutions if value.shape[1] > 1] or convolutions
+            first, into = min(many, key=lambda pair: pair[1].shape[1])
+            last, out = min(many, key=lambda pair: pair[1].shape[0])
+            likely = " (likely)"
+        said.append(f"First convolution{likely}: {first}, {into.shape[1]} channels in.")
+        said.append(f"Last convolution{likely}: {last}, {out.shape[0]} outputs (classes, if it is the head).")
     said.append(f"Names begin: {', '.join(list(state)[:4])}.")
     return said
 

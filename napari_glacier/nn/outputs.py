@@ -4,7 +4,7 @@ import json
 import os
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.bands import band_of_folder
-from napari_glacier.core.classes import ClassScheme
+from napari_glacier.core.classes import ClassScheme, scheme_tags
 from napari_glacier.core.data.dataset import Dataset, Tile
 from napari_glacier.core.data.joining import NO_SCENE, SOURCES_FOLDER
 from napari_glacier.core.data.layouts import PROVENANCE_FILE
@@ -119,28 +119,33 @@ def is_written(
     mosaic: Mosaic,
     out_dir: str | Path,
     fingerprint: str,
+    scheme: ClassScheme,
     *,
     probabilities: bool = False,
     uncertainty: bool = False,
     votes: bool = False,
 ) -> bool:
-    """Whether a folder holds all rasters of a scene, each made with what has this fingerprint.
+    """Whether a folder holds all rasters of a scene, each made with what has this fingerprint, in the codes asked for.
 
     Another run into the same folder may have been killed between two of them, or have written measures that the run
     after it left as they were.
     """
     sources = _sources_of(mosaic.dataset)
     kinds = _kinds(probabilities, uncertainty, votes)
-    paths = (Path(out_dir, kind, sources.relative_path(p.tile)) for kind in kinds for p in mosaic.placements)
-    return all(_fingerprint_of(path) == fingerprint for path in paths)
+    masks = scheme_tags(_scheme_on_disk(scheme, mosaic.dataset))
+    return all(
+        _is_noted(Path(out_dir, kind, sources.relative_path(place.tile)), {"fingerprint": fingerprint} | wanted)
+        for kind, wanted in ((kind, {} if kind else masks) for kind in kinds)
+        for place in mosaic.placements
+    )
 
 
-def _fingerprint_of(path: Path) -> str | None:
+def _is_noted(path: Path, wanted: Mapping[str, str]) -> bool:
+    """Whether a raster is there, whole, and carries all these tags."""
     try:
-        return read_description(path).get("fingerprint")
+        return wanted.items() <= read_description(path).items()
     except (OSError, RasterError):
-        # It is not there, or cut short.
-        return None
+        return False
 
 
 def _kinds(probabilities: bool, uncertainty: bool, votes: bool) -> list[str]:

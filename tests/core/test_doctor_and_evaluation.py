@@ -315,3 +315,21 @@ def test_equal_colours_of_a_grey_picture_are_no_finding(tmp_path):
         mode = "RGBA" if name == "images" else "L"
         Image.fromarray(values_HW).convert(mode).save(tmp_path / "train" / name / "a.png")
     assert not [finding for finding in examine(tmp_path).findings if finding.severity != "info"]
+
+
+def test_masks_that_say_their_classes_are_scored_by_them(tmp_path, capsys):
+    scheme = get_scheme("glacier4")
+    lakes_HW = np.zeros((20, 20), np.uint8)
+    lakes_HW[:5] = 3
+    for folder in ("pred", "truth"):
+        write_mask(tmp_path / folder / "mask_1.tif", lakes_HW, scheme, None)
+    result = evaluate_folders(tmp_path / "pred", tmp_path / "truth")
+    assert result["scheme"] == "glacier4"
+    assert result["all_pixels"]["per_class"]["lake"]["iou"] == 1
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    code = main(
+        ["evaluate", "--pred", str(tmp_path / "pred"), "--truth", str(tmp_path / "truth"), "--json", str(folder)]
+    )
+    assert code == 2
+    assert f"{folder} is a folder. Name a file in it" in capsys.readouterr().err

@@ -130,6 +130,19 @@ def test_what_another_model_wrote_between_is_made_again(make_dataset, make_check
     assert {read_description(path)["ensemble"] for path in out.rglob("*.tif")} == {"tiny"}
 
 
+def test_other_codes_are_written_though_the_map_is_there(make_dataset, make_checkpoint, tmp_path, capsys):
+    root, checkpoint, out = make_dataset(masks=False), make_checkpoint(), tmp_path / "out"
+    assert _predict(root, out, checkpoint) == 0
+    by_index = {name: np.searchsorted([0, 85, 170, 255], codes_HW) for name, codes_HW in _masks(out).items()}
+    capsys.readouterr()
+    assert _predict(root, out, checkpoint, "--scheme", "glacier4-index") == 0
+    assert "there already" not in capsys.readouterr().out
+    for name, codes_HW in _masks(out).items():
+        np.testing.assert_array_equal(codes_HW, by_index[name])
+    assert _predict(root, out, checkpoint, "--scheme", "glacier4-index") == 0
+    assert "there already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rows", [128, 768], ids=["within a row of windows", "behind it"])
 def test_a_killed_prediction_goes_on_and_leaves_nothing_behind(make_dataset, make_checkpoint, tmp_path, rows):
     root, checkpoint = make_dataset(grid=(10, 2), size_px=128), make_checkpoint()  # 1280 x 256 px: 2 windows

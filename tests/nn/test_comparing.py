@@ -90,6 +90,27 @@ def test_folds_predict_each_tile_by_the_member_that_has_not_learnt_from_it(datas
         assert np.array_equal(found[tile_id].index_HW, expected.index_HW)
 
 
+def test_thresholds_found_on_a_tiles_labels_do_not_judge_it(dataset, prints, make_member):
+    ids = list(prints)
+    members = [make_member(seed=0, seen_tiles=(prints[ids[0]],)), make_member(seed=1, seen_tiles=(prints[ids[1]],))]
+    # The network is not sure of anything: this threshold makes everything glacier.
+    thresholds = {"glacier": 0.01}
+    plain, tuned = Ensemble(members), Ensemble(members, thresholds=thresholds)
+    held = find_held_out(dataset, {"tuned": tuned})
+    assert "2 of 4 tile(s) tuned" in held.warnings[0]
+    assert "without its thresholds" in held.warnings[0]
+    assert "thresholds" not in find_held_out(dataset, {"plain": plain}).warnings[0]
+    plan = [(place.tile, place.members[0]) for place in held.tiles]
+    maps = {}
+    for name, ensemble in (("plain", plain), ("tuned", tuned)):
+        news = list(predict_held_out(dataset, ensemble, plan, device="cpu"))
+        found = (one for one in news if not isinstance(one, Progress))
+        maps[name] = {tile.id: prediction.index_HW for tile, prediction in found}
+    for number, tile_id in enumerate(ids):
+        # New to all members: mapped as the ensemble maps any tile.
+        assert np.array_equal(maps["plain"][tile_id], maps["tuned"][tile_id]) == (number < 2)
+
+
 def test_members_without_weight_do_not_count(dataset, prints, make_member):
     knows_all = make_member(seen_tiles=tuple(prints.values()))
     new = make_member(seed=1, seen_tiles=("elsewhere",))

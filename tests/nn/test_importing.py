@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from safetensors.torch import save_file
 
 from napari_glacier.cli import main
 from napari_glacier.core.channels import Normalisation
@@ -77,6 +78,15 @@ def test_a_file_tells_what_it_can(weights):
     said = outline(weights)
     assert any("5 channels in" in text for text in said)
     assert any("4 outputs" in text for text in said)
+
+
+def test_tensors_in_the_order_of_the_alphabet_tell_the_same(foreign, weights, tmp_path):
+    plain = outline(weights)
+    state = {key: value.contiguous() for key, value in foreign.state_dict().items()}
+    save_file(state, tmp_path / "sorted.safetensors")
+    said = outline(tmp_path / "sorted.safetensors")
+    expected = [text.replace("net.inner.", "") for text in plain[1:3]]
+    assert [text.replace(" (likely)", "") for text in said[1:3]] == expected
 
 
 def test_a_pickle_with_code_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.config import RunConfig, ScoringConfig
 from napari_glacier.core.config_files import load_config, save_config
 from napari_glacier.core.data.dataset import open_dataset
-from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.errors import CheckpointError, ConfigError
 from napari_glacier.core.raster import read_mask_codes
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.nn.checkpoint import ModelCard, read_card, save_checkpoint
@@ -77,6 +77,31 @@ def _folder(tmp_path, config) -> RunFolder:
 def _carry_on(config, folder, should_stop=lambda: False) -> None:
     with folder.claim():
         run_many(config, folder, ["cpu"], should_stop)
+
+
+@pytest.mark.slow
+def test_tiles_labelled_since_are_left_out_of_a_cross_validation_that_goes_on(make_dataset, tmp_path, capsys):
+    root = make_dataset(grid=(2, 3))
+    mask = root / "label" / "mask_01_02.tif"
+    kept = mask.read_bytes()
+    mask.unlink()
+    config = _config(root, folds=2, output=tmp_path / "runs")
+    save_config(config, tmp_path / "cv.yaml")
+    assert main(["--config", str(tmp_path / "cv.yaml"), "--devices", "cpu"]) == 0
+    folder = RunFolder(capsys.readouterr().out.splitlines()[-1])
+    folds = (folder.path / "folds.yaml").read_bytes()
+    mask.write_bytes(kept)
+    assert main(["--resume", str(folder.path), "--devices", "cpu", "--set", "scoring.tta=2"]) == 0
+    assert folder.state() == "done"
+    assert (folder.path / "folds.yaml").read_bytes() == folds
+    assert any("1 tile(s) were labelled since" in str(event.get("message")) for event in folder.events())
+    with (folder.path / "oof.csv").open(newline="") as file:
+        assert "01_02" not in {row["tile"] for row in csv.DictReader(file)}
+    # What is begun, and not whole, is no model.
+    for name in ("ensemble.yaml", "fold-2/best.safetensors"):
+        (folder.path / name).unlink()
+    with pytest.raises(CheckpointError, match="is not finished"):
+        resolve_models(folder.path)
 
 
 @pytest.mark.slow

@@ -270,7 +270,7 @@ def test_a_damaged_resume_file_is_named_and_half_written_models_are_removed(conf
     assert code == 2
     assert str(folder.resume_path) in err
     assert "init_from" in err
-    assert folder.state() == "failed"
+    assert folder.state() == "done"
     assert not leftover.exists()
 
 
@@ -360,6 +360,24 @@ def test_a_resume_needs_no_pretrained_weights_and_keeps_its_device(config_path, 
     code, _, err = _run(capsys, "--config", config_path, "--set", weights, f"output={tmp_path / 'other'}")
     assert (code, "encoder.safetensors" in err) == (2, True)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_finished_run_that_cannot_go_on_stays_finished(config_path, tmp_path, capsys):
+    folder = _train(capsys, "--config", config_path, "--epochs", "1", "--set", "recipe=mine/A?B")
+    assert folder.path.name.endswith("-mine_A_B")
+    data = Path(yaml.safe_load(config_path.read_text())["data"]["train"])
+    before = folder.events()
+    data.rename(tmp_path / "away")
+    code, _, err = _run(capsys, "--resume", folder.path, "--epochs", "2")
+    assert (code, "does not exist" in err) == (2, True)
+    assert folder.state() == "done"
+    events = folder.events()
+    assert [*events[:-2], events[-1]] == before
+    assert events[-2]["event"] == "warning"
+    assert "does not exist" in events[-2]["message"]
+    (tmp_path / "away").rename(data)
+    _train(capsys, "--resume", folder.path, "--epochs", "2")
+    assert len(_history(folder)) == 2
 
 
 def test_a_run_of_relative_paths_goes_on_from_anywhere(config_path, tmp_path, capsys, monkeypatch):

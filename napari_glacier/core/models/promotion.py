@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from napari_glacier.core.correction.journal_place import user_name
 from napari_glacier.core.errors import DataError, SaveError
-from napari_glacier.core.files import replacing, write_text_atomically
+from napari_glacier.core.files import file_name_of, replacing, write_text_atomically
 from napari_glacier.core.plain_yaml import read_yaml
 
 HISTORY_FILE, MODELS_FOLDER = "models.yaml", "models"
@@ -171,11 +171,13 @@ def promote(root: Path, model: ModelFiles, comparison: Mapping[str, Any] | None 
     SaveError
         If the dataset's folder cannot be written.
     DataError
-        If the history is damaged.
+        If the history is damaged, or the model is the champion already.
     """
     root = Path(root)
     with _alone(root):
         before = standing(root)
+        if before and _is_same(root / before[-1].after, before[-1], model):
+            raise DataError(f"The dataset works with {before[-1].title} already; nothing was changed.")
         folder, digests = _keep(root, model)
         entry = Entry(
             _now(),
@@ -235,20 +237,41 @@ def changed_files(root: Path, entry: Entry) -> list[str]:
 def _keep(root: Path, model: ModelFiles) -> tuple[Path, dict[str, str]]:
     """Put a model's files into a new folder of the dataset; hard links where the disk has them."""
     folder = _new_folder(root / MODELS_FOLDER, model.title)
-    digests, members = {}, []
-    for number, (path, weight) in enumerate(model.members):
-        target = folder / (f"model{path.suffix}" if len(model.members) == 1 else f"member_{number}{path.suffix}")
-        _link_or_copy(path, target)
-        digests[target.name] = _digest(target)
-        members.append({"path": target.name, "weight": float(weight)})
-    content = {"name": model.title, "members": members, **model.settings}
-    write_text_atomically(folder / _ENSEMBLE_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    digests = {}
+    for path, name in zip((path for path, _ in model.members), _names_of(model), strict=True):
+        _link_or_copy(path, folder / name)
+        digests[name] = _digest(folder / name)
+    write_text_atomically(folder / _ENSEMBLE_FILE, _ensemble_text(model))
     digests[_ENSEMBLE_FILE] = _digest(folder / _ENSEMBLE_FILE)
     return folder, digests
 
 
+def _names_of(model: ModelFiles) -> list[str]:
+    """What the members' files are called where the model is kept."""
+    alone = len(model.members) == 1
+    return [f"{'model' if alone else f'member_{k}'}{path.suffix}" for k, (path, _) in enumerate(model.members)]
+
+
+def _ensemble_text(model: ModelFiles) -> str:
+    weights = (float(weight) for _, weight in model.members)
+    members = [{"path": name, "weight": weight} for name, weight in zip(_names_of(model), weights, strict=True)]
+    content = {"name": model.title, "members": members, **model.settings}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _is_same(folder: Path, entry: Entry, model: ModelFiles) -> bool:
+    """Whether a promoted model is there, whole, and would be kept to the byte as it is."""
+    members = dict(zip(_names_of(model), (path for path, _ in model.members), strict=True))
+    try:
+        return (folder / _ENSEMBLE_FILE).read_text(encoding="utf-8") == _ensemble_text(model) and all(
+            _digest_or_none(folder / name) == entry.digests.get(name) == _digest(path) for name, path in members.items()
+        )
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _new_folder(parent: Path, title: str) -> Path:
-    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in title).strip("._") or "model"
+    stem = file_name_of(title, "model")
     parent.mkdir(exist_ok=True)
     for number in range(1, 1000):
         folder = parent / (stem if number == 1 else f"{stem}-{number}")

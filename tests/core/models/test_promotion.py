@@ -61,6 +61,20 @@ def test_promotions_and_rollbacks_are_a_stack(root, make_model):
     assert all(entry.who and entry.time.endswith("+00:00") for entry in read_history(root))
 
 
+def test_the_champion_is_not_promoted_again(root, make_model):
+    model = make_model("run", "first", "second", thresholds={"lake": 0.4})
+    promote(root, model)
+    with pytest.raises(DataError, match="works with run already; nothing was changed"):
+        promote(root, model)
+    assert len(read_history(root)) == 1
+    assert [path.name for path in (root / "models").iterdir()] == ["run"]
+    # Other weights, or other settings, are another model.
+    promote(root, ModelFiles("run", [(path, 1.0) for path, _ in model.members], model.settings))
+    promote(root, ModelFiles("run", model.members, {"thresholds": {"lake": 0.5}}))
+    promote(root, model)
+    assert len(read_history(root)) == 4
+
+
 def test_every_entry_leaves_the_bytes_before_it_alone(root, make_model):
     promote(root, make_model("a"))
     path = root / HISTORY_FILE
