@@ -47,7 +47,7 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
         # From here on the layers are followed, whether or not a widget is open.
         workspace_of(viewer)
         look_after(viewer)
-    if session.recovered is not None:
+    if session.recovered is not None and not session.read_only:
         from napari.utils.notifications import show_info
 
         show_info(f"{session.recovered.sentence} (Plugins > Glacier > Correct)")

@@ -237,11 +237,13 @@ class RegionWalk(ABC):
         before, before_mask = self._watched
         if before is not None:
             before.reviewed.disconnect(self._on_reviewed, missing_ok=True)
+            before.reloaded.disconnect(self._on_reloaded, missing_ok=True)
         if before_mask is not None and self._on_recorded in before_mask.recorded:
             before_mask.recorded.remove(self._on_recorded)
         self._watched = session, mask
         if session is not None:
             session.reviewed.connect(self._on_reviewed)
+            session.reloaded.connect(self._on_reloaded)
         if mask is not None:
             mask.recorded.append(self._on_recorded)
 
@@ -266,6 +268,10 @@ class RegionWalk(ABC):
 
     def _on_reviewed(self, tile_id: str) -> None:
         # A tile may lose its approval as well as gain it.
+        self._on_reloaded()
+
+    def _on_reloaded(self) -> None:
+        # What was drawn and dropped is to be looked at again.
         self.stale = True
         self.changed.emit()
 

@@ -417,8 +417,10 @@ class Session:
         """
         self.commit()
         settle_saves(self.dataset, self.journal)
-        strokes = keep_outside_changes(self.dataset, self.journal, self.conflicts)
+        files = keep_outside_changes(self.dataset, self.journal, self.conflicts)
+        strokes = [stroke for tile_id in self.conflicts for stroke in self.journal.unsaved(tile_id)]
         for mask in self._masks.values():
+            mask.replay(files)
             mask.replay(strokes)
         self._reload_tiles()
         self.conflicts = ()

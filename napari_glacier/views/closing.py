@@ -36,12 +36,15 @@ class ClosingQuestion(WindowBound):
         session = self.workspace.session if self.workspace is not None else None
         if session is None or session.closed or session.read_only:
             return True
-        session.commit()
-        waiting = session.unsaved()
-        if not waiting:
-            return True
         self._asking = True
         try:
+            try:
+                session.commit()
+            except GlacierError as error:
+                return _ask_to_lose(window, error)
+            waiting = session.unsaved()
+            if not waiting:
+                return True
             answer = _ask(window, session, len(waiting))
         finally:
             self._asking = False
@@ -54,6 +57,18 @@ def _somebody_is_there() -> bool:
     """Whether the window is in a person's hands: a script that closes its own viewer runs no event loop then."""
     thread = QThread.currentThread()
     return thread is not None and thread.loopLevel() > 0
+
+
+def _ask_to_lose(window: QWidget, error: GlacierError) -> bool:
+    """Whether to close though the last strokes could not be recorded."""
+    answer = QMessageBox.warning(
+        window,
+        "The last strokes are not recorded",
+        f"{error}\n\nClosing now loses what was drawn since. Close all the same?",
+        QMessageBox.StandardButton.Close | QMessageBox.StandardButton.Cancel,
+        QMessageBox.StandardButton.Cancel,
+    )
+    return bool(answer == QMessageBox.StandardButton.Close)
 
 
 def _ask(window: QWidget, session: Session, num_tiles: int) -> QMessageBox.StandardButton:

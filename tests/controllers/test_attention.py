@@ -282,3 +282,17 @@ def test_nothing_is_decided_on_a_region_of_another_scene_than_the_one_on_screen(
     assert changed[region.plane]
     assert not changed[elsewhere]
     controller.close()
+
+
+def test_what_was_drawn_and_dropped_is_to_be_looked_at_again(workspace, desk):
+    _predict(workspace)
+    region = desk.attention.next()
+    number = len(desk.attention.regions())
+    workspace.session.mask[(*region.window.slices,)] = (
+        np.asarray(workspace.session.mask)[region.window.slices] + 1
+    ) % 4
+    workspace.session.commit()
+    assert len(desk.attention.regions()) < number
+    desk.discard()
+    assert desk.attention.stale
+    assert desk.attention.next().window == region.window

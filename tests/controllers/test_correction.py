@@ -1,8 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.pointer import CLASS_KEYS
+from napari_glacier.core.correction.saving import read_present_mask
 from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.errors import DataError, JournalError, SaveError
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
@@ -465,3 +468,50 @@ def test_a_mask_that_a_save_wrote_and_could_not_note_was_changed_by_nobody(
     assert np.array_equal(session.mask, painted)
     controller.undo()
     assert np.array_equal(session.mask, came)
+
+
+def test_keep_leaves_what_was_drawn_and_taken_back_to_the_other_program(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset())
+    tile = session.dataset.tiles[0]
+    came = np.array(session.mask)
+    _paint(session, slice(20, 30), slice(20, 30), (int(came[25, 25]) + 1) % 4)
+    controller.undo()
+    _paint(session, slice(40, 44), slice(20, 24), (int(came[42, 22]) + 1) % 4)
+    theirs = np.array(came)
+    theirs[20:30, 20:30] = (int(came[25, 25]) + 2) % 4
+    place = session.find(tile.id)[1]
+    write_mask(tile.mask_path, theirs[place.slices], session.scheme, tile.georef)
+    with pytest.raises(SaveError, match="another program"):
+        controller.save()
+    controller.keep_on_top()
+    expected = theirs.copy()
+    expected[40:44, 20:24] = np.where(session.valid[40:44, 20:24], (int(came[42, 22]) + 1) % 4, theirs[40:44, 20:24])
+    assert np.array_equal(np.asarray(session.mask)[20:30, 20:30], expected[20:30, 20:30])
+    assert np.array_equal(np.asarray(session.mask)[40:44, 20:24], expected[40:44, 20:24])
+    # Also when it is opened again before it is saved.
+    root = session.root
+    workspace.close_session()
+    session = workspace.open(root)
+    assert np.array_equal(np.asarray(session.mask)[20:30, 20:30], expected[20:30, 20:30])
+    controller.save()
+    saved = read_present_mask(session.dataset, session.dataset.tile(tile.id))
+    assert np.array_equal(saved[20:30, 20:30], expected[20:30, 20:30])
+    assert np.array_equal(saved[40:44, 20:24], expected[40:44, 20:24])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no folder that is in use")
+def test_a_dataset_renamed_while_it_is_open_loses_nothing(workspace, controller, make_dataset):
+    session = workspace.open(make_dataset(masks=False))
+    root = session.root
+    _paint(session, slice(20, 30), slice(20, 30), 1)
+    painted = np.array(session.mask)
+    root.rename(root.with_name("renamed"))
+    with pytest.raises(SaveError, match="renamed or moved"):
+        controller.save()
+    assert not root.exists()
+    assert session.unsaved()
+    workspace.close_session()
+    session = workspace.open(root.with_name("renamed"))
+    assert np.array_equal(session.mask, painted)
+    controller.save()
+    assert not session.unsaved()

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QApplication, QMainWindow, QMessageBox
 
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
-from napari_glacier.core.errors import SaveError
+from napari_glacier.core.errors import JournalError, SaveError
 from napari_glacier.core.raster import read_raster
 from napari_glacier.views.windows import look_after
 
@@ -140,3 +140,23 @@ def test_a_dropped_folder_is_enough_to_be_asked(viewer, make_dataset, qtbot):
     asked = _close_by_hand(window, qtbot, QMessageBox.StandardButton.Cancel)
     assert len(asked) == 1
     assert viewer.layers, "nothing was closed"
+
+
+def test_where_the_last_strokes_cannot_be_recorded_closing_asks(shell, region, qtbot, monkeypatch):
+    window = shell.window._qt_window
+
+    def full(*arguments, **keywords):
+        raise JournalError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(region.journal, "record", full)
+        region.mask[50:54, 100:104] = (region.mask[50:54, 100:104] + 1) % 4
+        asked = _close_by_hand(window, qtbot, QMessageBox.StandardButton.Cancel)
+        assert len(asked) == 1
+        assert "The disk is full." in asked[0]
+        assert "loses what was drawn since" in asked[0]
+        assert window.isVisible()
+    # Space was made: the strokes are recorded, and the usual question comes.
+    asked = _close_by_hand(window, qtbot, QMessageBox.StandardButton.Discard)
+    assert "safe either way" in asked[0]
+    assert not window.isVisible()

@@ -15,7 +15,7 @@ from napari_glacier.core.copying_array import CopyingArray
 from napari_glacier.core.correction.edit_cells import EditCells
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.recorder import IDLE_S, StrokeRecorder, WaitingStroke
-from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint
+from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint, net_changes
 from napari_glacier.core.correction.tile_locks import TileLocks
 from napari_glacier.core.data.mosaic import Placement
 from napari_glacier.core.data.validity import LazyValidity
@@ -320,17 +320,23 @@ class EditableMask(CopyingArray):
         return tile_HW
 
     def replay(self, strokes: Iterable[Stroke]) -> None:
-        """Apply the values after each stroke, in order, without recording.
+        """Apply what strokes, oldest first, changed in the end, without recording.
 
         Tiles of other scenes are skipped, and patches that do not fit their tile.
         """
+        by_tile: dict[str, list[Patch]] = {}
+        for stroke in strokes:
+            for patch in stroke.patches:
+                if patch.tile_id in self._place_of:
+                    by_tile.setdefault(patch.tile_id, []).append(patch)
         with self._lock:
             # What is pending was drawn on the old values: it becomes a stroke of its own first.
             self._collect()
-            for stroke in strokes:
-                for patch in self._at_home(stroke.patches):
-                    plane, place = self._place_of[patch.tile_id]
-                    patch.apply(self._index_PHW[plane][place.slices])
+            for tile_id, patches in by_tile.items():
+                plane, place = self._place_of[tile_id]
+                tile_HW = self._index_PHW[plane][place.slices]
+                values_HW, where_HW = net_changes(patches, tile_HW.shape)
+                np.copyto(tile_HW, values_HW, where=where_HW)
 
     def reload(self, tile_id: str, index_HW: MaskArray | None) -> None:
         """Show a tile as its mask file is now, without recording: after its strokes were discarded.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ from napari_glacier.core.correction.reviews import (
     ReviewEvent,
     ReviewLog,
 )
-from napari_glacier.core.correction.seen import SeenAreas
-from napari_glacier.core.correction.settled import SettledAreas
+from napari_glacier.core.correction.seen import SeenArea, SeenAreas
+from napari_glacier.core.correction.settled import SettledArea, SettledAreas
 from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack, within
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.files import replacing
@@ -53,6 +53,8 @@ ON CONFLICT (tile_id) DO UPDATE SET review = excluded.review, review_time = excl
 WHERE review = '{TODO}'
 """
 _logger = logging.getLogger(__name__)
+
+_Area = TypeVar("_Area", SeenArea, SettledArea)
 
 
 class Journal:
@@ -466,11 +468,10 @@ class Journal:
             )
             for tile_id, number in aside.items()
         ]
-        looked_at = other.seen.all()
-        if looked_at:
+        # They come again with each time that the folder was read-only.
+        if looked_at := _not_among(other.seen.all(), self.seen.all()):
             self.seen.add(looked_at, self.author)
-        settled = other.settled.all()
-        if settled:
+        if settled := _not_among(other.settled.all(), self.settled.all()):
             self.settled.add(settled, self.author)
         said = [event for event in other.reviews.all() if event not in set(self.reviews.all())]
         if said or notes:
@@ -507,6 +508,17 @@ class Journal:
             f"WHERE review_time IS NOT NULL OR review != '{REVIEW_STATES[0]}'"
         )
         return {tile_id: (time, state) for tile_id, time, state in rows}
+
+
+def _not_among(theirs: Sequence[_Area], ours: Sequence[_Area]) -> list[_Area]:
+    """Areas of a journal that another one does not know."""
+    known = {_key_of(area) for area in ours}
+    return [area for area in theirs if _key_of(area) not in known]
+
+
+def _key_of(area: SeenArea | SettledArea) -> tuple[object, ...]:
+    values_HW = area.where_HW if isinstance(area, SeenArea) else area.class_HW
+    return area.tile_id, area.row, area.col, values_HW.shape, values_HW.tobytes()
 
 
 def _now() -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
-from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint
+from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint, net_changes
 from napari_glacier.core.data.dataset import Dataset, described_scheme, write_scheme
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.mosaic import Mosaic
@@ -169,8 +169,8 @@ def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[
     Returns
     -------
     list of Stroke
-        What a mask that shows the tiles is to replay: of each tile its file, whole, then its unsaved strokes. No
-        journal knows those of the files.
+        What a mask that shows the tiles is to replay before their unsaved strokes: of each tile its file, whole. No
+        journal knows these.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[
         index_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW
         # A patch changes pixels whose values before and after differ: here all of them.
         whole = Patch(tile.id, 0, 0, ~index_HW, index_HW)
-        strokes += [Stroke(0, "", "file", "", "", None, (whole,)), *journal.unsaved(tile.id)]
+        strokes.append(Stroke(0, "", "file", "", "", None, (whole,)))
     return strokes
 
 
@@ -219,18 +219,23 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
         raise SaveError(_outside_change(tile, base, present))
     if path is not None:
         check_writable(path)
+    elif not dataset.root.exists():
+        # A new mask would make the folder anew, where nobody looks for it.
+        raise SaveError(
+            f"{dataset.root} is no longer there: it was renamed or moved. The strokes are kept in its journal. Give it "
+            "its name back, or close it and open it where it is."
+        )
     if dataset.scheme is None:
         raise SaveError(f"{dataset.root} has no class scheme to write masks with. Choose one, then save again.")
     before_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW
-    after_HW = before_HW.copy()
     patches = [patch for stroke in strokes for patch in stroke.patches]
-    if not all(patch.fits(after_HW.shape) for patch in patches):
+    if not all(patch.fits(before_HW.shape) for patch in patches):
         raise SaveError(
             f"Strokes on tile {tile.id} reach beyond its {tile.height} x {tile.width} pixels: it was larger when they "
             "were drawn. Bring the old images back, or drop the strokes (Discard)."
         )
-    for patch in patches:
-        patch.apply(after_HW)
+    values_HW, drawn_HW = net_changes(patches, before_HW.shape)
+    after_HW = np.where(drawn_HW, values_HW, before_HW)
     journal.begin_save(tile.id, strokes[-1].id, fingerprint(after_HW))
     changed_HW = after_HW != before_HW
     written = None

@@ -6,6 +6,7 @@ laid out anew, and replaying them twice gives the same pixels as replaying them 
 
 import hashlib
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,26 @@ class Patch:
     def apply(self, index_HW: MaskArray) -> None:
         """Write the values after the edit into a mask of the tile, in place."""
         np.copyto(index_HW[self.slices], self.after_HW, where=self.edited)
+
+
+def net_changes(patches: Iterable[Patch], shape: tuple[int, ...]) -> tuple[MaskArray, npt.NDArray[np.bool_]]:
+    """What patches of a tile, oldest first, changed in the end: what was drawn and taken back is no change.
+
+    Patches that do not fit the shape are passed over.
+
+    Returns
+    -------
+    uint8 array, bool array
+        The values after the last patch, and where they differ from those before the first.
+    """
+    first_HW, last_HW, touched_HW = (np.zeros(shape, kind) for kind in (np.uint8, np.uint8, bool))
+    for patch in patches:
+        if patch.fits(shape):
+            new_HW = patch.edited & ~touched_HW[patch.slices]
+            first_HW[patch.slices][new_HW] = patch.before_HW[new_HW]
+            patch.apply(last_HW)
+            touched_HW[patch.slices] |= patch.edited
+    return last_HW, touched_HW & (first_HW != last_HW)
 
 
 @dataclass(frozen=True, slots=True)

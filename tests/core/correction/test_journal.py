@@ -16,6 +16,8 @@ from filelock import FileLock
 from napari_glacier.core.correction import journal_place
 from napari_glacier.core.correction.journal import REVIEW_STATES, SCHEMA_VERSION, Journal, Patch
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_network_path, user_data_dir, user_journal_path
+from napari_glacier.core.correction.seen import SeenArea
+from napari_glacier.core.correction.settled import SettledArea
 from napari_glacier.core.errors import JournalError
 
 needs_root = pytest.mark.skipif(
@@ -324,6 +326,19 @@ def test_what_was_saved_or_discarded_in_the_user_folder_is_so_at_home(tmp_path, 
         assert journal.base_fingerprint("a") == ("made" if act == "saved" else None)
         assert journal.origin_fingerprint("a") == ("came" if act == "saved" else None)
         assert journal.base_fingerprint("b") == "came"
+
+
+def test_what_was_looked_at_comes_home_once(tmp_path, monkeypatch):
+    seen, settled = SeenArea("a", 1, 2, np.ones((3, 4), bool)), SettledArea("a", 1, 2, np.zeros((2, 2), np.uint8))
+    for number in range(3):
+        with monkeypatch.context() as patched:
+            patched.setattr("napari_glacier.core.correction.journal.is_writable_folder", lambda folder: False)
+            with Journal.open(tmp_path) as journal:
+                if not number:
+                    journal.seen.add([seen], "ada")
+                    journal.settled.add([settled], "ada")
+        with Journal.open(tmp_path) as journal:
+            assert len(journal.seen.all()) == len(journal.settled.all()) == 1
 
 
 def test_a_copy_that_the_disk_had_no_room_for_is_no_journal(tmp_path, monkeypatch):
