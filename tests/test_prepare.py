@@ -24,7 +24,7 @@ from napari_glacier.core.errors import OutlineError, PairingError, SaveError
 from napari_glacier.core.prepare import hkh as module
 from napari_glacier.core.prepare.burning import ClassRule, Outlines, read_outlines
 from napari_glacier.core.prepare.hkh import HkhSettings, prepare_hkh
-from napari_glacier.core.raster import read_mask_codes, read_raster
+from napari_glacier.core.raster import GeoRef, read_mask_codes, read_raster, write_raster
 from training.run import main as train
 
 POSITIONS = [0, 1, 2, 4, 5]
@@ -454,3 +454,21 @@ def test_a_names_way_out_of_the_folder_is_closed(make_dataset, tmp_path):
     masks = [read_mask_codes(path) for path in (out / "train_masks").glob("*.tif")]
     assert len(masks) == 2
     assert sum((mask > 0).sum() for mask in masks) > 0
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("f4", -9999.0), ("f4", float("nan")), ("u2", 65_535), ("i2", -9999)])
+def test_a_gap_in_one_band_stays_one_in_its_tiles(tmp_path, dtype, nodata):
+    georef = GeoRef.from_epsg(32643, (30.0, 0.0, 500_000.0, 0.0, -30.0, 3_800_000.0))
+    scene = np.random.default_rng(0).integers(1, 200, (5, 64, 64)).astype(dtype)
+    scene[3, :20] = 0  # measured: SWIR over snow
+    scene[1, 40:45, :5] = nodata
+    scene[:, 50:, 50:] = nodata
+    write_raster(tmp_path / "scene.tif", scene, georef, nodata=nodata)
+    square = shapely.box(500_300, 3_798_500, 501_500, 3_799_700)
+    _write_vector(tmp_path / "o.gpkg", [square], ["glacier"], crs="EPSG:32643")
+    arguments = ["--outlines", str(tmp_path / "o.gpkg"), "--out", str(tmp_path / "out"), "--tile-px", "64"]
+    arguments += ["--attribute", "Glaciers", "--class", "glacier=glacier"]
+    assert main(["prepare", "tiles", str(tmp_path / "scene.tif"), *arguments]) == 0
+    whole, cut = open_dataset(tmp_path / "scene.tif"), open_dataset(tmp_path / "out")
+    for expected, found in zip(whole.read(whole.tiles[0]), cut.read(cut.tiles[0]), strict=True):
+        np.testing.assert_array_equal(found, expected)

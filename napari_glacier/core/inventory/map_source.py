@@ -296,5 +296,5 @@ def _touching(grid: Sequence[tuple[MaskFile, int, int]]) -> list[list[tuple[Mask
 
 def _place_key(georef: GeoRef | None, height: int, width: int) -> Any:
     assert georef is not None
-    a, _, c, _, e, f = georef.transform
-    return georef.crs_key, height, width, round(c / a), round(f / e)
+    row, col = georef.pixel_of(0.0, 0.0)
+    return georef.crs_key, height, width, round(row), round(col)

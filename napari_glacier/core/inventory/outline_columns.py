@@ -27,6 +27,7 @@ Calibrate = Callable[[str, npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 # Longest edge when areas are measured: a chord of this length is 1 cm off the curve it stands for.
 _EDGE_PX = 32
+_HALF_TURN = 180.0
 _LANDSAT_DATE = re.compile(r"L[COTEM]0[4-9]_L\w{3}_\d{6}_(\d{8})")
 _DATE_TAGS = (DATE_TAG, "date_acquired", "src_date")
 
@@ -217,8 +218,28 @@ def _distinct(values: Any) -> str:
 
 
 def transformed(polygons: Polygons, transformer: "pyproj.Transformer") -> Polygons:
+    """Polygons in another coordinate system; in longitude and latitude those across the antimeridian become two."""
     import shapely
 
-    return np.asarray(
+    moved = np.asarray(
         shapely.transform(polygons, lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))), object
     )
+    if transformer.target_crs is not None and transformer.target_crs.is_geographic:
+        left_P, _, right_P, _ = shapely.bounds(moved).T
+        for number in np.flatnonzero(right_P - left_P > _HALF_TURN):
+            moved[number] = _cut_at_antimeridian(moved[number])
+    return moved
+
+
+def _cut_at_antimeridian(polygon: Any) -> Any:
+    """One polygon that runs round the globe, as the parts on both sides of 180 degrees."""
+    import shapely
+
+    whole = shapely.transform(polygon, lambda xy: np.column_stack([xy[:, 0] % (2 * _HALF_TURN), xy[:, 1]]))
+    # Around a pole no ring closes.
+    whole = shapely.make_valid(whole)
+    west = shapely.intersection(whole, shapely.box(0, -90, _HALF_TURN, 90))
+    east = shapely.intersection(whole, shapely.box(_HALF_TURN, -90, 2 * _HALF_TURN, 90))
+    east = shapely.transform(east, lambda xy: xy - (2 * _HALF_TURN, 0))
+    parts = [*shapely.get_parts(west), *shapely.get_parts(east)]
+    return shapely.multipolygons([part for part in parts if part.geom_type == "Polygon"])

@@ -14,6 +14,7 @@ from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.data.layouts import find_tiles, is_dataset, rasters_in
 from napari_glacier.core.errors import DataError, RasterError, SaveError, SchemeError
 from napari_glacier.core.files import replacing
+from napari_glacier.core.inventory.outline_columns import transformed
 from napari_glacier.core.inventory.outlines import Outlines
 from napari_glacier.core.inventory.projection import LONGITUDE_LATITUDE, crs_of
 from napari_glacier.core.inventory.vectorize import rasterise, to_pixels
@@ -34,6 +35,10 @@ _GEOJSON_DIGITS = 7
 _SHAPEFILE_TEXT = 254
 _MADE_BY = {"made_by": "napari-glacier", "made_from": "outlines"}
 
+# What a shapefile is made of, and what other programs put beside it.
+_SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
+_SHAPEFILE_INDICES = (".qix", ".sbn", ".sbx")
+
 
 def check_target(path: Path, overwrite: bool = False) -> str:
     """Name of the GDAL driver for a file to be written.
@@ -46,8 +51,9 @@ def check_target(path: Path, overwrite: bool = False) -> str:
     driver = DRIVERS.get(path.suffix.lower())
     if driver is None:
         raise SaveError(f"{path} has no ending that says its format. Use one of {', '.join(DRIVERS)}.")
-    if path.exists() and not overwrite:
-        raise SaveError(f"{path} exists, perhaps with somebody's edits. Name another file, or say --overwrite.")
+    files = [path.with_suffix(suffix) for suffix in _SHAPEFILE_SUFFIXES] if driver == "ESRI Shapefile" else [path]
+    if not overwrite and (found := next((file for file in files if file.exists()), None)) is not None:
+        raise SaveError(f"{found} exists, perhaps with somebody's edits. Name another file, or say --overwrite.")
     return driver
 
 
@@ -169,15 +175,15 @@ def rasterise_file(
     written = []
     for name, georef, shape in grids:
         target = crs_of(georef, str(name))
-        moved = polygons
+        moved, kept = polygons, classes
         if target != crs:
-            transformer = pyproj.Transformer.from_crs(crs, target, always_xy=True)
-            moved = shapely.transform(
-                polygons, lambda xy, t=transformer: np.column_stack(t.transform(xy[:, 0], xy[:, 1]))
-            )
+            moved = transformed(polygons, pyproj.Transformer.from_crs(crs, target, always_xy=True))
+            # What lies on another side of the Earth has no place in a zone.
+            placed = np.isfinite(shapely.bounds(moved)).all(axis=1)
+            moved, kept = moved[placed], classes[placed]
         in_pixels = to_pixels(moved, georef)
         here = shapely.intersects(in_pixels, shapely.box(0, 0, shape[1], shape[0]))
-        index_HW = rasterise(in_pixels[here], classes[here], shape)
+        index_HW = rasterise(in_pixels[here], kept[here], shape)
         write_mask(out_dir / name, index_HW, scheme, georef, {**_MADE_BY, "outlines": path.name})
         written.append(out_dir / name)
     return written
@@ -197,10 +203,7 @@ def _write(
         geographic = pyproj.CRS.from_user_input(LONGITUDE_LATITUDE)
         if crs != geographic:
             transformer = pyproj.Transformer.from_crs(crs, geographic, always_xy=True)
-            polygons = shapely.transform(
-                polygons, lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
-            )
-            crs = geographic
+            polygons, crs = transformed(polygons, transformer), geographic
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": _GEOJSON_DIGITS, "WRITE_NAME": "NO"}
     names, values = list(outlines.columns), list(outlines.columns.values())
     if driver == "ESRI Shapefile":
@@ -209,6 +212,8 @@ def _write(
         options = {"ENCODING": "UTF-8"}
     if driver == "GPKG" and description:
         options["dataset_metadata"] = dict(description)
+    # Across the antimeridian.
+    several = bool((shapely.get_type_id(polygons) == shapely.GeometryType.MULTIPOLYGON).any())
     try:
         pyogrio.raw.write(
             path,
@@ -217,7 +222,8 @@ def _write(
             names,
             driver=driver,
             layer=layer,
-            geometry_type="Polygon",
+            geometry_type="MultiPolygon" if several and driver == "GPKG" else "Polygon",
+            promote_to_multi=several and driver == "GPKG",
             crs=_authority_or_wkt(crs),
             **options,
         )
@@ -237,6 +243,9 @@ def _write_shapefile(path: Path, outlines: Outlines) -> None:
         for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix.lower() == ".shp"):
             with replacing(path.with_suffix(part.suffix)) as temporary:
                 shutil.copyfile(part, temporary)
+    # Indices of what was there before would lead to the wrong shapes.
+    for suffix in _SHAPEFILE_INDICES:
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _classes(

@@ -155,9 +155,11 @@ def _check(options: OutlineOptions, scheme: ClassScheme) -> None:
         raise ConfigError("The least area and the tolerance of smoothing cannot be negative.")
     if options.src_date:
         try:
-            date.fromisoformat(options.src_date)
+            known = date.fromisoformat(options.src_date).isoformat() == options.src_date
         except ValueError:
-            raise ConfigError(f"{options.src_date!r} is no date. Write it as 2020-09-30.") from None
+            known = False
+        if not known:
+            raise ConfigError(f"{options.src_date!r} is no date. Write it as 2020-09-30.")
 
 
 def _outline_map(

@@ -97,12 +97,12 @@ class Outlines:
         return len(self.polygons)
 
     def to_crs(self, crs: str) -> "Outlines":
-        """The same polygons in another reference system, vertex by vertex.
+        """The same polygons in another reference system, vertex by vertex, without those that have no place there.
 
         Raises
         ------
         OutlineError
-            If a vertex has no place there.
+            If none has.
         """
         import shapely
 
@@ -114,12 +114,14 @@ class Outlines:
             return np.column_stack(transformer.transform(points_N2[:, 0], points_N2[:, 1]))
 
         polygons = shapely.transform(self.polygons, moved)
-        if not np.isfinite(shapely.get_coordinates(polygons)).all():
+        # Of a whole Earth's outlines, those on its other side.
+        placed = np.isfinite(shapely.bounds(polygons)).all(axis=1)
+        if not placed.any():
             raise OutlineError(
-                f"Some outlines in {_short(self.crs)} have no place in {_short(crs)}. Check the reference systems of "
+                f"The outlines in {_short(self.crs)} have no place in {_short(crs)}. Check the reference systems of "
                 "the outlines and of the scene."
             )
-        return Outlines(np.asarray(polygons), self.index_N, crs)
+        return Outlines(np.asarray(polygons)[placed], self.index_N[placed], crs)
 
 
 class Burner:

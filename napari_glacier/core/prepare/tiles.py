@@ -165,7 +165,7 @@ class _Cutter:
             dtype = read_info(self._tile.bands[band].path).dtype
             padded_HW = np.zeros(mask_HW.shape, np.float32)
             padded_HW[: inner.height, : inner.width] = plane_HW
-            write_raster(out / "train" / band / name, _as_type(padded_HW, dtype), georef, self._nodata(band))
+            write_raster(out / "train" / band / name, _as_type(padded_HW, dtype), georef, self._tile.bands[band].nodata)
         # The mask comes last: a tile that has one is whole.
         write_mask(out / "train_masks" / name, mask_HW, scheme, georef)
         return True
@@ -177,15 +177,11 @@ class _Cutter:
         # What the scene calls nodata (a gap in one of its bands, the fill of its quality band) is so in its tiles.
         valid_HW = self._dataset.read(self._tile, (), rows, cols)[1]
         planes = self._dataset.read_values(self._tile, self._bands, rows, cols)
-        for k, (band, source, plane_HW) in enumerate(zip(self._bands, sources, planes, strict=True)):
+        for k, (source, plane_HW) in enumerate(zip(sources, planes, strict=True)):
             gone_HW = ~np.isfinite(plane_HW) | is_nodata(plane_HW, source.nodata)
-            image_CHW[k] = np.where(gone_HW, np.nan if self._nodata(band) is None else 0, plane_HW)
+            # A gap in one band is one in its tiles: 0 there would be measured.
+            image_CHW[k] = np.where(gone_HW, np.nan if source.nodata is None else source.nodata, plane_HW)
         return np.where(valid_HW, image_CHW, 0), valid_HW
-
-    def _nodata(self, band: str) -> float | None:
-        """What stands for nodata in the tiles of a band: 0 where the scene has such a value."""
-        source = self._tile.bands[band]
-        return 0 if source.nodata is not None else None
 
 
 def _open(scene: Path, bands: tuple[int, ...] | None, mosaic: str | None) -> Dataset:

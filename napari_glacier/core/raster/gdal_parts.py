@@ -83,11 +83,22 @@ def read_planes(
                 f"{path} is {dataset.height} x {dataset.width}; it has no rows {top} to {bottom} and columns {left} "
                 f"to {right}. Was it replaced while it was open? Open it again."
             )
-        bands = list(range(1, dataset.count + 1))
         window = Window(left, top, right - left, bottom - top)
-        size = (len(bands), *(shape or (bottom - top, right - left)))
-        planes: AnyArray = dataset.read(bands, window=window, out_shape=size)
+        size = shape or (bottom - top, right - left)
+        planes: AnyArray = dataset.read(window=window, out_shape=(dataset.count, *size))
+        if dataset.count == 1 and dataset.subdatasets:
+            planes = np.concatenate([planes, *_further_pages(dataset, window, size)])
         return planes
+
+
+def _further_pages(dataset: Any, window: Any, size: tuple[int, int]) -> Iterator[AnyArray]:
+    """The pages after the first that are bands of their own, as tifffile writes an array of several planes."""
+    import rasterio
+
+    for name in dataset.subdatasets[1:]:
+        with rasterio.open(name) as page:
+            if page.shape == dataset.shape:
+                yield page.read(window=window, out_shape=(page.count, *size))
 
 
 @contextmanager

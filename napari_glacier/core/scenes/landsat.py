@@ -32,6 +32,7 @@ _BAND = re.compile(
     r"^(?P<scene>.+?)_(?:(?P<kind>SR|ST|TOA|BT)_)?(?:B|BAND)(?P<number>\d{1,2})(?P<gain>_VCID_[12])?\.tiff?$",
     re.IGNORECASE,
 )
+_WRITTEN_OUT = re.compile(r"_BAND\d{1,2}\.", re.IGNORECASE)
 _QUALITY = re.compile(r"^(?P<scene>.+?)_(?P<kind>QA_PIXEL|QA_RADSAT)\.tiff?$", re.IGNORECASE)
 # Kinds of a band's file, the one to take first: at the ground rather than above the air.
 _REFLECTIVE_KINDS = ("SR", "", "TOA")
@@ -169,7 +170,9 @@ def _describe(
     level2 = (named is not None and named["level"].upper().startswith("L2")) or any(
         kind in ("SR", "ST") for kind, _, _ in chosen.values()
     )
-    collection1 = named is None or named["collection"] == "01"
+    # Collection 1 wrote sr_band2, Collection 2 writes SR_B2: what is left where a scene was renamed.
+    written_out = any(_WRITTEN_OUT.search(path.name) for _, _, path in chosen.values())
+    collection1 = named["collection"] == "01" if named is not None else written_out
     calibration: dict[str, Calibration] = {}
     for band, (kind, digits, _) in chosen.items():
         known: Calibration | None = None
@@ -192,6 +195,7 @@ def _describe(
         name=scene,
         sensor=f"Landsat {number} {_INSTRUMENTS[number]}",
         level="Level 2" if level2 else "Level 1",
+        above_air=chosen[THERMAL_BAND][0] == "BT" if THERMAL_BAND in chosen else False,
         date=(metadata.text("DATE_ACQUIRED") if metadata else None) or _day_of(scene, named),
         cloud_percent=_cloud(metadata),
         calibration=calibration,

@@ -130,6 +130,8 @@ class Product:
     place : str
         Path and row of Landsat, tile of Sentinel-2; empty where the name does not tell. Scenes of one place differ in
         their dates.
+    above_air : bool
+        The thermal band of a Level-2 scene is that above the air, as in Collection 1.
     """
 
     name: str
@@ -143,8 +145,9 @@ class Product:
     complete: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     place: str = ""
+    above_air: bool = False
 
     @property
     def temperature_name(self) -> str:
         """What the thermal band holds once it is in kelvin."""
-        return "Surface temperature" if self.level == "Level 2" else "Brightness temperature"
+        return "Surface temperature" if self.level == "Level 2" and not self.above_air else "Brightness temperature"

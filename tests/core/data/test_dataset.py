@@ -87,6 +87,15 @@ def test_one_file_of_five_bands(tmp_path):
         np.testing.assert_array_equal(dataset.read(dataset.tiles[0])[0], array)
 
 
+def test_a_page_for_each_band_is_read_in_parts_too(tmp_path):
+    array = np.random.default_rng(0).integers(1, 9, (5, 12, 10)).astype("u2")
+    tifffile.imwrite(tmp_path / "scene.tif", array)
+    dataset = open_dataset(tmp_path)
+    (tile,) = dataset.tiles
+    np.testing.assert_array_equal(dataset.read(tile)[0], array)
+    np.testing.assert_array_equal(dataset.read(tile, rows=(3, 9), cols=(2, 7))[0], array[:, 3:9, 2:7])
+
+
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_another_number_of_bands_is_refused(tmp_path, count):
     write_raster(tmp_path / "scene.tif", np.ones((count, 12, 10), "u2"))

@@ -315,6 +315,7 @@ def test_a_tile_id_that_climbs_out_of_the_folder_writes_nothing_there(tmp_path):
         (["--merge", "glacier"], "two classes"),
         (["--merge", "glacier", "debris", "--classes", "debris"], "Add it"),
         (["--date", "30.9.2020"], "2020-09-30"),
+        (["--date", "2020-W10-1"], "2020-09-30"),
         (["--min-area", "-1"], "negative"),
         (["--min-area", "9999"], "nothing to outline"),
         (["--level", "95"], "between 0 and 1"),
@@ -435,3 +436,67 @@ def test_another_dataset_for_a_dataset_is_refused(make_dataset, tmp_path):
         open_maps(make_dataset("one"), data=make_dataset("two"))
     with pytest.raises(ConfigError, match="--merge"):
         outline_maps(open_maps(make_dataset("three")), OutlineOptions(merge=("glacier", "ice")))
+
+
+@pytest.mark.parametrize("ending", [".gpkg", ".shp", ".geojson"])
+def test_outlines_across_the_antimeridian_are_two_parts_in_degrees(tmp_path, ending):
+    # In polar stereographic coordinates of Antarctica 180 degrees lie straight below the pole.
+    georef = GeoRef.from_epsg(3031, (30.0, 0.0, -600.0, 0.0, -30.0, -1_500_000.0))
+    index_HW = np.zeros((30, 40), np.uint8)
+    index_HW[5:25, 10:34] = 1
+    index_HW[10:14, 18:22] = 0
+    write_mask(tmp_path / "masks" / "mask.tif", index_HW, FOUR, georef)
+    outlines = outline_maps(open_maps(tmp_path / "masks"), crs="EPSG:4326")
+    path = tmp_path / f"outlines{ending}"
+    write_outlines(path, outlines)
+    _, polygons, columns = read(path)
+    assert shapely.is_valid(polygons).all()
+    left, _, right, _ = shapely.bounds(shapely.get_parts(polygons)).T
+    assert (right - left < 1).all()
+    assert left.min() == pytest.approx(-180)
+    assert right.max() == pytest.approx(180)
+    # The parts have the area of the whole.
+    area_m2 = sum(abs(GEOD.geometry_area_perimeter(part)[0]) for part in shapely.get_parts(polygons))
+    assert area_m2 / 1e6 == pytest.approx(columns["area_km2"].sum(), rel=1e-3)
+    assert main(["outlines", str(path), "--like", str(tmp_path / "masks"), "--out", str(tmp_path / "back")]) == 0
+    np.testing.assert_array_equal(read_mask_codes(tmp_path / "back" / "mask.tif"), FOUR.encode(index_HW))
+
+
+def test_masks_of_a_turned_raster_are_outlined(tmp_path):
+    georef = GeoRef.from_epsg(32643, (0.0, 30.0, 500_000.0, 30.0, 0.0, 3_800_000.0))
+    index_HW = np.zeros((10, 12), np.uint8)
+    index_HW[2:5, 3:9] = 1
+    write_mask(tmp_path / "masks" / "mask.tif", index_HW, FOUR, georef)
+    outlines = outline_maps(open_maps(tmp_path / "masks"))
+    assert shapely.bounds(outlines.polygons).tolist() == [[500_060.0, 3_800_090.0, 500_150.0, 3_800_270.0]]
+
+
+def test_outlines_of_the_whole_earth_are_burnt_where_a_raster_lies(tmp_path):
+    # Ecuador has no place in the zone of the Alps.
+    georef = GeoRef.from_epsg(32632, (30.0, 0.0, 400_000.0, 0.0, -30.0, 5_100_000.0))
+    write_raster(tmp_path / "alps.tif", np.ones((20, 20), np.uint8), georef)
+    to_degrees = pyproj.Transformer.from_crs(32632, 4326, always_xy=True)
+    square = shapely.box(400_090, 5_099_700, 400_300, 5_099_910)
+    alps = shapely.transform(square, lambda xy: np.column_stack(to_degrees.transform(xy[:, 0], xy[:, 1])))
+    both = [alps, shapely.box(-78.46, -0.69, -78.42, -0.66)]
+    pyogrio.raw.write(
+        tmp_path / "world.gpkg", shapely.to_wkb(both), [], [], crs="EPSG:4326", geometry_type="Polygon", driver="GPKG"
+    )
+    arguments = ["--like", str(tmp_path / "alps.tif"), "--class", "glacier", "--out", str(tmp_path / "out")]
+    assert main(["outlines", str(tmp_path / "world.gpkg"), *arguments]) == 0
+    burnt = read_mask_codes(tmp_path / "out" / "alps.tif") > 0
+    expected = np.zeros((20, 20), bool)
+    expected[3:10, 3:10] = True
+    np.testing.assert_array_equal(burnt, expected)
+
+
+def test_what_belongs_to_an_older_shapefile_is_neither_replaced_unasked_nor_left_to_mislead(tiles, tmp_path):
+    outlines = outline_maps(open_maps(tiles[0]))
+    (tmp_path / "g.dbf").write_bytes(b"a person's table")
+    with pytest.raises(SaveError, match=r"g\.dbf exists"):
+        write_outlines(tmp_path / "g.shp", outlines)
+    assert (tmp_path / "g.dbf").read_bytes() == b"a person's table"
+    (tmp_path / "g.qix").write_bytes(b"of what was there before")
+    write_outlines(tmp_path / "g.shp", outlines, overwrite=True)
+    assert not (tmp_path / "g.qix").exists()
+    assert len(read(tmp_path / "g.shp")[1]) == len(outlines.polygons)

@@ -102,6 +102,30 @@ def test_level_2_scaling_is_known_without_metadata(make_landsat):
     assert any("no metadata file" in text for text in dataset.warnings)
 
 
+@pytest.mark.parametrize(
+    ("bands", "numbers", "temperature"),
+    [
+        (
+            ("SR_B2", "SR_B3", "SR_B4", "SR_B6", "ST_B10"),
+            (2.75e-5 * 20_000 - 0.2, 149.0 + 0.00341802 * 36_000),
+            "Surface",
+        ),
+        (("sr_band2", "sr_band3", "sr_band4", "sr_band6", "bt_band10"), (2.0, 3600.0), "Brightness"),
+    ],
+    ids=["Collection 2", "Collection 1"],
+)
+def test_a_renamed_scene_is_scaled_as_its_files_are_named(tmp_path, bands, numbers, temperature):
+    for band in bands:
+        value = 36_000 if band.endswith("10") else 20_000
+        write_raster(tmp_path / "LC08_kolahoi_2020" / f"LC08_kolahoi_2020_{band}.TIF", np.full((8, 8), value, "u2"))
+    dataset = open_dataset(tmp_path / "LC08_kolahoi_2020")
+    (tile,) = dataset.tiles
+    calibration = dataset.calibration(tile)
+    found = calibration["B2"].apply(np.array([20_000.0]))[0], calibration["B10"].apply(np.array([36_000.0]))[0]
+    assert found == pytest.approx(numbers)
+    assert tile.product.temperature_name == f"{temperature} temperature"
+
+
 def test_unknown_units_are_refused_with_the_mend(make_landsat):
     dataset = open_dataset(make_landsat(mtl=False))
     (tile,) = dataset.tiles
