@@ -103,7 +103,7 @@ class CorrectionController:
         self._drew_with = ""
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
-        workspace.locks_changed.connect(self.changed.emit)
+        workspace.locks_changed.connect(self._on_locks)
         self._on_session(workspace.session)
 
     @property
@@ -289,7 +289,7 @@ class CorrectionController:
         self._journal_undo.close()
         self.workspace.session_changed.disconnect(self._on_session, missing_ok=True)
         self.workspace.layers_changed.disconnect(self._follow_layer, missing_ok=True)
-        self.workspace.locks_changed.disconnect(self.changed.emit, missing_ok=True)
+        self.workspace.locks_changed.disconnect(self._on_locks, missing_ok=True)
         self._leave_session()
         self._leave_layer()
 
@@ -325,6 +325,9 @@ class CorrectionController:
             self._session.reviewed.disconnect(self._on_reviewed, missing_ok=True)
             self._session.refused.disconnect(self._on_refused, missing_ok=True)
         self._session = None
+
+    def _on_locks(self) -> None:
+        self.changed.emit()
 
     def _on_edited(self) -> None:
         self.status_changed.emit()

@@ -162,7 +162,7 @@ class Workspace:
             session.scene_shown.connect(self._follow_scene)
             session.drawn.connect(self._draw)
             session.reloaded.connect(self._draw_anew)
-            session.locks_changed.connect(self.locks_changed.emit)
+            session.locks_changed.connect(self._on_locks)
             layers = list(self.viewer.layers)
             for number, layer in enumerate(layers):
                 # napari puts a copy above what it is of.
@@ -422,6 +422,9 @@ class Workspace:
             show_info(approved_sentence(tile_ids))
         self._told = (tile_ids, now)
 
+    def _on_locks(self) -> None:
+        self.locks_changed.emit()
+
     def _need_session(self) -> Session:
         if self.session is None:
             raise RuntimeError("no dataset is open in this window")
@@ -444,8 +447,10 @@ class Workspace:
         if session is None:
             return
         if session is not self.session and tag_of(event.value).get("role") == "labels" and not session.closed:
-            # Layers of another dataset were dropped on this window: the widgets go with the newest.
+            # Layers of another dataset were dropped on this window: the widgets go with the newest, and so does the
+            # view, which napari leaves where it is.
             self.attach(session)
+            self.fly_to(0, 0, *session.mask.shape[-2:])
         if session is self.session:
             self._adopt(event.value)
             if not self._replacing:
@@ -514,7 +519,7 @@ class Workspace:
         session.scene_shown.disconnect(self._follow_scene, missing_ok=True)
         session.drawn.disconnect(self._draw, missing_ok=True)
         session.reloaded.disconnect(self._draw_anew, missing_ok=True)
-        session.locks_changed.disconnect(self.locks_changed.emit, missing_ok=True)
+        session.locks_changed.disconnect(self._on_locks, missing_ok=True)
         try:
             session.release(self)
         finally:

@@ -8,12 +8,14 @@ and in columns), as a buffer of so many pixels is a frame of so many pixels arou
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.data.tiles import Tile
+from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window
 
@@ -22,7 +24,7 @@ USUAL_BUFFER_PX = 128
 _EARTH_M = 6_371_008.8
 # Corners are stored as floats: below a hundredth of a pixel a difference is rounding.
 _ROUNDING_PX = 0.01
-# Coordinates of two reference systems do not compare: farther apart than places on Earth can be.
+# Where coordinates do not compare: farther apart than places on Earth can be.
 _OTHER_CRS_M = 1e8
 
 
@@ -113,7 +115,8 @@ def find_leaks(train: Sequence[Tile], val: Sequence[Tile], buffer_px: int, maske
     Returns
     -------
     Leakage
-        Pairs in the order of the validation tiles. Tiles of different reference systems are taken to lie apart.
+        Pairs in the order of the validation tiles. A tile of another reference system counts with the box that it
+        fills in the training tile's.
     """
     leaks = []
     for t, v in _near_pairs(train, val, buffer_px):
@@ -159,11 +162,15 @@ def excluded_windows(train: Sequence[Tile], held_out: Sequence[Tile], buffer_px:
 def centres_m(tiles: Sequence[Tile]) -> npt.NDArray[np.float64] | None:
     """Middles of the tiles in metres, shape (tiles, 2); None where one of them has no place.
 
-    Degrees become metres at the mean latitude, a unit that is not known counts as a metre. Tiles of another reference
-    system are put far away: their coordinates do not compare.
+    Degrees become metres at the mean latitude, a unit that is not known counts as a metre. Tiles of several reference
+    systems are laid on a plane around their mean; of a system that is not known, they are put far away.
     """
     if not all(_is_placed(tile) for tile in tiles):
         return None
+    if len({tile.georef.crs_key for tile in tiles if tile.georef is not None}) > 1:
+        together = _centres_on_one_plane(tiles)
+        if together is not None:
+            return together
     middles = np.empty((len(tiles), 2))
     groups: dict[Hashable, list[int]] = {}
     for number, tile in enumerate(tiles):
@@ -179,6 +186,44 @@ def centres_m(tiles: Sequence[Tile]) -> npt.NDArray[np.float64] | None:
         middles[members] *= scale
         middles[members, 0] += order * _OTHER_CRS_M
     return middles
+
+
+def _centres_on_one_plane(tiles: Sequence[Tile]) -> npt.NDArray[np.float64] | None:
+    """Middles of tiles of several systems in metres; None where a system is not known."""
+    import pyproj
+
+    degrees_T2 = np.empty((len(tiles), 2))
+    for number, tile in enumerate(tiles):
+        assert tile.georef is not None
+        a, b, c, d, e, f = tile.georef.transform
+        col, row = tile.width / 2, tile.height / 2
+        transformer = _between(tile.georef, None)
+        if transformer is None:
+            return None
+        degrees_T2[number] = transformer.transform(a * col + b * row + c, d * col + e * row + f)
+    if not np.isfinite(degrees_T2).all():
+        return None
+    lon, lat = degrees_T2.mean(axis=0)
+    plane = pyproj.Proj(proj="aeqd", lon_0=lon, lat_0=lat, datum="WGS84")
+    return np.column_stack(plane(degrees_T2[:, 0], degrees_T2[:, 1]))
+
+
+def _between(source: GeoRef, target: GeoRef | None) -> Any:
+    """What brings (x, y) from one system to another, or to longitude and latitude; None where one is not known."""
+    try:
+        return _transformer(source, target)
+    except DataError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _transformer(source: GeoRef, target: GeoRef | None) -> Any:
+    import pyproj
+
+    from napari_glacier.core.inventory.projection import LONGITUDE_LATITUDE, crs_of
+
+    into = LONGITUDE_LATITUDE if target is None else crs_of(target)
+    return pyproj.Transformer.from_crs(crs_of(source), into, always_xy=True)
 
 
 def _is_placed(tile: Tile) -> bool:
@@ -198,24 +243,40 @@ def _near_pairs(train: Sequence[Tile], val: Sequence[Tile], buffer_px: int) -> l
     arrays = {key: (numbers, np.array(corners)) for key, (numbers, corners) in boxes.items()}
     pairs = []
     for v, tile in enumerate(val):
-        if not _is_placed(tile) or tile.georef is None or tile.georef.crs_key not in arrays:
+        if not _is_placed(tile):
             continue
-        numbers, found = arrays[tile.georef.crs_key]
-        x0, y0, x1, y1 = _box(tile)
-        apart_x = np.maximum(found[:, 0] - x1, x0 - found[:, 2]) > found[:, 4]
-        apart_y = np.maximum(found[:, 1] - y1, y0 - found[:, 3]) > found[:, 5]
-        pairs += [(numbers[k], v) for k in np.flatnonzero(~(apart_x | apart_y)).tolist()]
+        for numbers, found in arrays.values():
+            corners_42 = _corners(tile, train[numbers[0]].georef)
+            if corners_42 is None:
+                continue
+            (x0, y0), (x1, y1) = corners_42.min(axis=0), corners_42.max(axis=0)
+            apart_x = np.maximum(found[:, 0] - x1, x0 - found[:, 2]) > found[:, 4]
+            apart_y = np.maximum(found[:, 1] - y1, y0 - found[:, 3]) > found[:, 5]
+            pairs += [(numbers[k], v) for k in np.flatnonzero(~(apart_x | apart_y)).tolist()]
     return pairs
 
 
 def _box(tile: Tile) -> tuple[float, float, float, float]:
     """Smallest and largest x and y of a tile: (x0, y0, x1, y1)."""
+    corners_42 = _corners(tile, tile.georef)
+    assert corners_42 is not None
+    return *corners_42.min(axis=0).tolist(), *corners_42.max(axis=0).tolist()
+
+
+def _corners(tile: Tile, georef: GeoRef | None) -> npt.NDArray[np.float64] | None:
+    """A tile's corners in the reference system of a georeference, (4, 2); None where they have no place there."""
     assert tile.georef is not None
+    assert georef is not None
     a, b, c, d, e, f = tile.georef.transform
-    corners = [(col, row) for col in (0, tile.width) for row in (0, tile.height)]
-    xs = [a * col + b * row + c for col, row in corners]
-    ys = [d * col + e * row + f for col, row in corners]
-    return min(xs), min(ys), max(xs), max(ys)
+    corners_42 = np.array(
+        [(a * col + b * row + c, d * col + e * row + f) for col in (0, tile.width) for row in (0, tile.height)]
+    )
+    if tile.georef.crs_key != georef.crs_key:
+        transformer = _between(tile.georef, georef)
+        if transformer is None:
+            return None
+        corners_42 = np.column_stack(transformer.transform(corners_42[:, 0], corners_42[:, 1]))
+    return corners_42 if np.isfinite(corners_42).all() else None
 
 
 def _pixel_size(georef: GeoRef, count: float) -> tuple[float, float]:
@@ -227,10 +288,10 @@ def _pixel_size(georef: GeoRef, count: float) -> tuple[float, float]:
 def _seen_from(tile: Tile, other: Tile) -> tuple[float, float, float, float]:
     """The other tile's box in pixels of this one: top, left, bottom, right."""
     assert tile.georef is not None
-    assert other.georef is not None
-    a, b, c, d, e, f = other.georef.transform
-    corners = [(col, row) for col in (0, other.width) for row in (0, other.height)]
-    pixels = [tile.georef.pixel_of(a * col + b * row + c, d * col + e * row + f) for col, row in corners]
+    corners_42 = _corners(other, tile.georef)
+    # Near pairs have a place in one another's system.
+    assert corners_42 is not None
+    pixels = [tile.georef.pixel_of(x, y) for x, y in corners_42.tolist()]
     rows, cols = [row for row, _ in pixels], [col for _, col in pixels]
     return min(rows), min(cols), max(rows), max(cols)
 

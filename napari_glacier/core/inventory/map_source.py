@@ -92,7 +92,24 @@ def open_maps(
         masks = _in_state(masks, review, source, dataset, notes)
     chosen, note = _scheme(masks, dataset.scheme.name if labels and dataset and dataset.scheme else scheme, dataset)
     maps = tuple(_lay(masks, chosen, source.name if source.is_dir() else source.stem))
-    return MapSource(maps, chosen, (*notes, *note), labels)
+    return MapSource(maps, chosen, (*notes, *note, *_shared_places(masks)), labels)
+
+
+def _shared_places(masks: Sequence[MaskFile]) -> list[str]:
+    """What a person should know of masks that lie on one another, as those of two dates do."""
+    first_at: dict[Any, MaskFile] = {}
+    hidden = [
+        (mask, first)
+        for mask in masks
+        if (first := first_at.setdefault(_place_key(mask.georef, mask.height, mask.width), mask)) is not mask
+    ]
+    if not hidden:
+        return []
+    mask, first = hidden[0]
+    return [
+        f"{len(hidden)} mask(s) lie on the place of others, which count ({mask.relative} on that of {first.relative}). "
+        "Give the masks of one date at a time."
+    ]
 
 
 def _in_state(
@@ -158,7 +175,10 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
         root, paths = source.parent, [source]
     else:
         root, paths = source, masks_in(source)
-    tile_at = {_place_key(t.georef, t.height, t.width): t for t in dataset.tiles if t.georef} if dataset else {}
+    tiles_at: dict[Any, list[Tile]] = {}
+    for placed in dataset.tiles if dataset else ():
+        if placed.georef:
+            tiles_at.setdefault(_place_key(placed.georef, placed.height, placed.width), []).append(placed)
     tile_named = {plain_identity(Path(t.name).stem): t for t in dataset.tiles} if dataset else {}
     masks = []
     for path in paths:
@@ -167,7 +187,7 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
             raise SchemeError(f"{path} has {info.count} bands; a mask has one band of class codes.")
         tile = tile_named.get(plain_identity(path.stem))
         if info.georef is not None:
-            tile = tile_at.get(_place_key(info.georef, info.height, info.width))
+            tile = _tile_of(path, tags, tiles_at.get(_place_key(info.georef, info.height, info.width), ()))
         elif tile is not None and (tile.height, tile.width) != (info.height, info.width):
             tile = None
         georef = _need_georef(info.georef or (tile.georef if tile else None), path)
@@ -189,6 +209,16 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
             )
         )
     return masks
+
+
+def _tile_of(path: Path, tags: Mapping[str, str], tiles: Sequence[Tile]) -> Tile | None:
+    """Of the tiles on a mask's place that of the mask: scenes of two dates lie on one. None where nothing tells."""
+    if len(tiles) < 2:
+        return next(iter(tiles), None)
+    named = [tile for tile in tiles if tags.get("tile") == tile.id] or [
+        tile for tile in tiles if plain_identity(Path(tile.name).stem) == plain_identity(path.stem)
+    ]
+    return named[0] if len(named) == 1 else None
 
 
 def _days_of_tile(dataset: Dataset, tile: Tile) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:

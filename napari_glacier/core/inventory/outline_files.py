@@ -49,6 +49,9 @@ def check_target(path: Path, overwrite: bool = False) -> str:
         If the ending is of no known format, or the file exists and may not be replaced.
     """
     driver = DRIVERS.get(path.suffix.lower())
+    if driver == "ESRI Shapefile" and path.suffix != ".shp":
+        # A shapefile's parts have small letters.
+        raise SaveError(f"{path} is written as {path.with_suffix('.shp').name}. Name it so.")
     if driver is None:
         raise SaveError(f"{path} has no ending that says its format. Use one of {', '.join(DRIVERS)}.")
     files = [path.with_suffix(suffix) for suffix in _SHAPEFILE_SUFFIXES] if driver == "ESRI Shapefile" else [path]
@@ -111,6 +114,11 @@ def read_polygons(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.o
     if not path.is_file():
         raise DataError(f"{path} does not exist or is not a file. Give a GeoPackage, GeoJSON or shapefile.")
     try:
+        layers = [str(name) for name, _ in pyogrio.list_layers(path)]
+        if len(layers) > 1:
+            raise DataError(
+                f"{path} has {len(layers)} layers ({', '.join(layers[:8])}). Save the outlines in a file of one."
+            )
         meta, _, wkb, fields = pyogrio.raw.read(path)
     except (DataSourceError, DataLayerError, FieldError, ValueError) as error:
         raise DataError(f"{path} cannot be read as vectors ({error}). Export it as GeoPackage again.") from error
@@ -172,6 +180,7 @@ def rasterise_file(
     out_dir = Path(out_dir)
     for name, *_ in grids:
         _refuse(out_dir / name, overwrite)
+    _refuse_labels(like, out_dir, {name.name for name, *_ in grids})
     written = []
     for name, georef, shape in grids:
         target = crs_of(georef, str(name))
@@ -299,6 +308,19 @@ def _grids(like: Path) -> Sequence[tuple[Path, GeoRef, tuple[int, int]]]:
         own = name if name.suffix.lower() in RASTER_SUFFIXES else name.with_suffix(".tif")
         grids.append((own, georef, (height, width)))
     return grids
+
+
+def _refuse_labels(like: Path, out_dir: Path, names: set[str]) -> None:
+    """Raise `SaveError` where masks of other names lie: a data set with two masks of a tile does not open."""
+    if not (like.is_dir() and is_dataset(like)):
+        return
+    labels = [path for tile in find_tiles(like)[2] if (path := tile.mask_path) is not None]
+    others = [path for path in labels if path.parent.resolve() == out_dir.resolve() and path.name not in names]
+    if others:
+        raise SaveError(
+            f"{out_dir} holds the dataset's labels under other names ({others[0].name}); two masks of a tile cannot be "
+            "told apart. Choose another folder."
+        )
 
 
 def _refuse(path: Path, overwrite: bool) -> None:

@@ -114,6 +114,8 @@ def outline_maps(
             target = pyproj.CRS.from_user_input(crs)
         except CRSError as error:
             raise ConfigError(f"{crs!r} is no coordinate system that is known. Give one as EPSG:32645.") from error
+        if not (target.is_projected or target.is_geographic) or len(target.axis_info) != 2:
+            raise ConfigError(f"{crs!r} ({target.name}) is no system for maps. Give one as EPSG:32645 or EPSG:4326.")
     elif all(system == systems[0] for system in systems):
         target = systems[0]
     else:

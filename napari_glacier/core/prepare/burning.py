@@ -256,6 +256,7 @@ def read_outlines(
         raise OutlineError(
             f"{path} cannot be read as outlines ({type(error).__name__}: {error}). Export it again."
         ) from error
+    geometries = _areas_of_collections(geometries)
     areal = np.isin(shapely.get_type_id(geometries), (3, 6)) & ~shapely.is_empty(geometries)
     if len(geometries) and not areal.any():
         raise OutlineError(f"{path} has {len(geometries)} features, none of them a polygon. Give outlines of areas.")
@@ -326,6 +327,17 @@ def _plain(value: str) -> str:
     if value.strip() == _EVERY_OTHER:
         return _EVERY_OTHER
     return "".join(letter for letter in value.lower() if letter.isalnum())
+
+
+def _areas_of_collections(geometries: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Geometries with the polygons alone of collections, as mending and cutting leave them beside lines."""
+    import shapely
+
+    mended = geometries.copy()
+    for number in np.flatnonzero(shapely.get_type_id(geometries) == shapely.GeometryType.GEOMETRYCOLLECTION):
+        parts = shapely.get_parts(shapely.get_parts(geometries[number]))
+        mended[number] = shapely.multipolygons(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])
+    return mended
 
 
 def _text(value: Any) -> str:

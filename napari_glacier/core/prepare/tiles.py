@@ -159,7 +159,11 @@ class _Cutter:
         inside_HW = np.zeros(mask_HW.shape, bool)
         inside_HW[: inner.height, : inner.width] = valid_HW
         mask_HW[~inside_HW] = 0
+        paths = [out / "train_masks" / name, *(out / "train" / band / name for band in self._bands)]
         if not inside_HW.any() or int((mask_HW > 0).sum()) < self._settings.min_glacier_px:
+            # Of a run with other outlines; without its mask the rest is no tile.
+            for path in paths:
+                path.unlink(missing_ok=True)
             return False
         for band, plane_HW in zip(self._bands, planes_CHW, strict=True):
             dtype = read_info(self._tile.bands[band].path).dtype

@@ -25,6 +25,8 @@ from napari_glacier.core.raster.png import is_png, read_png, read_png_header
 
 RASTER_SUFFIXES = (".tif", ".tiff")
 GDAL_METADATA, GDAL_NODATA = 42112, 42113
+# Masks of indices have no larger ones.
+_MOST_INDEX = 3
 # What a damaged or foreign file makes tifffile and its codecs raise (ValueError and KeyError included).
 _READ_ERRORS = (
     tifffile.TiffFileError,
@@ -158,7 +160,8 @@ def read_part(
 def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
     """Codes of a mask file, shape (H, W), in the file's own type; the first plane of a coloured PNG.
 
-    `number` is as for `read_raster`.
+    `number` is as for `read_raster`. Where the file calls a value nodata that stands beside codes of 0 to 3, as 255
+    does in the masks of many programs, these pixels are 0.
 
     Raises
     ------
@@ -175,7 +178,17 @@ def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
     if raster.shape[0] != 1 and not is_png(path):
         raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
     codes_HW: AnyArray = raster[0]
-    return codes_HW
+    return codes_HW if is_png(path) else without_nodata(codes_HW, read_info(path).nodata)
+
+
+def without_nodata(codes_HW: AnyArray, nodata: float | None) -> AnyArray:
+    """Codes of a mask with 0 for what its file calls nodata; the same array where that is none, or a code of others."""
+    if nodata is None or not nodata > _MOST_INDEX:
+        return codes_HW
+    gone_HW = codes_HW == nodata
+    if not gone_HW.any() or (codes_HW[~gone_HW] > _MOST_INDEX).any():
+        return codes_HW
+    return np.where(gone_HW, codes_HW.dtype.type(0), codes_HW)
 
 
 def read_description(path: Path) -> dict[str, str]:

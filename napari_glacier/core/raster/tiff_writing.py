@@ -21,7 +21,14 @@ from napari_glacier.core.files import replacing, write_text_atomically
 from napari_glacier.core.raster.arrays import is_array
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.raster.png import is_png
-from napari_glacier.core.raster.tiff_reading import GDAL_METADATA, GDAL_NODATA, AnyArray, info_of_tiff, opened_tiff
+from napari_glacier.core.raster.tiff_reading import (
+    GDAL_METADATA,
+    GDAL_NODATA,
+    AnyArray,
+    info_of_tiff,
+    opened_tiff,
+    without_nodata,
+)
 
 # Tags that tifffile writes itself from the arguments it is given.
 _MANAGED_TAGS = frozenset(
@@ -153,8 +160,9 @@ def rewrite_mask(
 ) -> None:
     """Change pixels of an existing mask file and nothing else, atomically.
 
-    The file keeps its type, compression, codes and tags; pixels outside `changed_HW` keep their very values.
-    Overviews are dropped, since they would show the old labels.
+    The file keeps its type, compression, codes and tags; pixels outside `changed_HW` keep their very values, but for
+    those that the file calls nodata: they become background, as in all masks here (see `read_mask_codes`). Overviews
+    are dropped, also those beside the file, since they would show the old labels.
 
     Raises
     ------
@@ -166,9 +174,10 @@ def rewrite_mask(
     path = Path(path)
     check_writable(path)
     with opened_tiff(path) as tif:
-        info_of_tiff(path, tif)
+        info = info_of_tiff(path, tif)
         page: Any = tif.pages[0]
-        pixels = page.asarray()
+        stored = page.asarray()
+        pixels = without_nodata(stored, info.nodata)
         if pixels.shape != index_HW.shape:
             raise SaveError(
                 f"{path} holds {pixels.shape[:2]} pixels in {pixels.ndim} dimensions, the labels {index_HW.shape}. "
@@ -177,7 +186,7 @@ def rewrite_mask(
         tags = [
             (tag.code, int(tag.dtype), tag.count, _storable(tag.value))
             for tag in page.tags.values()
-            if tag.code not in _MANAGED_TAGS
+            if tag.code not in _MANAGED_TAGS and (pixels is stored or tag.code != GDAL_NODATA)
         ]
         layout = {
             "photometric": page.photometric,
@@ -216,6 +225,8 @@ def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, An
                 # A compression that can be read here but not written (fax, for one): the pixels are what counts.
                 plain = {key: value for key, value in layout.items() if key != "predictor"}
                 _encode(temporary, array, tags, {**plain, "compression": "deflate"}, container)
+        # Pyramids that GIS programs put beside a file.
+        path.with_name(f"{path.name}.ovr").unlink(missing_ok=True)
     except _ENCODE_ERRORS as error:
         raise SaveError(
             f"{path} could not be encoded ({type(error).__name__}: {error}); what was there before is unchanged. "
