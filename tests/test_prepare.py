@@ -472,3 +472,46 @@ def test_a_gap_in_one_band_stays_one_in_its_tiles(tmp_path, dtype, nodata):
     whole, cut = open_dataset(tmp_path / "scene.tif"), open_dataset(tmp_path / "out")
     for expected, found in zip(whole.read(whole.tiles[0]), cut.read(cut.tiles[0]), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_tiles_that_mended_outlines_leave_empty_go(tmp_path):
+    georef = GeoRef.from_epsg(32643, (30.0, 0.0, 500_000.0, 0.0, -30.0, 3_800_000.0))
+    write_raster(tmp_path / "scene.tif", np.ones((5, 128, 128), "u2"), georef, nodata=0)
+    near, far = (shapely.box(500_000 + x, 3_799_000 - x, 500_600 + x, 3_799_600 - x) for x in (300, 2400))
+    out = tmp_path / "out"
+    arguments = ["--outlines", str(tmp_path / "o.gpkg"), "--out", str(out), "--tile-px", "64", "--min-glacier-px", "50"]
+    arguments += ["--attribute", "Glaciers", "--class", "glacier=glacier"]
+    for polygons in ([near, far], [near]):
+        (tmp_path / "o.gpkg").unlink(missing_ok=True)
+        _write_vector(tmp_path / "o.gpkg", polygons, ["glacier"] * len(polygons), crs="EPSG:32643")
+        assert main(["prepare", "tiles", str(tmp_path / "scene.tif"), *arguments]) == 0
+        assert len(open_dataset(out).tiles) == len(polygons)
+    assert len(list((out / "train" / "B2").iterdir())) == 1
+
+
+def test_polygons_in_collections_count(tmp_path):
+    square, line = shapely.box(0, 0, 10, 10), shapely.LineString([(0, 0), (20, 20)])
+    pyogrio.raw.write(
+        tmp_path / "o.gpkg",
+        shapely.to_wkb(np.array([square, shapely.GeometryCollection([shapely.box(20, 0, 30, 20), line])], object)),
+        [],
+        [],
+        geometry_type="Unknown",
+        crs="EPSG:32643",
+    )
+    outlines = read_outlines(tmp_path / "o.gpkg", ClassRule())
+    assert shapely.area(outlines.polygons).tolist() == [100.0, 200.0]
+
+
+def test_numbers_of_classes_keep_their_signs_and_points(tmp_path):
+    squares = [shapely.box(x, 0, x + 10, 10) for x in (0, 20, 40)]
+    pyogrio.raw.write(
+        tmp_path / "o.gpkg",
+        shapely.to_wkb(np.array(squares, object)),
+        [np.array(["1", "-1", "2.5"], object)],
+        ["kind"],
+        geometry_type="Polygon",
+        crs="EPSG:32643",
+    )
+    rule = ClassRule.parse("kind", ["1=glacier", "-1=debris", "*=background"])
+    assert read_outlines(tmp_path / "o.gpkg", rule).index_N.tolist() == [1, 2, 0]

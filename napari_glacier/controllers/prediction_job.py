@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Scope = Literal["view", "tile", "all"]
-Tta = Literal["off", 2, 6, 8]
+# Views: as the model's file says (off where it says nothing), or so many.
+Tta = Literal["own", "off", 2, 6, 8]
 
 # Steps of a progress bar.
 _WHOLE = 1000
@@ -144,9 +145,8 @@ def _load(request: Request) -> "Predictor":
     from napari_glacier.nn.predictor import Predictor
 
     ensemble = resolve_models([request.model.source] if request.model.source is not None else None)
-    return Predictor(
-        ensemble, tta=request.tta, device=request.device, window_px=parts.WINDOW_PX, overlap_px=parts.OVERLAP_PX
-    )
+    views = (ensemble.tta or "off") if request.tta == "own" else request.tta
+    return Predictor(ensemble, tta=views, device=request.device, window_px=parts.WINDOW_PX, overlap_px=parts.OVERLAP_PX)
 
 
 def _predict_part(

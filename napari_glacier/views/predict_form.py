@@ -19,7 +19,13 @@ _SCOPES: tuple[tuple[Scope, str], ...] = (
     ("tile", "The tile in the middle"),
     ("all", "Everything"),
 )
-_TTA: tuple[tuple[Tta, str], ...] = (("off", "off"), (2, "2 views"), (6, "6 views"), (8, "8 views"))
+_TTA: tuple[tuple[Tta, str], ...] = (
+    ("own", "as the model says"),
+    ("off", "off"),
+    (2, "2 views"),
+    (6, "6 views"),
+    (8, "8 views"),
+)
 # With a dataset: the model used last, and the one that was promoted then.
 _MODEL = "predict_model"
 
@@ -60,7 +66,10 @@ class PredictForm(QFormLayout):
         self._scope.addItems([title for _, title in _SCOPES])
         self.addRow("Predict", self._scope)
         self._tta.addItems([title for _, title in _TTA])
-        self._tta.setToolTip("Test-time augmentation: the mean over turned and mirrored views; slower, smoother")
+        self._tta.setToolTip(
+            "Test-time augmentation: the mean over turned and mirrored views; slower, smoother.\nWhere a model says "
+            "nothing of it, it is off here; napari-glacier predict takes 6 views then."
+        )
         self.addRow("TTA", self._tta)
         self._device.setEditable(True)
         self._device.addItems(["auto", "cpu", "cuda", "mps"])
@@ -177,7 +186,7 @@ class PredictForm(QFormLayout):
     def remember(self) -> None:
         """Keep the other choices."""
         keep("predict/scope", self._scope.currentIndex())
-        keep("predict/tta", self._tta.currentIndex())
+        keep("predict/views", self._tta.currentIndex())
         keep("predict/device", self.device)
         keep("predict/probabilities", int(self._keep.isChecked()))
 
@@ -188,7 +197,7 @@ class PredictForm(QFormLayout):
 
     def _restore(self) -> None:
         self._scope.setCurrentIndex(max(0, min(kept("predict/scope", 0), len(_SCOPES) - 1)))
-        self._tta.setCurrentIndex(max(0, min(kept("predict/tta", 0), len(_TTA) - 1)))
+        self._tta.setCurrentIndex(max(0, min(kept("predict/views", 0), len(_TTA) - 1)))
         self._device.setCurrentText(kept("predict/device", "auto"))
         self._keep.setChecked(bool(kept("predict/probabilities", 0)))
 

@@ -14,6 +14,7 @@ from napari_glacier.core.raster import (
     GeoRef,
     read_description,
     read_info,
+    read_mask_codes,
     read_raster,
     rewrite_mask,
     write_cog,
@@ -301,3 +302,30 @@ def test_measures_are_cloud_optimised_and_whole(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="could not be written"):
         write_cog(tmp_path / "file" / "a.tif", array_CHW)
+
+
+def test_a_mask_rewritten_has_background_where_its_file_said_nodata(tmp_path):
+    scheme, path = get_scheme("glacier2"), tmp_path / "mask.tif"
+    codes_HW = np.zeros((20, 20), np.uint8)
+    codes_HW[:5], codes_HW[15:] = 1, 255
+    write_raster(path, codes_HW, nodata=255)
+    index_HW = scheme.decode(read_mask_codes(path))
+    assert (index_HW == (codes_HW == 1)).all()
+    # All glacier goes: 255 must not come to be one.
+    changed_HW = index_HW == 1
+    rewrite_mask(path, np.zeros_like(index_HW), changed_HW, scheme)
+    assert not read_mask_codes(path).any()
+    # Where 255 is a class beside others, the header does not make it none.
+    write_raster(tmp_path / "four.tif", np.array([[0, 85, 170, 255]], np.uint8), nodata=255)
+    assert read_mask_codes(tmp_path / "four.tif").tolist() == [[0, 85, 170, 255]]
+
+
+def test_pyramids_beside_a_mask_go_with_its_old_labels(tmp_path):
+    scheme, path = get_scheme("glacier4"), tmp_path / "mask.tif"
+    write_mask(path, np.ones((512, 512), np.uint8), scheme, UTM)
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
+    assert path.with_name("mask.tif.ovr").exists()
+    rewrite_mask(path, np.zeros((512, 512), np.uint8), np.ones((512, 512), bool), scheme)
+    with rasterio.open(path) as file:
+        assert not file.read(1, out_shape=(128, 128)).any()

@@ -179,16 +179,29 @@ def _row_of(change: _Change, scheme: ClassScheme) -> dict[str, Any]:
         for (before, after), number in sorted(zip(pairs.T.tolist(), counts.tolist(), strict=True), key=lambda x: -x[1])
     ]
     num_pixels = int(change.edited_HW.sum())
-    area_m2 = change.tile.georef.pixel_area_m2 if change.tile.georef is not None else None
+    area_m2 = _area_m2(change)
     return {
         "row": change.row,
         "col": change.col,
         "height": change.before_HW.shape[0],
         "width": change.before_HW.shape[1],
         "pixels": num_pixels,
-        "area_km2": f"{num_pixels * area_m2 / 1e6:.6f}" if area_m2 is not None else "",
+        "area_km2": f"{area_m2 / 1e6:.6f}" if area_m2 is not None else "",
         "changes": "; ".join(became),
     }
+
+
+def _area_m2(change: _Change) -> float | None:
+    """Area of what changed on the ellipsoid, as in reports; None where it lies nowhere."""
+    from napari_glacier.core.inventory.projection import pixel_areas_m2
+
+    if change.tile.georef is None:
+        return None
+    try:
+        areas_HW = pixel_areas_m2(change.tile.georef.offset(change.row, change.col), change.before_HW.shape)
+    except DataError:
+        return None
+    return float(areas_HW[change.edited_HW].sum(dtype=np.float64))
 
 
 def _name(scheme: ClassScheme, index: int) -> str:

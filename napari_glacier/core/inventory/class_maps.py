@@ -18,6 +18,9 @@ from napari_glacier.core.raster.georef import GeoRef
 # Numbers of days, uint8 (H, W), and the days (YYYY-MM-DD); a number beyond them is of no day.
 Days = Callable[[], tuple[npt.NDArray[np.uint8], tuple[str, ...]]]
 
+# More than any depth.
+_SEEN = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
@@ -156,13 +159,30 @@ class ClassMap:
 
     def _owners(self) -> npt.NDArray[np.int32]:
         owner_HW = np.full(self.shape, -1, np.int32)
-        depth_HW = np.zeros(self.shape, np.uint16)
+        depth_HW = np.zeros(self.shape, np.uint32)
         for number, part in enumerate(self.parts):
-            depth = _depth(part.mask.height, part.mask.width)
+            depth = _depth(part.mask.height, part.mask.width).astype(np.uint32)
+            if part.mask.probabilities is not None and self._shares_ground(part):
+                # What one saw comes before what another, deeper in its rectangle, did not.
+                depth += np.where(np.isnan(read_raster(part.mask.probabilities)[0]), 0, _SEEN).astype(np.uint32)
+            else:
+                depth += _SEEN
             deeper = depth > depth_HW[part.slices]
             owner_HW[part.slices][deeper] = number
             depth_HW[part.slices][deeper] = depth[deeper]
         return owner_HW
+
+    def _shares_ground(self, part: Part) -> bool:
+        """Whether another part reaches into this one."""
+        rows, cols = part.slices
+        return any(
+            other is not part
+            and other.slices[0].start < rows.stop
+            and rows.start < other.slices[0].stop
+            and other.slices[1].start < cols.stop
+            and cols.start < other.slices[1].stop
+            for other in self.parts
+        )
 
 
 def _depth(height: int, width: int) -> npt.NDArray[np.uint16]:

@@ -179,13 +179,15 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
     for placed in dataset.tiles if dataset else ():
         if placed.georef:
             tiles_at.setdefault(_place_key(placed.georef, placed.height, placed.width), []).append(placed)
-    tile_named = {plain_identity(Path(t.name).stem): t for t in dataset.tiles} if dataset else {}
+    tiles_named: dict[str, list[Tile]] = {}
+    for named in dataset.tiles if dataset else ():
+        tiles_named.setdefault(plain_identity(Path(named.name).stem), []).append(named)
     masks = []
     for path in paths:
         info, tags = read_info(path), read_description(path)
         if info.count != 1:
             raise SchemeError(f"{path} has {info.count} bands; a mask has one band of class codes.")
-        tile = tile_named.get(plain_identity(path.stem))
+        tile = _tile_of(path, tags, tiles_named.get(plain_identity(path.stem), ()))
         if info.georef is not None:
             tile = _tile_of(path, tags, tiles_at.get(_place_key(info.georef, info.height, info.width), ()))
         elif tile is not None and (tile.height, tile.width) != (info.height, info.width):
@@ -212,13 +214,19 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
 
 
 def _tile_of(path: Path, tags: Mapping[str, str], tiles: Sequence[Tile]) -> Tile | None:
-    """Of the tiles on a mask's place that of the mask: scenes of two dates lie on one. None where nothing tells."""
-    if len(tiles) < 2:
-        return next(iter(tiles), None)
-    named = [tile for tile in tiles if tags.get("tile") == tile.id] or [
-        tile for tile in tiles if plain_identity(Path(tile.name).stem) == plain_identity(path.stem)
-    ]
-    return named[0] if len(named) == 1 else None
+    """The one of several tiles that a mask is of, as its tags, its name or its folder (a split) tell; else None.
+
+    Scenes of two dates lie on one place, and tiles of two splits may have one name.
+    """
+    found = list(tiles)
+    for fits in (
+        lambda tile: tags.get("tile") == tile.id,
+        lambda tile: plain_identity(Path(tile.name).stem) == plain_identity(path.stem),
+        lambda tile: tile.split == path.parent.name,
+    ):
+        if len(found) > 1:
+            found = [tile for tile in found if fits(tile)] or found
+    return found[0] if len(found) == 1 else None
 
 
 def _days_of_tile(dataset: Dataset, tile: Tile) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:

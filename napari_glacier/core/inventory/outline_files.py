@@ -85,6 +85,7 @@ def write_outlines(
     driver = check_target(path, overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_open_file(path)
         if driver == "ESRI Shapefile":
             _write_shapefile(path, outlines)
             return
@@ -96,6 +97,21 @@ def write_outlines(
             f"{path} could not be written ({error.strerror or error}). Free disk space or choose a folder you may "
             "write to."
         ) from error
+
+
+def _refuse_open_file(path: Path) -> None:
+    """Raise `SaveError` where another program has not yet written all it knows into a GeoPackage.
+
+    Its log would be read into the new file, which would be spoilt.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise SaveError(
+            f"{path} is open in another program, or was when that stopped ({log.name} beside it holds changes). Close "
+            "it there, or open and close it once more, then try again."
+        )
+    for left in (log, path.with_name(f"{path.name}-shm")):
+        left.unlink(missing_ok=True)
 
 
 def read_polygons(path: Path) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_] | None, Any]:

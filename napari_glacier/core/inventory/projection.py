@@ -37,19 +37,21 @@ def crs_of(georef: GeoRef, source: str = "the raster") -> "pyproj.CRS":
     from pyproj.exceptions import CRSError
 
     try:
+        crs = None
         if georef.epsg is not None:
-            return pyproj.CRS.from_epsg(georef.epsg)
-        wkt = _wkt_of_tags(georef)
-        if wkt:
-            return pyproj.CRS.from_wkt(wkt)
+            crs = pyproj.CRS.from_epsg(georef.epsg)
+        elif wkt := _wkt_of_tags(georef):
+            crs = pyproj.CRS.from_wkt(wkt)
+        if crs is not None and not crs.is_engineering:
+            return crs
     except CRSError as error:
         raise DataError(
             f"{source} names a coordinate system that is not known ({georef.crs_name}: {error}). Assign the right "
             "one, for instance with gdal_edit.py -a_srs EPSG:32645."
         ) from error
     raise DataError(
-        f"{source} has pixel sizes but no coordinate system, so lengths and areas are not known. Assign one, for "
-        "instance with gdal_edit.py -a_srs EPSG:32645."
+        f"{source} has pixel sizes but no coordinate system on Earth, so lengths and areas are not known. Assign one, "
+        "for instance with gdal_edit.py -a_srs EPSG:32645."
     )
 
 

@@ -146,7 +146,8 @@ class Comparison:
         worse = []
         for row in self.regressions:
             assert row.difference is not None
-            sure = "clearly" if self.is_clear(row) else "perhaps by chance"
+            few = len(self.tiles) < FEW_TILES
+            sure = "clearly" if self.is_clear(row) else "on few tiles" if few else "perhaps by chance"
             name = "the MCC over all classes" if row.class_name is None else f"IoU of {row.class_name}"
             worse.append(f"{name} {row.difference:+.3f} ({sure})")
         return f"The challenger is worse in {', '.join(worse)}." if worse else ""

@@ -4,6 +4,7 @@ A pixel belongs to a polygon where its middle does, so holes (nunataks) stay hol
 with the higher index counts: debris lies on ice, lakes on both.
 """
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ _USUAL_VALUES = {
     **dict.fromkeys(("3", "lake", "glaciallake", "glacierlake", "proglaciallake", "gl"), 3),
 }
 _EVERY_OTHER = "*"
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 # How far beyond a scene polygons are read: reprojected borders bend.
 _MARGIN = 0.05
 
@@ -326,6 +328,9 @@ def _classes(path: Path, rule: ClassRule, values: npt.NDArray[Any]) -> npt.NDArr
 def _plain(value: str) -> str:
     if value.strip() == _EVERY_OTHER:
         return _EVERY_OTHER
+    if _NUMBER.fullmatch(value.strip()):
+        # -1 is not 1, and 2.5 not 25.
+        return value.strip()
     return "".join(letter for letter in value.lower() if letter.isalnum())
 
 

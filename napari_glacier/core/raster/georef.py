@@ -70,7 +70,8 @@ class GeoRef:
             m = [float(v) for v in tags[TRANSFORMATION]]
             transform = (m[0], m[1], m[3], m[4], m[5], m[7])
         elif PIXEL_SCALE in tags and TIEPOINT in tags:
-            sx, sy = float(tags[PIXEL_SCALE][0]), float(tags[PIXEL_SCALE][1])
+            # North is up whatever the sign, as GDAL has it.
+            sx, sy = float(tags[PIXEL_SCALE][0]), abs(float(tags[PIXEL_SCALE][1]))
             col, row, _, x, y, _ = (float(v) for v in tags[TIEPOINT][:6])
             transform = (sx, 0.0, x - col * sx, 0.0, -sy, y + row * sy)
         else:

@@ -197,7 +197,8 @@ def test_patches_turn_the_labels_before_into_those_after(corrected, tmp_path, by
         part = np.s_[round(top) : round(top) + before.shape[0], round(col) : round(col) + before.shape[1]]
         edited = after != UNCHANGED
         assert int(row["pixels"]) == edited.sum() > 0
-        assert float(row["area_km2"]) == pytest.approx(edited.sum() * 0.0009, abs=1e-6)
+        # On the ellipsoid, of which UTM shows 0.9992 to 1.002.
+        assert float(row["area_km2"]) == pytest.approx(edited.sum() * 0.0009, rel=2e-3)
         assert sum(int(part.split(": ")[1]) for part in row["changes"].split("; ")) == edited.sum()
         np.testing.assert_array_equal(redone[part][edited], before[edited])
         redone[part][edited] = after[edited]

@@ -4,6 +4,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 
 from napari_glacier.core.data.leakage import buffer_for, centres_m, excluded_windows, find_leaks
@@ -303,3 +304,25 @@ def test_the_usual_buffer_is_at_most_a_quarter_of_a_tile():
     assert buffer_for(None, [_tile("a", 0, 0, size=(512, 512)), _tile("b", 0, 0, size=(200, 512))]) == 50
     assert buffer_for(None, [_tile("a", 0, 0, size=(4000, 512))]) == 128
     assert buffer_for(300, [_tile("a", 0, 0)]) == 300
+
+
+def test_tiles_of_one_ground_in_two_zones_are_near():
+    to_44 = pyproj.Transformer.from_crs(32643, 32644, always_xy=True)
+
+    def tile(zone, number, x, y):
+        georef = GeoRef.from_epsg(zone, (30.0, 0.0, x, 0.0, -30.0, y))
+        return Tile(f"{zone}_{number}", "all", {}, 64, 64, georef, None, Path("x"))
+
+    places = [(770_000.0 + 64 * 30 * number, 3_800_000.0) for number in range(3)]
+    west = [tile(32643, number, *place) for number, place in enumerate(places)]
+    east = [tile(32644, number, *to_44.transform(*place)) for number, place in enumerate(places)]
+    leaks = find_leaks(west, east, 8, masked=True).leaks
+    same = {(leak.train_tile[-1], leak.val_tile[-1]) for leak in leaks if leak.relation == "overlap"}
+    assert {("0", "0"), ("1", "1"), ("2", "2")} <= same
+    # The grids are turned against one another by 3 degrees.
+    (windows,) = excluded_windows(west[:1], east[:1], 0)
+    assert sum(window.height * window.width for window in windows) > 0.95 * 64 * 64
+    centres = centres_m([*west, *east])
+    np.testing.assert_allclose(centres[:3], centres[3:], atol=100)
+    assert np.linalg.norm(centres[1] - centres[0]) == pytest.approx(64 * 30, rel=0.01)
+    assert sorted(map(sorted, make_folds(np.ones((6, 1)), 3, 0, centres))) == [[0, 3], [1, 4], [2, 5]]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pyogrio
@@ -500,3 +501,75 @@ def test_what_belongs_to_an_older_shapefile_is_neither_replaced_unasked_nor_left
     write_outlines(tmp_path / "g.shp", outlines, overwrite=True)
     assert not (tmp_path / "g.qix").exists()
     assert len(read(tmp_path / "g.shp")[1]) == len(outlines.polygons)
+
+
+def test_masks_of_two_dates_are_told_apart(make_landsat, tmp_path):
+    scenes = ("LC08_L2SP_149035_20130731_20200908_02_T1", "LC08_L2SP_149035_20200731_20200908_02_T1")
+    for scene in scenes:
+        shutil.move(make_landsat(scene, mtl=False), tmp_path / "scenes" / scene)
+    dataset = open_dataset(tmp_path / "scenes")
+    for number, tile in enumerate(dataset.tiles):
+        index_HW = np.zeros((tile.height, tile.width), np.uint8)
+        index_HW[5:15, 5 + 10 * number : 15 + 10 * number] = 1
+        write_mask(tmp_path / "maps" / tile.name, index_HW, FOUR, tile.georef)
+    source = open_maps(tmp_path / "maps", data=tmp_path / "scenes")
+    assert [mask.id for mask in source.masks] == [tile.id for tile in dataset.tiles]
+    assert [mask.tags["DATE_ACQUIRED"] for mask in source.masks] == ["2013-07-31", "2020-07-31"]
+    assert any("1 mask(s) lie on the place of others" in note for note in source.notes)
+
+
+def test_what_one_scene_saw_comes_before_what_another_did_not(tmp_path):
+    # The second map holds a glacier in the corner that the first one's scene left empty.
+    for number, (row, col) in enumerate(((0, 0), (10, 10))):
+        index_HW, seen_HW = np.zeros((40, 40), np.uint8), np.ones((40, 40), bool)
+        if number:
+            index_HW[10:20, 10:20] = 1
+        else:
+            seen_HW[15:, 15:] = False
+        write_mask(tmp_path / "maps" / f"{number}.tif", index_HW, FOUR, georef_at(col, row))
+        probability = np.where(seen_HW, np.float32(0.25), np.float32(np.nan))[None].repeat(4, axis=0)
+        write_raster(tmp_path / "maps" / "probabilities" / f"{number}.tif", probability, georef_at(col, row))
+    outlines = outline_maps(open_maps(tmp_path / "maps"))
+    assert outlines.columns["area_km2"].sum() == pytest.approx(0.09, rel=2e-3)
+
+
+def test_a_mask_says_what_is_nodata(tmp_path):
+    codes_HW = np.zeros((60, 60), np.uint8)
+    codes_HW[10:20, 10:20], codes_HW[40:] = 1, 255
+    write_raster(tmp_path / "maps" / "mask.tif", codes_HW, georef_at(0, 0), nodata=255)
+    outlines = outline_maps(open_maps(tmp_path / "maps"))
+    assert outlines.columns["area_km2"].sum() == pytest.approx(0.09, rel=2e-3)
+
+
+def test_a_file_of_two_layers_and_an_open_one_are_refused(tiles, tmp_path):
+    square = shapely.to_wkb(np.array([shapely.box(500_000, 3_799_000, 500_300, 3_799_300)], object))
+    path = tmp_path / "two.gpkg"
+    for layer in ("notes", "glaciers"):
+        more = {"layer": layer, "append": path.exists()}
+        pyogrio.raw.write(path, square, [], [], crs="EPSG:32643", geometry_type="Polygon", driver="GPKG", **more)
+    with pytest.raises(DataError, match=r"2 layers \(notes, glaciers\)"):
+        read_polygons(path)
+    outlines = outline_maps(open_maps(tiles[0]))
+    before = path.read_bytes()
+    (tmp_path / "two.gpkg-wal").write_bytes(b"changes of another program")
+    with pytest.raises(SaveError, match="is open in another program"):
+        write_outlines(path, outlines, overwrite=True)
+    assert path.read_bytes() == before
+    with pytest.raises(SaveError, match=r"Name it so"):
+        write_outlines(tmp_path / "x.SHP", outlines)
+
+
+def test_labels_of_other_names_are_not_joined_by_burnt_ones(make_dataset, tmp_path, capsys):
+    root = make_dataset()
+    assert main(["outlines", str(root), "--out", str(tmp_path / "o.gpkg")]) == 0
+    arguments = ["outlines", str(tmp_path / "o.gpkg"), "--like", str(root), "--out"]
+    assert main([*arguments, str(root / "label")]) == 2
+    assert "under other names" in capsys.readouterr().err
+    assert open_dataset(root).tiles
+    assert main([*arguments, str(tmp_path / "burnt")]) == 0
+
+
+@pytest.mark.parametrize("crs", ["EPSG:5773", "EPSG:4978"], ids=["height", "geocentric"])
+def test_systems_that_are_none_for_maps_are_refused(tiles, crs):
+    with pytest.raises(ConfigError, match="no system for maps"):
+        outline_maps(open_maps(tiles[0]), crs=crs)
