@@ -11,6 +11,7 @@ from napari_glacier.controllers.region_walk import Built, RegionWalk, mark, on_t
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
+from napari_glacier.core.correction.journal import NO_WORK
 from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import BoolArray
@@ -31,8 +32,8 @@ class AttentionController(RegionWalk):
 
     nothing_to_go_by = "There is no prediction to go by. Run a model first (Predict widget)."
     nothing_left = "Nothing uncertain is left in this scene."
-    # Taking over whole predictions is not looking at them.
-    unseen_tools = ("accept",)
+    # Taking over whole predictions is not looking at them, and neither is taking that back.
+    unseen_tools = tuple(sorted(NO_WORK))
 
     def __init__(self, workspace: Workspace, tools: ToolController) -> None:
         super().__init__(workspace, tools)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_glacier.controllers.first_steps import DONE_TEXT, STEPS, FirstStep, FirstSteps
@@ -48,6 +48,9 @@ class StartView(GlacierView):
         self.listen(self.steps.changed, self.refresh)
         self.on_close(self.steps.close)
         self.every(_LOOK_MS, self.steps.look)
+        content = self.body.parentWidget()
+        assert content is not None
+        content.installEventFilter(self)
         self.refresh()
 
     def _make_current(self) -> QWidget:
@@ -118,6 +121,12 @@ class StartView(GlacierView):
         self._again_button.setVisible(self.steps.begun)
         # How high it is now is known once the window has laid it out.
         QTimer.singleShot(0, self._post, self._fit)
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802 - Qt's name
+        """A theme that comes later makes the button higher."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            QTimer.singleShot(0, self._post, self._fit)
+        return False
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
         """Another width breaks the lines elsewhere."""

@@ -296,3 +296,19 @@ def test_what_was_drawn_and_dropped_is_to_be_looked_at_again(workspace, desk):
     desk.discard()
     assert desk.attention.stale
     assert desk.attention.next().window == region.window
+
+
+def test_accepting_everything_and_taking_it_back_is_not_looking(workspace, desk):
+    _, index = _predict(workspace)
+    before = [region.window for region in _walk_of(desk)]
+    workspace.assign(index, np.ones(index.shape, bool), "accept")
+    desk.undo()
+    desk.redo()
+    desk.undo()
+    assert [region.window for region in _walk_of(desk)] == before
+
+
+def _walk_of(desk):
+    desk.attention.stale = True
+    desk.attention.next()
+    return desk.attention.regions()

@@ -72,3 +72,17 @@ def test_closing_it_lets_go_and_it_can_be_taken_up_again(viewer, qtbot):
     assert again._button.text() == "Open it and go on"
     again._button.click()
     qtbot.waitUntil(lambda: _ticked(again) == ["open"])
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (1000, 600)])
+def test_its_buttons_are_whole_from_the_first_look_on(viewer, qtbot, size):
+    viewer.window.resize(*size)
+    viewer.show()
+    view = _dock(viewer, "Start here")
+    bar = view._scroll.verticalScrollBar()
+    qtbot.waitUntil(lambda: view._button.height() > 0 and view._button.isVisible())
+    qtbot.wait(300)
+    assert bar.maximum() == 0
+    _dock(viewer, "Data")
+    qtbot.wait(300)
+    assert bar.maximum() == 0
