@@ -15,6 +15,7 @@ from napari_glacier.core.models.network_sizes import NETWORK_SIZES
 from napari_glacier.core.models.shelf import first_member, read_card_facts
 from napari_glacier.core.models.training_memory import estimate_memory
 from napari_glacier.core.models.training_pace import Past, duration, find_past
+from napari_glacier.core.processes import BFLOAT16_FLAGS, kernel_cpu_flags
 from napari_glacier.core.runfiles import RunFolder
 
 
@@ -77,7 +78,8 @@ def _memory(config: RunConfig | None, tiles: Sequence[Tile], gpus: int, past: Pa
     network = _network(config) if config is not None else None
     found = None
     if config is not None and network is not None:
-        half = bool(gpus) if config.train.amp == "auto" else config.train.amp != "off"
+        fast = bool(gpus) or bool(kernel_cpu_flags() & BFLOAT16_FLAGS)
+        half = fast if config.train.amp == "auto" else config.train.amp != "off"
         found = estimate_memory(config, network, tiles, gpus=gpus, half=half)
     if found is None:
         return ""

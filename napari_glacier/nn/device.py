@@ -7,10 +7,10 @@ import ctypes
 import logging
 import platform
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_glacier.core.errors import DeviceError
+from napari_glacier.core.processes import BFLOAT16_FLAGS, kernel_cpu_flags
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def inference_dtype(device: "torch.device") -> "torch.dtype":
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else torch.float32
-    if device.type == "cpu" and _cpu_flags() & {"amx_bf16", "avx512_bf16"}:
+    if device.type == "cpu" and _cpu_flags() & BFLOAT16_FLAGS:
         return torch.bfloat16
     return torch.float32
 
@@ -112,8 +112,4 @@ def _cpu_flags() -> set[str]:
 
     if hasattr(torch.cpu, "get_capabilities"):  # torch 2.10 and later
         return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[-1].split()}
+    return kernel_cpu_flags()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from napari_glacier.controllers import training_estimates
 from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.training_estimates import estimate, gpus_used
 from napari_glacier.controllers.training_plans import (
@@ -136,7 +137,8 @@ def test_a_run_begun_elsewhere_is_noticed_and_followed(workspace, tmp_path):
     controller.close()
 
 
-def test_before_there_is_a_run_memory_is_told_by_the_size_of_the_network(tmp_path):
+def test_before_there_is_a_run_memory_is_told_by_the_size_of_the_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_estimates, "kernel_cpu_flags", set)
     plan = Plan("smoke", tmp_path, tmp_path, epochs=2)
     said = estimate(plan, [], load_config("smoke", ["data.train=."]))
     assert said.startswith("About 1.0 GB of memory. How long it takes is told after the first epoch")
@@ -207,3 +209,16 @@ def test_the_command_to_follow_is_one_of_the_commands(tmp_path):
     follow = text[text.index("until rsync") :]
     words = shlex.split(follow.replace("\\\n", " "))
     assert words[words.index("HOST:/path/to/runs/") + 1].rstrip(";") == f"{tmp_path}/it's runs/"
+
+
+@pytest.mark.parametrize(("flags", "same"), [({"avx2", "amx_bf16"}, "bf16"), ({"avx2"}, "off")])
+def test_memory_is_estimated_in_the_numbers_that_the_processor_takes(tmp_path, monkeypatch, flags, same):
+    monkeypatch.setattr(training_estimates, "kernel_cpu_flags", lambda: flags)
+    plan = Plan("smoke", tmp_path, tmp_path, epochs=3)
+    said = [
+        estimate(plan, [], load_config("hkh_pretrain", ["data.train=.", f"train.amp={amp}", "train.batch_size=4"]))
+        for amp in ("auto", same, "off", "bf16")
+    ]
+    assert said[0] == said[1]
+    assert said[2] != said[3]
+    assert "GB of memory" in said[0]
