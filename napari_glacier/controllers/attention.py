@@ -86,7 +86,10 @@ class AttentionController(RegionWalk):
 
     def fixed(self) -> None:
         """Note that the labels of the region on screen are right as they are now, and go on."""
-        self._settle(*self._need_on_screen())
+        region, where_HW = self._need_on_screen()
+        # What was said of the region before is not said of this one.
+        self.tools.told.emit("")
+        self._settle(region, where_HW)
 
     def close(self) -> None:
         """Disconnect from the workspace."""

@@ -185,6 +185,7 @@ class DisagreementController(RegionWalk):
         region, where_HW = self._need_on_screen()
         session, found = self._need_writable(), self._found
         assert found is not None
+        self.tools.told.emit("")
         theirs_HW = np.where(where_HW, self._theirs(session, found, region), np.uint8(UNSAID))
         cuts = on_tiles(session.current_scenes[region.plane], region.window, where_HW)
         areas = [SettledArea(tile_id, *corner, theirs_HW[part]) for tile_id, corner, part in cuts]

@@ -160,6 +160,7 @@ class RegionWalk(ABC):
     def skip(self) -> None:
         """Put the region on screen behind all others, and go on."""
         region, _ = self._need_current()
+        self.tools.told.emit("")
         self._renew()
         with self._lock:
             for left in self.regions():

@@ -308,6 +308,16 @@ def test_accepting_everything_and_taking_it_back_is_not_looking(workspace, desk)
     assert [region.window for region in _walk_of(desk)] == before
 
 
+def test_what_was_said_of_a_region_is_not_said_of_the_next(workspace, desk):
+    _predict(workspace)
+    told = []
+    desk.tools.told.connect(told.append)
+    desk.attention.next()
+    for act in (desk.attention.accept, desk.attention.fixed, desk.attention.accept, desk.attention.skip):
+        act()
+        assert bool(told[-1]) == (act == desk.attention.accept)
+
+
 def _walk_of(desk):
     desk.attention.stale = True
     desk.attention.next()
