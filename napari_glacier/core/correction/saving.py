@@ -23,6 +23,7 @@ from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, GlacierError, SaveError
 from napari_glacier.core.files import replacing
 from napari_glacier.core.raster import check_writable, rewrite_mask, write_mask
+from napari_glacier.core.raster.archives import file_of
 
 __all__ = ["ORIGINALS_FOLDER", "SaveReport", "changed_outside", "fingerprint", "keep_outside_changes"]
 __all__ += ["mask_file", "read_present_mask", "save_tiles", "settle_saves"]
@@ -219,11 +220,11 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
         raise SaveError(_outside_change(tile, base, present))
     if path is not None:
         check_writable(path)
-    elif not dataset.root.exists():
+    elif not any(file_of(file).exists() for file in tile.files):
         # A new mask would make the folder anew, where nobody looks for it.
         raise SaveError(
-            f"{dataset.root} is no longer there: it was renamed or moved. The strokes are kept in its journal. Give it "
-            "its name back, or close it and open it where it is."
+            f"The images of {dataset.root} are no longer there: it was renamed or moved. The strokes are kept in its "
+            "journal. Give it its name back, or close it and open it where it is."
         )
     if dataset.scheme is None:
         raise SaveError(f"{dataset.root} has no class scheme to write masks with. Choose one, then save again.")
