@@ -396,3 +396,18 @@ def test_a_prediction_whose_layer_a_person_took_away_is_not_taken_over(
     with pytest.raises(DataError, match="no prediction of the scene on screen"):
         controller.accept("all")
     assert not two_scenes.unsaved()
+
+
+@pytest.mark.parametrize("asked", [("tta: 2\n", "2"), ("", "off")], ids=["2 views", "none"])
+def test_a_model_is_asked_for_the_views_that_its_file_names(
+    workspace, controller, make_dataset, make_checkpoint, asked
+):
+    named, views = asked
+    workspace.open(make_dataset())
+    checkpoint = make_checkpoint()
+    path = checkpoint.with_name("ensemble.yaml")
+    path.write_text(f"members:\n  - {{path: {checkpoint.name}}}\n{named}")
+    request = controller.request(ModelChoice("ensemble", path), "own", "cpu", "all")
+    _, outcome = _finish(controller.job(request), controller.take)
+    (line,) = (outcome.written[0].parent / "provenance.jsonl").read_text().splitlines()
+    assert json.loads(line)["provenance"]["tta"] == views

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from qtpy.QtCore import Qt
 
 from napari_glacier import _reader
@@ -98,3 +99,16 @@ def test_an_archive_is_chosen_in_the_dialog(viewer, qtbot, make_landsat, monkeyp
     assert "*.tar" in asked[0]
     qtbot.waitUntil(lambda: view.workspace.session is not None and view.tiles.settled, timeout=20_000)
     assert view.workspace.session.tile_ids == (archive.stem,)
+
+
+def test_a_dataset_that_is_dropped_beside_another_is_flown_to(viewer, make_dataset):
+    viewer.show()
+    viewer.open(str(make_dataset("first")), plugin="napari-glacier")
+    far = make_dataset("second")
+    for path in far.glob("*/*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.transform = rasterio.Affine.translation(90_000, 0) @ file.transform
+    viewer.open(str(far), plugin="napari-glacier")
+    layer = workspace_of(viewer).labels_layer
+    middle = layer.data_to_world([(size - 1) / 2 for size in layer.data.shape])
+    assert tuple(viewer.scene.camera.center[-2:]) == pytest.approx(tuple(middle), abs=60)
