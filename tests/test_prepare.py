@@ -474,7 +474,7 @@ def test_a_gap_in_one_band_stays_one_in_its_tiles(tmp_path, dtype, nodata):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_tiles_that_mended_outlines_leave_empty_go(tmp_path):
+def test_tiles_that_mended_outlines_leave_empty_go(tmp_path, capsys):
     georef = GeoRef.from_epsg(32643, (30.0, 0.0, 500_000.0, 0.0, -30.0, 3_800_000.0))
     write_raster(tmp_path / "scene.tif", np.ones((5, 128, 128), "u2"), georef, nodata=0)
     near, far = (shapely.box(500_000 + x, 3_799_000 - x, 500_600 + x, 3_799_600 - x) for x in (300, 2400))
@@ -487,6 +487,17 @@ def test_tiles_that_mended_outlines_leave_empty_go(tmp_path):
         assert main(["prepare", "tiles", str(tmp_path / "scene.tif"), *arguments]) == 0
         assert len(open_dataset(out).tiles) == len(polygons)
     assert len(list((out / "train" / "B2").iterdir())) == 1
+
+    # What a person has corrected is not cut anew.
+    (mask,) = (out / "train_masks").glob("*.tif")
+    (out / "labels_original" / "train_masks").mkdir(parents=True)
+    shutil.copy(mask, out / "labels_original" / "train_masks")
+    before = mask.read_bytes()
+    (tmp_path / "o.gpkg").unlink()
+    _write_vector(tmp_path / "o.gpkg", [far], ["glacier"], crs="EPSG:32643")
+    assert main(["prepare", "tiles", str(tmp_path / "scene.tif"), *arguments]) == 2
+    assert "were corrected since" in capsys.readouterr().err
+    assert mask.read_bytes() == before
 
 
 def test_polygons_in_collections_count(tmp_path):

@@ -145,7 +145,7 @@ def _tiles_of_folds(config: RunConfig, folder: RunFolder, notes: Notes) -> Label
     """The labelled tiles; once a fold has begun, without those that were labelled since."""
     labelled = open_labelled_tiles(config.data)
     path = folder.path / FOLDS_FILE
-    if not path.is_file() or not (folder.path / "fold-1" / "events.jsonl").is_file():
+    if not path.is_file() or not RunFolder(folder.path / "fold-1").events():
         return labelled
     known = set(named_tiles(path)) | {tile_id for tile_id, split in labelled.split_of.items() if split == "train"}
     tile_ids = [tile.id for tile in labelled.tiles.tiles]

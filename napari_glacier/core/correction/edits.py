@@ -305,12 +305,12 @@ class EditableMask(CopyingArray):
 
     def shows(self, patch: Patch) -> bool:
         """Whether a pixel still holds what a patch made of it."""
-        for at_home in self._at_home([patch]):
-            plane, place = self._place_of[patch.tile_id]
-            with self._lock:
-                now_HW = self._index_PHW[plane][place.slices][at_home.slices]
-                return bool((patch.edited & (now_HW == patch.after_HW)).any())
-        return False
+        if not any(self._at_home([patch])):
+            return False
+        plane, place = self._place_of[patch.tile_id]
+        with self._lock:
+            now_HW = self._index_PHW[plane][place.slices][patch.slices]
+            return bool((patch.edited & (now_HW == patch.after_HW)).any())
 
     def tile(self, tile_id: str) -> MaskArray:
         """A tile as it is now, a copy; KeyError where it is of another scene."""

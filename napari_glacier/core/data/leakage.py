@@ -7,7 +7,7 @@ and in columns), as a buffer of so many pixels is a frame of so many pixels arou
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ _EARTH_M = 6_371_008.8
 _ROUNDING_PX = 0.01
 # Where coordinates do not compare: farther apart than places on Earth can be.
 _OTHER_CRS_M = 1e8
+_NOWHERE = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +211,10 @@ def _centres_on_one_plane(tiles: Sequence[Tile]) -> npt.NDArray[np.float64] | No
 
 def _between(source: GeoRef, target: GeoRef | None) -> Any:
     """What brings (x, y) from one system to another, or to longitude and latitude; None where one is not known."""
+    # Of each tile only its system counts, so that thousands share a transformer.
+    systems = [georef and replace(georef, transform=_NOWHERE) for georef in (source, target)]
     try:
-        return _transformer(source, target)
+        return _transformer(*systems)
     except DataError:
         return None
 

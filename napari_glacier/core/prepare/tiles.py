@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from napari_glacier.core.bands import CANONICAL_BANDS, PICTURE_BANDS
 from napari_glacier.core.classes import ClassScheme, get_scheme
+from napari_glacier.core.correction.saving import ORIGINALS_FOLDER
 from napari_glacier.core.data.dataset import Dataset, is_nodata, open_dataset, write_scheme
 from napari_glacier.core.data.tiles import BandSource, Tile
-from napari_glacier.core.errors import BandError, DataError
+from napari_glacier.core.errors import BandError, DataError, SaveError
 from napari_glacier.core.prepare.burning import Burner, ClassRule, Outlines, crs_of, read_outlines, scene_bounds
 from napari_glacier.core.prepare.preparing import Progress, State, file_window, north_up, safe_name, signature
 from napari_glacier.core.raster import read_info, write_mask, write_raster
@@ -120,6 +121,7 @@ def prepare_tiles(
         key = [[signature(path) for path in tile.files], tile.rule, outline_signatures]
         count = state.find(name, key)
         if count is None:
+            _refuse_corrected(out, name)
             cutter = _Cutter(dataset, tile, _outlines(tile, outlines, settings), settings)
             count = 0
             for k, window in enumerate(cuts[name]):
@@ -136,6 +138,16 @@ def prepare_tiles(
             "outlines lie on the scene."
         )
     return PreparedTiles(out, scheme, num_tiles, len(names), tuple(dataset.warnings))
+
+
+def _refuse_corrected(out: Path, name: str) -> None:
+    """Raise `SaveError` where a person has corrected masks of a scene that is to be cut anew."""
+    originals = out / ORIGINALS_FOLDER / "train_masks"
+    if any(originals.glob(f"{name}_*.tif")):
+        raise SaveError(
+            f"Masks of {name} in {out} were corrected since ({originals} has them as they came), and its images or "
+            "outlines have changed: cutting it anew would replace them. Give another --out."
+        )
 
 
 class _Cutter:
