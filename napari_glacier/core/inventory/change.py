@@ -174,12 +174,16 @@ def compare_dates(
     return result
 
 
+# First row and column of a mask, its shape, and what of it was seen; None where all was.
+_Added = tuple[int, int, tuple[int, ...], npt.NDArray[np.bool_] | None]
+
+
 class _Counted:
     """Which places were looked at, and which of them seen, in masks that may overlap."""
 
     def __init__(self) -> None:
-        # For each grid a georeference of it, and what was added there: first row and column, and what was seen.
-        self._grids: list[tuple[GeoRef, list[tuple[int, int, npt.NDArray[np.bool_]]]]] = []
+        # For each grid a georeference of it, and what was added there.
+        self._grids: list[tuple[GeoRef, list[_Added]]] = []
         self._num_covered = self._num_seen = 0
 
     @property
@@ -193,20 +197,21 @@ class _Counted:
         if georef is not None:
             (row, col), added = self._place(georef)
             height, width = seen_HW.shape
-            for top, left, before_HW in added:
-                rows = slice(max(row, top), min(row + height, top + before_HW.shape[0]))
-                cols = slice(max(col, left), min(col + width, left + before_HW.shape[1]))
+            for top, left, shape, before_HW in added:
+                rows = slice(max(row, top), min(row + height, top + shape[0]))
+                cols = slice(max(col, left), min(col + width, left + shape[1]))
                 if rows.start < rows.stop and cols.start < cols.stop:
                     here = slice(rows.start - row, rows.stop - row), slice(cols.start - col, cols.stop - col)
                     there = slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left)
-                    first_HW[here] &= ~before_HW[there]
+                    first_HW[here] &= False if before_HW is None else ~before_HW[there]
                     new_HW[here] = False
-            added.append((row, col, seen_HW))
+            # Without scenes all of it is seen: thousands of masks then cost nothing.
+            added.append((row, col, seen_HW.shape, None if seen_HW.all() else seen_HW))
         self._num_covered += int(new_HW.sum())
         self._num_seen += int(first_HW.sum())
         return first_HW
 
-    def _place(self, georef: GeoRef) -> tuple[tuple[int, int], list[tuple[int, int, npt.NDArray[np.bool_]]]]:
+    def _place(self, georef: GeoRef) -> tuple[tuple[int, int], list[_Added]]:
         for anchor, added in self._grids:
             position = anchor.position_of(georef)
             if position is not None:

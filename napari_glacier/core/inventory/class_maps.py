@@ -160,9 +160,10 @@ class ClassMap:
     def _owners(self) -> npt.NDArray[np.int32]:
         owner_HW = np.full(self.shape, -1, np.int32)
         depth_HW = np.zeros(self.shape, np.uint32)
+        shared_N = self._share_ground()
         for number, part in enumerate(self.parts):
             depth = _depth(part.mask.height, part.mask.width).astype(np.uint32)
-            if part.mask.probabilities is not None and self._shares_ground(part):
+            if part.mask.probabilities is not None and shared_N[number]:
                 # What one saw comes before what another, deeper in its rectangle, did not.
                 depth += np.where(np.isnan(read_raster(part.mask.probabilities)[0]), 0, _SEEN).astype(np.uint32)
             else:
@@ -172,17 +173,17 @@ class ClassMap:
             depth_HW[part.slices][deeper] = depth[deeper]
         return owner_HW
 
-    def _shares_ground(self, part: Part) -> bool:
-        """Whether another part reaches into this one."""
-        rows, cols = part.slices
-        return any(
-            other is not part
-            and other.slices[0].start < rows.stop
-            and rows.start < other.slices[0].stop
-            and other.slices[1].start < cols.stop
-            and cols.start < other.slices[1].stop
-            for other in self.parts
-        )
+    def _share_ground(self) -> npt.NDArray[np.bool_]:
+        """Whether another part reaches into each one, bool (parts,)."""
+        top_N, left_N = (np.array([getattr(part, key) for part in self.parts]) for key in ("row", "col"))
+        bottom_N = top_N + [part.mask.height for part in self.parts]
+        right_N = left_N + [part.mask.width for part in self.parts]
+        counts = [
+            np.count_nonzero((top_N < bottom) & (top < bottom_N) & (left_N < right) & (left < right_N))
+            for top, bottom, left, right in zip(top_N, bottom_N, left_N, right_N, strict=True)
+        ]
+        # Each reaches into itself.
+        return np.array(counts) > 1
 
 
 def _depth(height: int, width: int) -> npt.NDArray[np.uint16]:
