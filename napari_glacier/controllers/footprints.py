@@ -78,7 +78,7 @@ def _corners(georef: GeoRef, height: int, width: int) -> list[tuple[float, float
 
 
 def _in_degrees(tiles: Sequence[Tile], corners_N42: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    from napari_glacier.core.inventory.projection import crs_of, to_longitude_latitude
+    from napari_glacier.core.raster.projection import crs_of, to_longitude_latitude
 
     found = np.empty_like(corners_N42)
     keys = [tile.georef.crs_key if tile.georef else None for tile in tiles]

@@ -3,7 +3,6 @@
 The figures are those of `napari-glacier report`: the same functions make them.
 """
 
-import re
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from napari_glacier.controllers.session import Session, counted
 from napari_glacier.controllers.steps import Step, as_steps
 from napari_glacier.core.correction.journal_place import is_writable_folder, user_data_dir
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
+from napari_glacier.core.files import file_name_of
 
 if TYPE_CHECKING:
     from napari_glacier.core.inventory.map_source import MapSource
@@ -197,7 +197,7 @@ class ReportController:
         if maps is None:
             raise ConfigError("There are no labels and no predictions yet. Predict, or label some tiles and save.")
         home = session.root if is_writable_folder(session.root) else user_data_dir() / session.root.name
-        name = _slug(maps.path.name) if maps.path is not None else "labels"
+        name = file_name_of(maps.path.name, "map") if maps.path is not None else "labels"
         out = home / REPORTS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         scheme = None if session.assumed_scheme else session.scheme.name
         return Request(session.root, maps, truth.names, scheme, level, out)
@@ -370,10 +370,6 @@ def _holds_masks(folder: Path) -> bool:
 
     folders = [folder, *(sub for sub in folder.iterdir() if sub.is_dir() and sub.name not in _MEASURES)]
     return any(rasters_in(own) for own in folders)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.") or "map"
 
 
 def _km2(value: float) -> str:

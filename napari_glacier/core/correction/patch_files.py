@@ -16,8 +16,9 @@ from napari_glacier.core.correction.strokes import MaskArray, Patch, StrokeInfo
 from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, SaveError
-from napari_glacier.core.files import write_text_atomically
+from napari_glacier.core.files import file_name_of, write_text_atomically
 from napari_glacier.core.raster import write_raster
+from napari_glacier.core.raster.projection import pixel_areas_m2
 
 By = Literal["stroke", "tile"]
 TABLE = "corrections.csv"
@@ -116,7 +117,7 @@ def _by_stroke(dataset: Dataset, journal: Journal, infos: dict[int, StrokeInfo])
                     "model": stroke.model or "",
                     "saved": "no" if infos[stroke.id].unsaved else "yes",
                 }
-                yield f"{stroke.id:06d}_{_plain(tile.id)}", change, about
+                yield f"{stroke.id:06d}_{file_name_of(tile.id, 'tile')}", change, about
 
 
 def _by_tile(dataset: Dataset, journal: Journal) -> _Named:
@@ -133,7 +134,7 @@ def _by_tile(dataset: Dataset, journal: Journal) -> _Named:
                 "tools": "; ".join(dict.fromkeys(stroke.tool for stroke in strokes)),
                 "review": journal.review(tile.id),
             }
-            yield _plain(tile.id), change, about
+            yield file_name_of(tile.id, "tile"), change, about
 
 
 def _change(tile: Tile, patches: Iterable[Patch]) -> _Change | None:
@@ -193,8 +194,6 @@ def _row_of(change: _Change, scheme: ClassScheme) -> dict[str, Any]:
 
 def _area_m2(change: _Change) -> float | None:
     """Area of what changed on the ellipsoid, as in reports; None where it lies nowhere."""
-    from napari_glacier.core.inventory.projection import pixel_areas_m2
-
     if change.tile.georef is None:
         return None
     try:
@@ -206,8 +205,3 @@ def _area_m2(change: _Change) -> float | None:
 
 def _name(scheme: ClassScheme, index: int) -> str:
     return scheme.class_names[index] if index < scheme.num_classes else str(index)
-
-
-def _plain(tile_id: str) -> str:
-    """A tile's id as a part of a file name."""
-    return "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in tile_id)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.raster.projection import LONGITUDE_LATITUDE, crs_of
 from napari_glacier.core.tiling import Window
 
 USUAL_BUFFER_PX = 128
@@ -222,8 +223,6 @@ def _between(source: GeoRef, target: GeoRef | None) -> Any:
 @lru_cache(maxsize=64)
 def _transformer(source: GeoRef, target: GeoRef | None) -> Any:
     import pyproj
-
-    from napari_glacier.core.inventory.projection import LONGITUDE_LATITUDE, crs_of
 
     into = LONGITUDE_LATITUDE if target is None else crs_of(target)
     return pyproj.Transformer.from_crs(crs_of(source), into, always_xy=True)

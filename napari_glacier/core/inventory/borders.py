@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import ClassScheme
-from napari_glacier.core.inventory.projection import pixel_size_m
+from napari_glacier.core.raster.projection import pixel_size_m
 
 if TYPE_CHECKING:
     from napari_glacier.core.inventory.report_data import Scene

@@ -20,9 +20,9 @@ from napari_glacier.core.data.pairing import pair_files
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.inventory.map_source import masks_in
-from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
 from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.raster.projection import pixel_areas_m2
 from napari_glacier.core.scenes.products import HIDING_CLASSES
 from napari_glacier.core.tiling import Window
 

@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile
-from napari_glacier.core.inventory.projection import (
+from napari_glacier.core.inventory.vectorize import Polygons, to_map
+from napari_glacier.core.raster.projection import (
     pixel_areas_m2,
     to_equal_area,
     to_longitude_latitude,
     utm_zones,
 )
-from napari_glacier.core.inventory.vectorize import Polygons, to_map
 from napari_glacier.core.scenes.products import DATE_TAG
 
 if TYPE_CHECKING:

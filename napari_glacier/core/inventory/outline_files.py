@@ -16,10 +16,10 @@ from napari_glacier.core.errors import DataError, RasterError, SaveError, Scheme
 from napari_glacier.core.files import replacing
 from napari_glacier.core.inventory.outline_columns import transformed
 from napari_glacier.core.inventory.outlines import Outlines
-from napari_glacier.core.inventory.projection import LONGITUDE_LATITUDE, crs_of
 from napari_glacier.core.inventory.vectorize import rasterise, to_pixels
 from napari_glacier.core.raster import RASTER_SUFFIXES, read_description, read_info, write_mask
 from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.raster.projection import LONGITUDE_LATITUDE, crs_of
 
 DRIVERS: Mapping[str, str] = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON", ".shp": "ESRI Shapefile"}
 # A shapefile's field names have ten characters at most.

@@ -16,11 +16,11 @@ from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.inventory.class_maps import ClassMap
 from napari_glacier.core.inventory.map_source import MapSource
 from napari_glacier.core.inventory.outline_columns import Calibrate, pixel_columns, shape_columns, transformed
-from napari_glacier.core.inventory.projection import (
+from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
+from napari_glacier.core.raster.projection import (
     LONGITUDE_LATITUDE,
     crs_of,
 )
-from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
 
 if TYPE_CHECKING:
     import pyproj

@@ -13,7 +13,6 @@ from napari_glacier.core.inventory.borders import measure_lakes, tile_interfaces
 from napari_glacier.core.inventory.calibration import Calibration, Expectation, Sample, calibrate
 from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile
 from napari_glacier.core.inventory.map_source import MapSource
-from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.inventory.report_data import (
     Area,
     Change,
@@ -25,6 +24,7 @@ from napari_glacier.core.inventory.report_data import (
     TileRow,
     quantities_of,
 )
+from napari_glacier.core.raster.projection import pixel_areas_m2
 
 OnProgress = Callable[[int, int, str], None]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.inventory.calibration import Calibration, Reliability
-from napari_glacier.core.inventory.projection import pixel_size_m
 from napari_glacier.core.inventory.report_data import Area, Report, Scene, quantities_of
+from napari_glacier.core.raster.projection import pixel_size_m
 
 _MOST_PX = 1400
 _LAND, _OUTSIDE = "#e3e3df", "#ffffff"

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.inventory.projection import xy_of
 from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.raster.projection import xy_of
 
 if TYPE_CHECKING:
     from shapely import Polygon

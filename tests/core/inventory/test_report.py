@@ -15,10 +15,10 @@ from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.inventory.borders import interface_length
 from napari_glacier.core.inventory.map_source import open_maps
-from napari_glacier.core.inventory.projection import pixel_areas_m2
 from napari_glacier.core.inventory.report import make_report
 from napari_glacier.core.raster import write_mask, write_raster
 from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.raster.projection import pixel_areas_m2
 
 FOUR = get_scheme("glacier4")
 

@@ -5,7 +5,8 @@ import pyproj
 import pytest
 
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.inventory.projection import (
+from napari_glacier.core.raster.georef import GeoRef
+from napari_glacier.core.raster.projection import (
     crs_of,
     pixel_areas_m2,
     pixel_size_m,
@@ -13,7 +14,6 @@ from napari_glacier.core.inventory.projection import (
     utm_zones,
     xy_of,
 )
-from napari_glacier.core.raster.georef import GeoRef
 
 GEOD = pyproj.Geod(ellps="WGS84")
 
