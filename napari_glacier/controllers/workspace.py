@@ -58,7 +58,7 @@ class SpareTime(Protocol):
         """Whether there will be any: the window is on screen."""
 
     def paint(self) -> None:
-        """Paint what is new."""
+        """Paint what is new, if that can be done now."""
 
     def spend_on(self, step: Callable[[], bool]) -> None:
         """Call `step` again and again, the window alive in between, until it gives False."""
@@ -150,7 +150,7 @@ class Workspace:
         if previous is not None and previous is not session:
             self._remove_layers_of(previous)
         self.attach(session)
-        self._put_layers(layers, at_once=previous is None)
+        self._put_layers(layers)
 
     def attach(self, session: Session) -> None:
         """Make `session` the current one and adopt those of its layers that are already here."""
@@ -183,7 +183,7 @@ class Workspace:
             If a file of the scene cannot be read; the one on screen stays.
         """
         session = self._need_session()
-        self._put_layers(session.layer_data(number), at_once=False)
+        self._put_layers(session.layer_data(number))
         session.scene_shown.emit()
 
     def _follow_scene(self) -> None:
@@ -191,13 +191,13 @@ class Workspace:
         session = self._need_session()
         here = any(tag_of(layer).get("session") is session for layer in self.viewer.layers)
         if here and self.labels_layer is None:
-            self._put_layers(session.layer_data(), at_once=False)
+            self._put_layers(session.layer_data())
 
-    def _put_layers(self, layers: Sequence[LayerData], *, at_once: bool) -> None:
+    def _put_layers(self, layers: Sequence[LayerData]) -> None:
         self._replacing = True
         try:
             self._remove_layers_of(self._need_session())
-            for data, arguments, kind in self.picture_first(layers) if at_once else self.seen_first(layers):
+            for data, arguments, kind in self.picture_first(layers):
                 getattr(self.viewer, f"add_{kind}")(data, **arguments)
         finally:
             self._replacing = False
@@ -217,10 +217,7 @@ class Workspace:
         return [one for one in layers if one[1].get("visible", True)]
 
     def picture_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
-        """`seen_first`, and the picture put into the window and painted at once; gives what belongs over it.
-
-        Not where layers were taken away a moment ago: to paint before Qt has come round brings OpenGL down.
-        """
+        """`seen_first`, and the picture put into the window and painted at once; gives what belongs over it."""
         seen = self.seen_first(layers)
         if self.spare_time is None or not self.spare_time.is_there:
             return seen

@@ -44,13 +44,24 @@ class SpareTime(WindowBound):
     # Between two steps the window paints and answers.
     _PAUSE_MS = 20
 
+    def __init__(self, window: QWidget, viewer: Any) -> None:
+        super().__init__(window, viewer)
+        # Layers were taken away in this very turn of Qt's loop.
+        self._clearing = False
+        viewer.layers.events.removed.connect(self._on_removed)
+
     @property
     def is_there(self) -> bool:
         """Whether the window is on screen, so that its events are served."""
         return self.window.isVisible()
 
     def paint(self) -> None:
-        """Paint what is new; clicks and keys wait."""
+        """Paint what is new; clicks and keys wait.
+
+        Nothing where layers were taken away a moment ago: to paint before Qt has come round brings OpenGL down.
+        """
+        if self._clearing:
+            return
         QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
 
     def spend_on(self, step: Callable[[], bool]) -> None:
@@ -67,3 +78,10 @@ class SpareTime(WindowBound):
                 gc.collect()
 
         QTimer.singleShot(self._PAUSE_MS, self, go_on)
+
+    def _on_removed(self, event: Any = None) -> None:
+        self._clearing = True
+        QTimer.singleShot(0, self, self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._clearing = False

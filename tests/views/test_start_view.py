@@ -86,3 +86,21 @@ def test_its_buttons_are_whole_from_the_first_look_on(viewer, qtbot, size):
     _dock(viewer, "Data")
     qtbot.wait(300)
     assert bar.maximum() == 0
+
+
+def test_beginning_again_in_a_window_on_screen_paints_the_fresh_copy(viewer, qtbot):
+    # Layers leave and others come in one turn of Qt's loop: painting in between, and then anew, ended the process.
+    viewer.window._qt_window.resize(1200, 700)
+    viewer.window._qt_window.show()
+    view = _dock(viewer, "Start here")
+    view._button.click()
+    qtbot.waitUntil(lambda: _ticked(view) == ["open"])
+    qtbot.wait(100)
+
+    view.steps.begin_again()
+    viewer.window._qt_window.resize(1100, 650)
+    qtbot.wait(200)
+
+    layer = workspace_of(viewer).labels_layer
+    assert layer in viewer.window._qt_viewer.canvas.layer_to_visual
+    assert viewer.window._qt_viewer.canvas.screenshot().size
