@@ -30,7 +30,9 @@ class AttentionController(RegionWalk):
         Accepts predictions.
     """
 
-    nothing_to_go_by = "There is no prediction to go by. Run a model first (Predict widget)."
+    nothing_to_go_by = (
+        "There is no prediction that says how sure it is. Run a model, or show an earlier prediction (Predict widget)."
+    )
     nothing_left = "Nothing uncertain is left in this scene."
     # Taking over whole predictions is not looking at them, and neither is taking that back.
     unseen_tools = tuple(sorted(NO_WORK))
@@ -46,7 +48,11 @@ class AttentionController(RegionWalk):
     @property
     def available(self) -> bool:
         """Whether there is a prediction with its uncertainty to go by."""
-        return shown_prediction(self.workspace) is not None and self.workspace.uncertainty_layer is not None
+        doubt = self.workspace.uncertainty_layer
+        if shown_prediction(self.workspace) is None or doubt is None:
+            return False
+        # Of an earlier prediction it may not have been kept.
+        return bool(np.isfinite(np.asarray(doubt.data)[..., ::_SPARSE_PX, ::_SPARSE_PX]).any())
 
     def plan(self) -> Callable[[], Built] | None:
         """What builds a queue of what is on screen, less what was looked at; None where there is nothing to go by.

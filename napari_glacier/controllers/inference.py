@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
+from napari_glacier.controllers.earlier_prediction import read_prediction
 from napari_glacier.controllers.models import ModelChoice, known_models, model_path, model_title, promoted_choice
 from napari_glacier.controllers.parts import part_of
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Scope, Step, Tta, predict
@@ -17,6 +18,7 @@ from napari_glacier.controllers.prediction_layers import draw_prediction, predic
 from napari_glacier.controllers.prediction_map import News, PredictionMap
 from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.data.predictions import PREDICTIONS_FOLDER, folders_of_masks
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 
@@ -123,6 +125,21 @@ class InferenceController:
         """
         return (yield from self.alone(predict(request)))
 
+    def earlier(self) -> list[Path]:
+        """Folders of predictions of the open dataset that are on disk, the newest first."""
+        session = self.workspace.session
+        return folders_of_masks(session.root / PREDICTIONS_FOLDER) if session is not None else []
+
+    def read_earlier(self, folder: Path) -> Generator[Step, None, Outcome]:
+        """Read a prediction of an earlier sitting, or one made at the terminal; in a worker thread.
+
+        Raises
+        ------
+        GlacierError
+            If no dataset is open, or the folder holds no maps of what is on screen, or one cannot be read.
+        """
+        return read_prediction(self._need_session(), folder)
+
     def alone(self, job: Generator[Step, None, Result]) -> Generator[Step, None, Result]:
         """Run a job when no other one is at work with networks; in a worker thread.
 
@@ -166,7 +183,7 @@ class InferenceController:
         if self.workspace.session is not session:
             raise DataError(
                 f"The prediction of {session.root.name} is done, but another dataset is open by now; nothing was laid "
-                f"over it. Its masks are in {session.root / 'predictions'}."
+                f"over it. Its masks are in {session.root / PREDICTIONS_FOLDER}."
             )
         self.settle()
         self.workspace.predicted.emit()

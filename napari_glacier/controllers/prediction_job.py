@@ -18,6 +18,7 @@ from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.controllers.parts import Part, cut_tile
 from napari_glacier.controllers.prediction_map import News
 from napari_glacier.core.data.mosaic import Mosaic
+from napari_glacier.core.data.predictions import MEASURE_FOLDERS, PREDICTIONS_FOLDER
 from napari_glacier.core.errors import SaveError
 from napari_glacier.core.tiling import Window
 
@@ -57,7 +58,8 @@ class Request:
 class Made:
     """Who predicted: the request, the ensemble's name and classes, and the networks as long as they are kept.
 
-    Models of other runs may have the same name: `digest` tells them apart.
+    Models of other runs may have the same name: `digest` tells them apart. What was read from a `folder` has no
+    networks.
     """
 
     request: Request
@@ -65,6 +67,7 @@ class Made:
     digest: str
     scheme: "ClassScheme"
     predictor: "Predictor | None"
+    folder: Path | None = None
 
     def need_predictor(self) -> "Predictor":
         """The networks, loaded again where they were let go."""
@@ -105,7 +108,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a job that went to its end leaves: the files written, and what there is to say."""
+    """What a job that went to its end leaves: the masks written, and what there is to say."""
 
     made: Made
     written: tuple[Path, ...]
@@ -235,14 +238,20 @@ def _write(made: Made, folder: Path, part: Part, prediction: "Prediction") -> tu
     # Tells the next run whose folder this is.
     prediction.provenance["model_digest"] = made.digest
     whole = session.scenes[part.number]
-    keep = made.request.keep_probabilities
     written: list[Path] = []
+
+    def write(prediction: "Prediction", mosaic: Mosaic) -> None:
+        # How sure the models were is what the map is worth to a person who corrects it in another sitting.
+        paths = write_predictions(prediction, mosaic, folder, made.request.keep_probabilities, uncertainty=True)
+        written.extend(path for path in paths if MEASURE_FOLDERS.isdisjoint(path.relative_to(folder).parts))
+
     try:
         if part.target == whole.whole:
-            return write_predictions(prediction, whole, folder, probabilities=keep), ""
+            write(prediction, whole)
+            return written, ""
         for place in part.tiles:
             tile = Mosaic(whole.dataset, (replace(place, row=0, col=0),), place.tile.georef)
-            written += write_predictions(cut_tile(part, place, prediction), tile, folder, probabilities=keep)
+            write(cut_tile(part, place, prediction), tile)
     except (OSError, SaveError) as error:
         logger.warning("predictions were not written to %s: %s", folder, error)
         return written, f"Not written: {error}"
@@ -254,7 +263,7 @@ def _folder(made: Made) -> Path:
     from napari_glacier.nn.provenance import is_of_another
 
     assert made.predictor is not None
-    folder: Path = made.request.session.root / "predictions" / _folder_name(made.name)
+    folder: Path = made.request.session.root / PREDICTIONS_FOLDER / _folder_name(made.name)
     try:
         taken = is_of_another(folder, made.predictor.ensemble, made.digest)
     except OSError as error:

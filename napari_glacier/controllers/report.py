@@ -14,6 +14,7 @@ from napari_glacier import __version__
 from napari_glacier.controllers.session import Session, counted
 from napari_glacier.controllers.steps import Step, as_steps
 from napari_glacier.core.correction.journal_place import is_writable_folder, user_data_dir
+from napari_glacier.core.data.predictions import PREDICTIONS_FOLDER, PROBABILITY_FOLDER, folders_of_masks, holds_masks
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
 from napari_glacier.core.files import file_name_of
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from napari_glacier.core.inventory.map_source import MapSource
     from napari_glacier.core.inventory.report_data import Report
 
-PREDICTIONS, REPORTS = "predictions", "reports"
-# Class codes of rasters that are no masks lie in these.
-_MEASURES = frozenset(("probabilities", "uncertainty", "votes", "sources"))
+REPORTS = "reports"
 
 # What the terminal's options are called in the window.
 _IN_THE_WINDOW = (
@@ -139,7 +138,9 @@ class ReportController:
         if session is None:
             return []
         choices = [MapChoice("Labels of this dataset", None)] if _labelled(session) else []
-        choices += _predictions_in(session.root / PREDICTIONS)
+        for path in folders_of_masks(session.root / PREDICTIONS_FOLDER):
+            with suppress(OSError):
+                choices.append(_choice(f"Prediction of {path.name}", path))
         for path in self._picked:
             # A disk may have been taken away since.
             with suppress(OSError):
@@ -154,7 +155,7 @@ class ReportController:
         DataError
             If it holds no masks.
         """
-        if not path.is_dir() or not _holds_masks(path):
+        if not path.is_dir() or not holds_masks(path):
             raise DataError(f"{path} holds no masks (no TIFF). Choose a folder that a prediction was written to.")
         if path not in self._picked:
             self._picked.append(path)
@@ -346,30 +347,8 @@ def _labelled(session: Session) -> list[Any]:
     return [tile for tile in session.dataset.tiles if tile.mask_path is not None]
 
 
-def _predictions_in(folder: Path) -> list[MapChoice]:
-    """Folders of masks, newest first; one that cannot be read is passed over."""
-    try:
-        paths = list(folder.iterdir())
-    except OSError:
-        return []
-    dated = []
-    for path in paths:
-        with suppress(OSError):
-            if path.is_dir() and _holds_masks(path):
-                dated.append((path.stat().st_mtime, _choice(f"Prediction of {path.name}", path)))
-    dated.sort(key=lambda one: one[0], reverse=True)
-    return [choice for _, choice in dated]
-
-
 def _choice(title: str, path: Path) -> MapChoice:
-    return MapChoice(title, path, any(True for _ in (path / "probabilities").rglob("*.tif")))
-
-
-def _holds_masks(folder: Path) -> bool:
-    from napari_glacier.core.data.layouts import rasters_in
-
-    folders = [folder, *(sub for sub in folder.iterdir() if sub.is_dir() and sub.name not in _MEASURES)]
-    return any(rasters_in(own) for own in folders)
+    return MapChoice(title, path, any(True for _ in (path / PROBABILITY_FOLDER).rglob("*.tif")))
 
 
 def _km2(value: float) -> str:

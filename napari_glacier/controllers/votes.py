@@ -17,6 +17,7 @@ from napari_glacier.controllers.inference import InferenceController
 from napari_glacier.controllers.layers import map_text
 from napari_glacier.controllers.parts import Part, part_of
 from napari_glacier.controllers.prediction_job import Made, Step
+from napari_glacier.controllers.prediction_map import Area
 from napari_glacier.core.data.mosaic import Mosaic
 from napari_glacier.core.tiling import Window
 
@@ -192,8 +193,9 @@ class VotesController:
         area = shown.area_at(number, row, col)
         if area is None:
             return f"{where}\nNot predicted (yet)."
-        if not shown.is_known(number, row, col):
-            return f"{where}\nNo data: the bands hold nothing there. The map calls it background without asking anyone."
+        silent = _why_silent(area, shown.is_known(number, row, col))
+        if silent:
+            return f"{where}\n{silent}"
         return Question(area.made, scene, number, row, col, where)
 
     def known(self, question: Question) -> Votes | None:
@@ -252,6 +254,18 @@ class VotesController:
 
     def _on_session(self, session: Any) -> None:
         self._near = None
+
+
+def _why_silent(area: Area, known: bool) -> str:
+    """Why nobody can be asked about a predicted pixel; empty where the networks can."""
+    if not known:
+        return "No data: the bands hold nothing there. The map calls it background without asking anyone."
+    if area.made.folder is not None:
+        return (
+            f"This map was read from {area.made.folder.name}: there are no networks to ask. Predict the tile in the "
+            "middle, then click again."
+        )
+    return ""
 
 
 def _ask(question: Question) -> Generator[Step, None, Neighbourhood]:

@@ -13,7 +13,7 @@ from napari_glacier.core.data.array_layout import arrays_in
 from napari_glacier.core.data.dataset import Dataset, Tile, open_dataset
 from napari_glacier.core.data.layouts import is_dataset, pictures_in, rasters_in
 from napari_glacier.core.data.pairing import pair_files
-from napari_glacier.core.data.tiles import raster_name
+from napari_glacier.core.data.predictions import mask_in
 from napari_glacier.core.errors import DataError, PairingError, SchemeError
 from napari_glacier.core.metrics import ConfusionMatrix
 from napari_glacier.core.raster import read_description, read_mask_codes
@@ -106,9 +106,7 @@ def _pairs_with_labels(predicted: Path, dataset: Dataset) -> Mapping[str, tuple[
         raise DataError(f"{predicted} is not a folder. Give a folder of masks.")
     pairs: dict[str, tuple[Path, Path]] = {}
     for tile in labelled:
-        # Tiles of equal names in several splits are predicted into a folder for each split.
-        named = [folder / raster_name(tile.name) for folder in (predicted / tile.split, predicted)]
-        found = next((path for path in named if path.is_file()), None)
+        found = mask_in(predicted, tile)
         if found is not None and tile.mask_path is not None:
             pairs[tile.id] = found, tile.mask_path
     missing = [tile.id for tile in labelled if tile.id not in pairs]

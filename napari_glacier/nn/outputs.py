@@ -27,6 +27,8 @@ from napari_glacier.nn.prediction import Prediction
 _MADE_BY = {"made_by": "napari-glacier"}
 # Rows of a mosaic whose sources are looked up together: a scene's bands do not have to fit into memory.
 _STRIP_ROWS = 512
+# Finer digits mean nothing, and take more than half of the space.
+_UNCERTAINTY_STEP = np.float32(1 / 4096)
 _LABEL_FOLDERS = ("label", "labels", "mask", "masks")
 
 
@@ -53,7 +55,7 @@ def write_predictions(
     probabilities : bool
         Write the class probabilities, too, as cloud-optimised GeoTIFFs: float32, a band a class, in ``probabilities/``.
     uncertainty : bool
-        Write entropy and mutual information, too, likewise: two bands, in ``uncertainty/``.
+        Write entropy and mutual information, too, likewise: two bands in steps of 1/4096, in ``uncertainty/``.
     votes : bool
         Write the classes that the members give one by one, too, likewise: uint8 codes as in the masks, a band a
         member, in ``votes/``. The prediction must have them.
@@ -262,6 +264,7 @@ def _measures(
     if uncertainty:
         maps = (prediction.entropy_HW, prediction.mutual_information_HW)
         stacked = np.stack([_cut(values_HW, place).astype(np.float32) for values_HW in maps])
+        stacked = np.round(stacked / _UNCERTAINTY_STEP) * _UNCERTAINTY_STEP
         yield "uncertainty", stacked, {"band_1": "entropy", "band_2": "mutual information"}
 
 

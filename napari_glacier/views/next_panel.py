@@ -71,13 +71,16 @@ class NextPanel(DeskPanel):
         walk = self._controller.walk
         self._offer_sources()
         self._disagreement.draw()
-        compares = walk is self._disagreement
+        compares, available = walk is self._disagreement, walk.available
         for name, title, tip in _OTHERS if compares else _UNCERTAIN:
             self._buttons[name].setText(f"{title} {shown_key(self._pointer.keys[name])}".rstrip())
             self._buttons[name].setToolTip(tip)
-            self._buttons[name].setEnabled(walk.available and (name == "next" or walk.current is not None))
-        if not walk.available:
-            self._said.setText("Predict first: uncertain regions are then listed here, most at stake first.")
+            self._buttons[name].setEnabled(available and (name == "next" or walk.current is not None))
+        if not available:
+            self._said.setText(
+                "Predict first, or show an earlier prediction: uncertain regions are then listed here, most at stake "
+                "first."
+            )
             return
         if walk.stale:
             self._said.setText("Looking for differences…" if compares else "Looking for uncertain regions…")

@@ -77,8 +77,8 @@ class PredictForm(QFormLayout):
         self.addRow("Device", self._device)
         self._keep.setText("Keep probabilities")
         self._keep.setToolTip(
-            "Also write the probability of each class: the Report widget then gives areas with intervals. Takes disk "
-            "space, about eight times that of the masks"
+            "Also write the probability of each class: the Report widget then gives areas with intervals.\n"
+            "Takes up to 4 bytes of disk for each pixel and class"
         )
         self.addRow("", self._keep)
         self._restore()

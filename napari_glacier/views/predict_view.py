@@ -1,11 +1,12 @@
 """The Predict widget: run a model, watch it, take its map over."""
 
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Request, Step
 from napari_glacier.controllers.models import ModelChoice
@@ -54,6 +55,15 @@ class PredictView(GlacierView):
         self._job.run_asked.connect(self.run)
         self._job.cancel_asked.connect(self.cancel)
         desk.addWidget(self._job)
+        self._earlier_button = QPushButton("Show an earlier prediction")
+        self._earlier_button.setToolTip(
+            "Lay a map over the scene that is on disk already: of an earlier sitting, or of napari-glacier predict"
+        )
+        self._earlier = QMenu(self._earlier_button)
+        self._earlier.setToolTipsVisible(True)
+        self._earlier.aboutToShow.connect(self._list_earlier)
+        self._earlier_button.setMenu(self._earlier)
+        desk.addWidget(self._earlier_button)
         self._result = QWidget()
         result = QVBoxLayout(self._result)
         result.setContentsMargins(0, 0, 0, 0)
@@ -155,12 +165,46 @@ class PredictView(GlacierView):
         self._task = Background(self, self.controller.job(request), self._on_step, self._on_outcome, self._on_error)
         self._show_running()
 
+    def show_earlier(self, folder: Path) -> None:
+        """Read a prediction from disk in a thread, and lay it over the scene on screen."""
+        self.tell("")
+        job = self.attempt(lambda: self.controller.read_earlier(folder))
+        if job is None:
+            return
+        self.votes_panel.clear()
+        self._request, self._last_step = None, None
+        self._task = Background(
+            self, job, self._on_step, lambda outcome: self._on_read(folder, outcome), self._on_error
+        )
+        self._show_running("Looking for the tiles' maps…")
+
+    def _list_earlier(self) -> None:
+        self._earlier.clear()
+        for folder in self.controller.earlier():
+            try:
+                action = self._earlier.addAction(f"{folder.name}, {_day_of(folder)}")
+            except OSError:
+                continue
+            action.setToolTip(str(folder))
+            action.triggered.connect(lambda _=False, folder=folder: self.show_earlier(folder))
+        self._earlier.addSeparator()
+        self._earlier.addAction("From a folder…", self._browse_earlier)
+
+    def _browse_earlier(self) -> None:
+        root = self.workspace.session.root if self.workspace.session is not None else Path()
+        folder = QFileDialog.getExistingDirectory(self, "A folder that was predicted to", str(root))
+        if folder:
+            self.show_earlier(Path(folder))
+
     def cancel(self) -> None:
         """End the job: at once for the person, in its own thread as soon as the batch under way is done."""
-        if self._task is None or self._request is None:
+        if self._task is None:
             return
         self._stop()
-        if self.workspace.session is self._request.session:
+        if self._request is None:
+            self.controller.settle()
+            self.tell("Cancelled: what had been read is shown.")
+        elif self.workspace.session is self._request.session:
             self.controller.settle()
             self.tell(self.controller.say_cancelled(self._request, self._last_step))
         else:
@@ -198,14 +242,19 @@ class PredictView(GlacierView):
         seconds = time.monotonic() - self._started
         said = f"Predicted with {outcome.made.name} in {duration(seconds)}."
         if outcome.written:
-            files = "raster" if outcome.made.request.keep_probabilities else "mask"
-            said += f" {counted(len(outcome.written), files)} in {_short(outcome.written[0].parent)}."
+            said += f" {counted(len(outcome.written), 'mask')} in {_short(outcome.written[0].parent)}."
         if outcome.problem:
             said += f" {outcome.problem}"
         if outcome.warnings:
             more = len(outcome.warnings) - 1
             said += f" {outcome.warnings[0]}" + (f" ({more} more in provenance.jsonl.)" if more else "")
         self.tell(said)
+
+    def _on_read(self, folder: Path, outcome: Outcome) -> None:
+        self._task = None
+        self._show_running()
+        self.attempt(lambda: self.controller.show(outcome))
+        self.tell(" ".join((f"Shown: the map of {outcome.made.name} in {_short(folder)}.", *outcome.warnings)))
 
     def _on_error(self, error: BaseException) -> None:
         self._task = None
@@ -215,13 +264,14 @@ class PredictView(GlacierView):
 
     # -- showing
 
-    def _show_running(self) -> None:
+    def _show_running(self, said: str = "Loading the model…") -> None:
         running = self.running
         self.votes_panel.busy = running
         self._job.show_running(running)
         if running:
             # No length is known while libraries and weights are loaded.
-            self._job.begin("Loading the model…")
+            self._job.begin(said)
+        self._earlier_button.setEnabled(not running)
         self._accept_button.setEnabled(not running and not self._read_only)
 
     def _on_session(self, session: Any) -> None:
@@ -260,6 +310,10 @@ class PredictView(GlacierView):
     def show_take_over(self) -> None:
         """Scroll to where a prediction is taken over into the labels."""
         self.scroll_to(self._accept_button)
+
+
+def _day_of(folder: Path) -> str:
+    return datetime.fromtimestamp(folder.stat().st_mtime).strftime("%d %b %Y, %H:%M")
 
 
 def _short(folder: Path) -> str:

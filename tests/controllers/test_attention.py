@@ -38,7 +38,7 @@ def _predict(workspace, seed=0):
 
 def test_without_a_prediction_there_is_nothing_to_go_by(desk):
     assert not desk.attention.available
-    with pytest.raises(DataError, match="Run a model first"):
+    with pytest.raises(DataError, match="Run a model, or show an earlier prediction"):
         desk.attention.next()
     with pytest.raises(DataError, match="No region is chosen"):
         desk.attention.fixed()

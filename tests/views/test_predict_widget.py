@@ -186,3 +186,64 @@ def test_clicks_while_a_run_is_under_way(viewer, qtbot, widget, gate):
     qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
     _click(viewer, 170, 90)
     qtbot.waitUntil(lambda: panel._answer.isVisibleTo(panel), timeout=60_000)
+
+
+def test_an_earlier_prediction_is_chosen_from_the_menu(viewer, qtbot, widget):
+    workspace = workspace_of(viewer)
+    root = workspace.session.root
+    widget.run()
+    qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
+    before = workspace.prediction_layer.data.copy()
+    workspace.close_session()
+    assert workspace.prediction_layer is None
+    workspace.open(root)
+    assert not widget._result.isVisible()
+
+    widget._earlier.aboutToShow.emit()
+    earlier, _, from_a_folder = widget._earlier.actions()
+    assert earlier.text().startswith("tiny, ")
+    assert from_a_folder.text() == "From a folder…"
+    earlier.trigger()
+    qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
+
+    assert np.array_equal(workspace.prediction_layer.data, before)
+    assert widget.notice == "Shown: the map of tiny in predictions/tiny."
+    assert widget._result.isVisible()
+    assert "Incomplete" not in widget._shown.text()
+
+
+def test_a_folder_without_maps_is_told(viewer, qtbot, widget, tmp_path):
+    widget.show_earlier(tmp_path)
+    qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
+    assert "holds no map of what is on screen" in widget.notice
+    assert widget._earlier_button.isEnabled()
+    assert widget._job.run_button.isEnabled()
+
+
+def test_reading_an_earlier_prediction_is_cancelled(viewer, qtbot, widget, monkeypatch):
+    from napari_glacier.core.data.predictions import PredictedTile
+
+    workspace = workspace_of(viewer)
+    widget.run()
+    qtbot.waitUntil(lambda: not widget.running, timeout=60_000)
+    root = workspace.session.root
+    workspace.close_session()
+    workspace.open(root)
+    opened, read, original = threading.Event(), threading.Event(), PredictedTile.read_index
+
+    def held(self, scheme, rows):
+        if read.is_set():
+            assert opened.wait(60)
+        read.set()
+        return original(self, scheme, rows)
+
+    monkeypatch.setattr(PredictedTile, "read_index", held)
+    widget.show_earlier(widget.controller.earlier()[0])
+    qtbot.waitUntil(lambda: workspace.prediction_layer is not None, timeout=10_000)
+    widget._job.cancel_button.click()
+    opened.set()
+
+    assert not widget.running
+    assert widget.notice == "Cancelled: what had been read is shown."
+    assert "Incomplete" in widget._shown.text()
+    assert workspace.prediction_layer.name == "Prediction (incomplete)"

@@ -20,6 +20,7 @@ from napari_glacier.core.correction.saving import mask_file
 from napari_glacier.core.data.dataset import Dataset, is_dataset, open_dataset
 from napari_glacier.core.data.joining import SOURCES_FOLDER
 from napari_glacier.core.data.layouts import rasters_in
+from napari_glacier.core.data.predictions import PROBABILITY_FOLDER, is_of_one_run
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, SchemeError
 from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile, Part
@@ -27,7 +28,6 @@ from napari_glacier.core.raster import read_description, read_info, read_mask_co
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.scenes.products import DATE_TAG
 
-PROBABILITY_FOLDER = "probabilities"
 _SPLITS = ("train", "val", "test", "all")
 # A map is polygonised in memory.
 _MAX_MAP_PX = 40_000 * 40_000
@@ -204,10 +204,10 @@ def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) ->
                 width=info.width,
                 georef=georef,
                 tags=_dated(tags, tile),
-                probabilities=measured if measured.is_file() and _of_one_run(tags, measured) else None,
+                probabilities=measured if measured.is_file() and is_of_one_run(tags, measured) else None,
                 review=reviews.get(tile.id, "") if tile else "",
                 split=tile.split if tile else "",
-                days=partial(_days_of_file, sources) if sources.is_file() and _of_one_run(tags, sources) else None,
+                days=partial(_days_of_file, sources) if sources.is_file() and is_of_one_run(tags, sources) else None,
             )
         )
     return masks
@@ -245,12 +245,6 @@ def _dated(tags: Mapping[str, str], tile: Tile | None) -> Mapping[str, str]:
     """A mask's tags with the day of its scene, unless they tell it themselves."""
     date = tile.product.date if tile is not None and tile.product is not None else ""
     return {DATE_TAG: date, **tags} if date else tags
-
-
-def _of_one_run(tags: Mapping[str, str], measured: Path) -> bool:
-    """Whether what lies beside a mask was made with it: a later run without it leaves that of an earlier one behind."""
-    own = tags.get("fingerprint")
-    return not own or read_description(measured).get("fingerprint", own) == own
 
 
 def _need_georef(georef: GeoRef | None, path: Path) -> GeoRef:
