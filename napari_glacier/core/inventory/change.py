@@ -19,8 +19,8 @@ from napari_glacier.core.data.dataset import Dataset, is_dataset, open_dataset
 from napari_glacier.core.data.pairing import pair_files
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
-from napari_glacier.core.inventory.map_source import masks_in
-from napari_glacier.core.raster import RasterInfo, read_description, read_info, read_mask_codes, write_mask
+from napari_glacier.core.inventory.map_source import masks_in, refuse_array
+from napari_glacier.core.raster import RasterInfo, read_description, read_mask_codes, read_mask_info, write_mask
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.raster.projection import pixel_areas_m2
 from napari_glacier.core.scenes.products import HIDING_CLASSES
@@ -242,13 +242,15 @@ def _masks(path: Path) -> list[RasterInfo]:
     if not path.exists():
         raise DataError(f"{path} does not exist. Give a mask, a folder of masks, or a dataset.")
     if not path.is_dir():
-        return [read_info(path)]
+        refuse_array(path)
+        return [read_mask_info(path)]
     if not is_dataset(path):
-        return [read_info(file) for file in masks_in(path)]
-    files = [file for tile in open_dataset(path).tiles if (file := mask_file(tile)) is not None]
-    if not files:
+        return [read_mask_info(file) for file in masks_in(path)]
+    tiles = open_dataset(path).tiles
+    infos = [read_mask_info(file, tile.number) for tile in tiles if (file := mask_file(tile)) is not None]
+    if not infos:
         raise DataError(f"No tile of {path} has a label. Label some, or give a folder of predicted masks.")
-    return [read_info(file) for file in files]
+    return infos
 
 
 def _overlaps(before: Sequence[RasterInfo], after: Sequence[RasterInfo]) -> Iterator[Overlap]:

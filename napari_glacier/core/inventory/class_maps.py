@@ -41,6 +41,8 @@ class MaskFile:
     split : str
     days : callable or None
         Of a mosaic of scenes: which of some days each of its pixels is of, uint8 (H, W), and these days.
+    number : int or None
+        Its position where the file is a stack of masks.
     """
 
     id: str
@@ -54,6 +56,7 @@ class MaskFile:
     review: str = ""
     split: str = ""
     days: Days | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class ClassMap:
         owner_HW = self._owners()
         index_HW = np.zeros(self.shape, np.uint8)
         for number, part in enumerate(self.parts):
-            codes_HW = read_mask_codes(part.mask.path)
+            codes_HW = read_mask_codes(part.mask.path, part.mask.number)
             decoded_HW = self.scheme.decode(codes_HW, source=str(part.mask.path))
             own_HW = owner_HW[part.slices] == number
             index_HW[part.slices][own_HW] = decoded_HW[own_HW]
@@ -142,7 +145,7 @@ class ClassMap:
             bottom, right = min(row + mask.height, height), min(col + mask.width, width)
             if top >= bottom or left >= right:
                 continue
-            decoded_HW = scheme.decode(read_mask_codes(mask.path), source=str(mask.path))
+            decoded_HW = scheme.decode(read_mask_codes(mask.path, mask.number), source=str(mask.path))
             index_HW[top:bottom, left:right] = decoded_HW[top - row : bottom - row, left - col : right - col]
         return index_HW
 

@@ -17,6 +17,7 @@ from napari_glacier.core.classes import ClassScheme, get_scheme, scheme_of_masks
 from napari_glacier.core.correction.review_states import journal_states
 from napari_glacier.core.correction.reviews import TODO, ReviewDemand, meets
 from napari_glacier.core.correction.saving import mask_file
+from napari_glacier.core.data.array_layout import arrays_in
 from napari_glacier.core.data.dataset import Dataset, is_dataset, open_dataset
 from napari_glacier.core.data.joining import SOURCES_FOLDER
 from napari_glacier.core.data.layouts import rasters_in
@@ -24,7 +25,8 @@ from napari_glacier.core.data.predictions import PROBABILITY_FOLDER, is_of_one_r
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError, SchemeError
 from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile, Part
-from napari_glacier.core.raster import read_description, read_info, read_mask_codes, read_raster
+from napari_glacier.core.raster import read_description, read_info, read_mask_codes, read_mask_info, read_raster
+from napari_glacier.core.raster.arrays import is_array
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.scenes.products import DATE_TAG
 
@@ -138,7 +140,7 @@ def _labels(dataset: Dataset, reviews: Mapping[str, str]) -> list[MaskFile]:
         raise DataError(f"No tile of {dataset.root} has a label. Label some, or give a folder of predicted masks.")
     masks = []
     for tile, path in found:
-        info = read_info(path)
+        info = read_mask_info(path, tile.number)
         if (info.height, info.width) != (tile.height, tile.width):
             raise DataError(
                 f"The mask of tile {tile.id} is {info.height} x {info.width}, its bands are {tile.height} x "
@@ -146,11 +148,23 @@ def _labels(dataset: Dataset, reviews: Mapping[str, str]) -> list[MaskFile]:
             )
         georef = _need_georef(tile.georef or info.georef, path)
         relative = path.relative_to(dataset.root) if path.is_relative_to(dataset.root) else Path(path.name)
-        tags = _dated(read_description(path) if path.suffix.lower() != ".png" else {}, tile)
+        tags = _dated(read_description(path), tile)
         review = reviews.get(tile.id, "")
         days = partial(_days_of_tile, dataset, tile) if tile.parts else None
         masks.append(
-            MaskFile(tile.id, path, relative, tile.height, tile.width, georef, tags, None, review, tile.split, days)
+            MaskFile(
+                tile.id,
+                path,
+                relative,
+                tile.height,
+                tile.width,
+                georef,
+                tags,
+                review=review,
+                split=tile.split,
+                days=days,
+                number=tile.number,
+            )
         )
     return masks
 
@@ -165,12 +179,24 @@ def masks_in(folder: Path) -> list[Path]:
     """
     folders = [folder, *(folder / split for split in _SPLITS if (folder / split).is_dir())]
     paths = [path for one in folders for path in rasters_in(one)]
+    if not paths and arrays_in(folder):
+        refuse_array(arrays_in(folder)[0])
     if not paths:
         raise DataError(f"{folder} holds no mask (no TIFF). Give a mask, a folder of masks, or a dataset.")
     return paths
 
 
+def refuse_array(path: Path) -> None:
+    """Raise `DataError` for a NumPy file by itself."""
+    if is_array(path):
+        raise DataError(
+            f"{path} is a NumPy file, which does not say where on Earth it lies. Give GeoTIFFs, or the dataset whose "
+            "labels these are (the folder that holds images and masks)."
+        )
+
+
 def _masks(source: Path, dataset: Dataset | None, reviews: Mapping[str, str]) -> list[MaskFile]:
+    refuse_array(source)
     if source.is_file():
         root, paths = source.parent, [source]
     else:
@@ -248,6 +274,11 @@ def _dated(tags: Mapping[str, str], tile: Tile | None) -> Mapping[str, str]:
 
 
 def _need_georef(georef: GeoRef | None, path: Path) -> GeoRef:
+    if georef is None and is_array(path):
+        raise DataError(
+            f"{path} is a NumPy file, and no slices.csv says where its tile lies, so how large its classes are is not "
+            "known. Prepare the tiles again (napari-glacier prepare hkh), which writes it, or give GeoTIFFs."
+        )
     if georef is None:
         raise DataError(
             f"{path} has no georeference, so where its outlines lie and how large they are is not known. Give masks "
@@ -280,7 +311,7 @@ def _scheme(
         return dataset.scheme, ()
     values: dict[float, Path] = {}
     for mask in masks:
-        for value in np.unique(read_mask_codes(mask.path)).tolist():
+        for value in np.unique(read_mask_codes(mask.path, mask.number)).tolist():
             values.setdefault(float(value), mask.path)
     return scheme_of_masks(values, "map")
 

@@ -11,6 +11,7 @@ from napari_glacier.core.raster.tiff_reading import (
     read_description,
     read_info,
     read_mask_codes,
+    read_mask_info,
     read_part,
     read_raster,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "read_description",
     "read_info",
     "read_mask_codes",
+    "read_mask_info",
     "read_part",
     "read_raster",
     "rewrite_mask",

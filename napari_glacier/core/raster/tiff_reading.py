@@ -93,6 +93,14 @@ def read_info(path: Path) -> RasterInfo:
         return info_of_tiff(path, tif)
 
 
+def read_mask_info(path: Path, number: int | None = None) -> RasterInfo:
+    """As `read_info`, of a mask: the codes of a NumPy file have no axis of bands; `number` is as for `read_raster`."""
+    if not is_array(path):
+        return read_info(path)
+    codes_HW = read_mask_array(path, number)
+    return RasterInfo(path, *codes_HW.shape, 1, codes_HW.dtype, None, None)
+
+
 def read_raster(path: Path, number: int | None = None) -> AnyArray:
     """Pixels of a TIFF, PNG or NumPy file, shape (bands, H, W), in the file's own type; alpha is dropped.
 
@@ -192,7 +200,9 @@ def without_nodata(codes_HW: AnyArray, nodata: float | None) -> AnyArray:
 
 
 def read_description(path: Path) -> dict[str, str]:
-    """GDAL metadata items of a TIFF, such as the class names and the model that `write_mask` notes."""
+    """GDAL metadata items of a TIFF, such as the class names and the model that `write_mask` notes; else empty."""
+    if is_png(path) or is_array(path):
+        return {}
     with opened_tiff(Path(path)) as tif:
         page: Any = tif.pages[0]
         text = page.tags[GDAL_METADATA].value if GDAL_METADATA in page.tags else ""

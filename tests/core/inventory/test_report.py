@@ -12,6 +12,7 @@ from skimage.measure import perimeter_crofton
 from napari_glacier.cli import main
 from napari_glacier.core.classes import get_scheme
 from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.data.array_layout import PLACE_FIELDS
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.inventory.borders import interface_length
 from napari_glacier.core.inventory.map_source import open_maps
@@ -297,3 +298,31 @@ def test_masks_without_a_place_take_that_of_the_tiles(make_dataset, tmp_path, ca
     assert main([*arguments, "--data", str(root)]) == 0
     assert main(["report", str(root), "--out", str(tmp_path / "own")]) == 0
     assert (tmp_path / "r" / "areas.csv").read_text() == (tmp_path / "own" / "areas.csv").read_text()
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_labels_in_numpy_files_count_where_their_tiles_have_a_place(make_dataset, tmp_path, capsys, stacked):
+    dataset = open_dataset(make_dataset())
+    root, places = tmp_path / "arrays", []
+    masks = {tile.id: dataset.read_mask(tile) for tile in dataset.tiles}
+    bands = {name: np.ones((*mask_HW.shape, 5), np.float32) for name, mask_HW in masks.items()}
+    for folder, arrays in (("images", bands), ("masks", masks)):
+        (root / folder).mkdir(parents=True)
+        for name, array in {"all": np.stack(list(arrays.values()))}.items() if stacked else arrays.items():
+            np.save(root / folder / f"{name}.npy", array)
+    assert main(["report", str(root), "--out", str(tmp_path / "r")]) == 2
+    assert "no slices.csv says where its tile lies" in capsys.readouterr().err
+    for number, tile in enumerate(dataset.tiles):
+        name = f"all_{number:05d}" if stacked else tile.id
+        values = (name, "", "", 0, 0, tile.georef.epsg, "no", *tile.georef.transform)
+        places.append(dict(zip(PLACE_FIELDS, values, strict=True)))
+    with (root / "slices.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, PLACE_FIELDS)
+        writer.writeheader()
+        writer.writerows(places)
+    assert main(["report", str(root), "--out", str(tmp_path / "r")]) == 0
+    assert main(["report", str(dataset.root), "--out", str(tmp_path / "own")]) == 0
+    assert (tmp_path / "r" / "areas.csv").read_text() == (tmp_path / "own" / "areas.csv").read_text()
+    for alone in (root / "masks", next((root / "masks").iterdir())):
+        assert main(["report", str(alone), "--out", str(tmp_path / "alone")]) == 2
+        assert "is a NumPy file, which does not say where" in capsys.readouterr().err
