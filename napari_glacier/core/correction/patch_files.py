@@ -15,17 +15,19 @@ from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.strokes import MaskArray, Patch, StrokeInfo
 from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.data.tiles import Tile
-from napari_glacier.core.errors import DataError, SaveError
+from napari_glacier.core.errors import DataError, RasterError, SaveError
 from napari_glacier.core.files import file_name_of, write_text_atomically
-from napari_glacier.core.raster import write_raster
+from napari_glacier.core.raster import read_description, write_raster
 from napari_glacier.core.raster.projection import pixel_areas_m2
 
 By = Literal["stroke", "tile"]
 TABLE = "corrections.csv"
+PATCHES_FOLDER = "patches"
 # No class index: pixels of the rectangle that were not changed.
 UNCHANGED = 255
 
 _EVERYTHING = 10_000_000
+_BANDS = {"band_1": "before", "band_2": "after"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def export_corrections(
     by : "stroke" or "tile"
         A patch for each stroke on each tile; or one for each tile, from the first stroke to the last.
     overwrite : bool
-        Replace an export that is there.
+        Replace an export that is there, with the patches of it that are no part of the new one.
 
     Returns
     -------
@@ -86,7 +88,9 @@ def export_corrections(
             # Ids that differ only in signs that no file name may hold.
             name += "_"
         used.add(name)
-        relative = Path("patches") / f"{name}.tif"
+        relative = Path(PATCHES_FOLDER) / f"{name}.tif"
+        if (out / relative).exists() and not _is_patch(out / relative):
+            raise SaveError(f"{out / relative} is there and is no patch of corrections. Name another folder.")
         _write(out / relative, change, dataset.scheme, about)
         rows.append({"file": relative.as_posix(), **about, **_row_of(change, dataset.scheme)})
     if not rows:
@@ -97,7 +101,28 @@ def export_corrections(
     writer.writerows(rows)
     # Last: a folder with a table is a whole export.
     write_text_atomically(out / TABLE, text.getvalue())
+    for path in (out / PATCHES_FOLDER).glob("*.tif"):
+        if path.stem not in used and _is_patch(path):
+            path.unlink()
     return rows
+
+
+def _is_patch(path: Path) -> bool:
+    """Whether a file is a patch as it was exported, under its own name: what somebody else put there is not."""
+    try:
+        tags = read_description(path)
+    except RasterError:
+        return False
+    if not _BANDS.items() <= tags.items() or "tile" not in tags:
+        return False
+    stroke = tags.get("stroke", "")
+    return path.stem.rstrip("_") == _name_of(tags["tile"], int(stroke) if stroke.isdecimal() else None).rstrip("_")
+
+
+def _name_of(tile_id: str, stroke_id: int | None = None) -> str:
+    """What the patch of a stroke on a tile is called, or that of all strokes on it."""
+    name = file_name_of(tile_id, "tile")
+    return name if stroke_id is None else f"{stroke_id:06d}_{name}"
 
 
 _Named = Iterator[tuple[str, _Change, dict[str, Any]]]
@@ -117,7 +142,7 @@ def _by_stroke(dataset: Dataset, journal: Journal, infos: dict[int, StrokeInfo])
                     "model": stroke.model or "",
                     "saved": "no" if infos[stroke.id].unsaved else "yes",
                 }
-                yield f"{stroke.id:06d}_{file_name_of(tile.id, 'tile')}", change, about
+                yield _name_of(tile.id, stroke.id), change, about
 
 
 def _by_tile(dataset: Dataset, journal: Journal) -> _Named:
@@ -134,7 +159,7 @@ def _by_tile(dataset: Dataset, journal: Journal) -> _Named:
                 "tools": "; ".join(dict.fromkeys(stroke.tool for stroke in strokes)),
                 "review": journal.review(tile.id),
             }
-            yield file_name_of(tile.id, "tile"), change, about
+            yield _name_of(tile.id), change, about
 
 
 def _change(tile: Tile, patches: Iterable[Patch]) -> _Change | None:
@@ -163,7 +188,7 @@ def _write(path: Path, change: _Change, scheme: ClassScheme, about: dict[str, An
     georef = change.tile.georef.offset(change.row, change.col) if change.tile.georef is not None else None
     pixels = np.stack([change.before_HW, change.after_HW])
     pixels[:, ~change.edited_HW] = UNCHANGED
-    description = {"band_1": "before", "band_2": "after", "scheme": scheme.name}
+    description = {**_BANDS, "scheme": scheme.name}
     description |= {f"class_{index}": name for index, name in enumerate(scheme.class_names)}
     description |= {key: str(value) for key, value in about.items() if value != ""}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 import csv
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import DataError, SaveError
+from napari_glacier.core.raster import write_raster
 
 
 def stroke(number, before_HW, after_HW, tool="paint", group=None):
@@ -205,6 +207,29 @@ def test_patches_turn_the_labels_before_into_those_after(corrected, tmp_path, by
     np.testing.assert_array_equal(redone, end)
     assert main(["corrections", str(root), "--out", str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_an_export_that_replaces_another_leaves_nothing_of_it_but_what_others_put_there(corrected, tmp_path):
+    root, _, _ = corrected
+    out = tmp_path / "out"
+    assert main(["corrections", str(root), "--out", str(out)]) == 0
+    of_strokes = sorted((out / "patches").iterdir())
+    mine = out / "patches" / "mine.tif"
+    mine.write_bytes(of_strokes[0].read_bytes())
+    (out / "patches" / "000009_00_00.tif").write_text("no picture")
+    write_raster(out / "patches" / "01_01.tif", np.zeros((2, 4, 4), np.uint8))
+    (out / "patches" / "notes.txt").write_text("mine")
+    foreign = {mine.name, "000009_00_00.tif", "01_01.tif", "notes.txt"}
+
+    assert main(["corrections", str(root), "--out", str(out), "--by", "tile", "--overwrite"]) == 0
+
+    with (out / "corrections.csv").open() as table:
+        listed = {Path(row["file"]).name for row in csv.DictReader(table)}
+    assert listed.isdisjoint({path.name for path in of_strokes})
+    assert {path.name for path in (out / "patches").iterdir()} == listed | foreign
+    (out / "patches" / next(iter(listed))).write_text("somebody's")
+    assert main(["corrections", str(root), "--out", str(out), "--by", "tile", "--overwrite"]) == 2
+    assert (out / "patches" / next(iter(listed))).read_text() == "somebody's"
 
 
 def test_what_cannot_be_exported_is_said(make_dataset, tmp_path, capsys):
