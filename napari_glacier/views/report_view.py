@@ -148,7 +148,7 @@ class ReportView(GlacierView):
         self._merge = QCheckBox("Debris belongs to the glacier")
         self._merge.setToolTip("One outline around clean ice and debris, as in the RGI")
         self._smooth = QCheckBox("Smooth the stairs of the pixels")
-        self._smooth.setToolTip("Borders are simplified to 1 pixel; neighbours go on sharing theirs")
+        self._smooth.setToolTip("Borders are simplified to 1 pixel and stay shared; area_km2 stays that of the pixels")
         layout.addWidget(self._merge)
         layout.addWidget(self._smooth)
         form = QFormLayout()

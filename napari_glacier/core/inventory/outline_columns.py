@@ -54,6 +54,12 @@ def shape_columns(
     }
 
 
+def patch_areas_km2(label_HW: npt.NDArray[np.int32], class_map: ClassMap, count: int) -> Floats:
+    """Area on the ellipsoid of the pixels of each patch (from 1 on), shape (count,)."""
+    areas_HW = pixel_areas_m2(class_map.georef, class_map.shape)
+    return np.bincount(label_HW.ravel(), areas_HW.ravel(), count + 1)[1:] / 1e6
+
+
 def _perimeters_km(polygons: Polygons, crs: "pyproj.CRS") -> Floats:
     """Length of all rings, holes included, on the ellipsoid."""
     import pyproj

@@ -26,6 +26,7 @@ DRIVERS: Mapping[str, str] = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "
 SHAPEFILE_NAMES: Mapping[str, str] = {
     "area_low_km2": "area_low",
     "area_high_km2": "area_high",
+    "polygon_km2": "poly_km2",
     "perimeter_km": "perim_km",
     "mean_probability": "mean_prob",
     "fingerprint": "map_hash",

@@ -15,7 +15,13 @@ from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.inventory.class_maps import ClassMap
 from napari_glacier.core.inventory.map_source import MapSource
-from napari_glacier.core.inventory.outline_columns import Calibrate, pixel_columns, shape_columns, transformed
+from napari_glacier.core.inventory.outline_columns import (
+    Calibrate,
+    patch_areas_km2,
+    pixel_columns,
+    shape_columns,
+    transformed,
+)
 from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
 from napari_glacier.core.raster.projection import (
     LONGITUDE_LATITUDE,
@@ -190,6 +196,10 @@ def _outline_map(
     polygons = to_map(polygons_px, class_map.georef)
     centre = class_map.georef.offset(class_map.shape[0] // 2, class_map.shape[1] // 2).transform
     columns |= shape_columns(polygons_px, class_map, crs, (centre[2], centre[5]))
+    columns["polygon_km2"] = columns["area_km2"]
+    if options.smooth_px:
+        # Smoothing is for the eye: it makes small patches smaller and others larger.
+        columns["area_km2"] = patch_areas_km2(label_HW, class_map, len(polygons_px))
     columns["class"] = np.array([scheme.class_names[k] for k in classes_P], object)
     kept = columns["area_km2"] >= options.min_area_km2
     return polygons[kept], {name: values[kept] for name, values in columns.items()}
@@ -241,6 +251,7 @@ COLUMNS = (
     "area_km2",
     "area_low_km2",
     "area_high_km2",
+    "polygon_km2",
     "perimeter_km",
     "mean_probability",
     "ensemble",

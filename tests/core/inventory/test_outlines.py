@@ -236,6 +236,24 @@ def test_merging_choosing_and_smoothing(tiles, tmp_path):
     assert shapely.equals(shapely.Polygon(glacier.interiors[0]), debris)
 
 
+@pytest.mark.parametrize("ending", [".gpkg", ".shp"])
+def test_smoothing_changes_no_area_that_one_would_report(tiles, tmp_path, ending, capsys):
+    folder, whole_HW = tiles
+    plain, smooth = tmp_path / f"plain{ending}", tmp_path / f"smooth{ending}"
+    assert main(["outlines", str(folder), "--out", str(plain)]) == 0
+    told = capsys.readouterr().out.replace(plain.name, "")
+    assert main(["outlines", str(folder), "--out", str(smooth), "--smooth", "1.5"]) == 0
+    assert capsys.readouterr().out.replace(smooth.name, "") == told
+    _, polygons, fields = read(smooth)
+    polygon_km2 = fields["poly_km2" if ending == ".shp" else "polygon_km2"]
+    own = read(plain)[2]
+    # UTM shows 0.9996 of a length here.
+    np.testing.assert_allclose(fields["area_km2"], [(whole_HW == k).sum() * 9e-4 for k in (1, 2, 3)], rtol=1e-3)
+    np.testing.assert_allclose(fields["area_km2"], own["area_km2"], rtol=1e-6)
+    np.testing.assert_allclose(polygon_km2, shapely.area(polygons) / 1e6, rtol=1e-3)
+    assert (polygon_km2 / fields["area_km2"]).min() < 0.9
+
+
 def test_masks_in_two_zones_and_masks_apart(tmp_path):
     index_HW = np.zeros((8, 8), np.uint8)
     index_HW[2:4, 2:6] = 1
