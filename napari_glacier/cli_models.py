@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
     compare.set_defaults(run=_compare)
 
     promote = commands.add_parser("promote", help="make a model the one that a dataset works with")
-    promote.add_argument("challenger", metavar="MODEL", help="checkpoint, run folder or ensemble file")
+    promote.add_argument("challenger", metavar="MODEL", help="checkpoint, run folder, ensemble file, or bundled")
     _add_comparing(promote)
     promote.add_argument("--without-comparison", action="store_true", help="where there is no tile to compare on")
     promote.add_argument("--yes", action="store_true", help="do not ask, whatever the comparison says")
@@ -138,23 +138,27 @@ def _promote(options: argparse.Namespace) -> int:
     from napari_glacier.controllers.models import model_path, model_title
     from napari_glacier.core.data.dataset import open_dataset
     from napari_glacier.core.errors import ConfigError
-    from napari_glacier.core.models.promotion import HISTORY_FILE, promote
+    from napari_glacier.core.models.promotion import BUNDLED, BUNDLED_TITLE, HISTORY_FILE, promote, refuse_champion
     from napari_glacier.nn.shelving import model_files
 
-    path = model_path(options.challenger)
-    model = model_files(path, model_title(path))
+    name, title, model = BUNDLED, BUNDLED_TITLE, None
+    if options.challenger != BUNDLED:
+        path = model_path(options.challenger)
+        name, title = str(path), model_title(path)
+        model = model_files(path, title)
     if not options.yes and not sys.stdin.isatty():
         raise ConfigError("Promoting is a person's decision: run this in a terminal, which asks, or add --yes.")
     root = open_dataset(options.data, options.scheme).root
+    refuse_champion(root, model)
     figures: dict[str, Any] = {}
     if options.without_comparison:
         print("Warning: nothing is known of how this model compares with the one before.")
     else:
-        match = _matched(options, _named("promoted", options), str(path))
+        match = _matched(options, _named("promoted", options), name)
         _print_match(match)
         _write_match(match, options)
         figures = match.as_dict()
-    if not options.yes and input(f"Let {root.name} work with {model.title}? [y/N] ").strip().lower() not in {
+    if not options.yes and input(f"Let {root.name} work with {title}? [y/N] ").strip().lower() not in {
         "y",
         "yes",
     }:
@@ -167,11 +171,12 @@ def _promote(options: argparse.Namespace) -> int:
 
 def _roll_back(options: argparse.Namespace) -> int:
     from napari_glacier.core.data.dataset import open_dataset
-    from napari_glacier.core.models.promotion import roll_back
+    from napari_glacier.core.models.promotion import BUNDLED, roll_back
 
     root = open_dataset(options.data).root
     entry = roll_back(root)
-    print(f"{root} works with {entry.title} again. The model before stays in {root / entry.before}.")
+    stays = "" if entry.before == BUNDLED else f" The model before stays in {root / entry.before}."
+    print(f"{root} works with {entry.title} again.{stays}")
     return 0
 
 

@@ -51,6 +51,13 @@ def test_a_person_promotes_and_predict_follows(make_dataset, make_checkpoint, tm
     assert main([*predict, "--out", str(tmp_path / "b"), "--model", "bundled"]) == 0
     assert _predicted_with(tmp_path / "b") == "bundled (synthetic)"
 
+    answer("y")
+    assert main(["promote", "bundled", *promote[2:]]) == 0
+    assert "works with Bundled ensemble (bundled) now" in capsys.readouterr().out
+    assert main(["promote", "bundled", *promote[2:]]) == 2
+    assert "works with Bundled ensemble already" in capsys.readouterr().err
+    assert main(["rollback", "--data", str(root)]) == 0
+    assert capsys.readouterr().out.endswith("works with mine again.\n")
     assert main(["rollback", "--data", str(root)]) == 0
     assert "works with Bundled ensemble again" in capsys.readouterr().out
     assert main([*predict, "--out", str(tmp_path / "c")]) == 0

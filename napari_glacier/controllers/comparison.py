@@ -13,7 +13,16 @@ from napari_glacier.controllers.session import counted, listed
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.models.comparison import CHANGES, Row
-from napari_glacier.core.models.promotion import HISTORY_FILE, Champion, Entry, champion, promote, roll_back, standing
+from napari_glacier.core.models.promotion import (
+    BUNDLED,
+    HISTORY_FILE,
+    Champion,
+    Entry,
+    champion,
+    promote,
+    roll_back,
+    standing,
+)
 
 if TYPE_CHECKING:
     from napari_glacier.controllers.session import Session
@@ -208,7 +217,7 @@ class ComparisonController:
     @property
     def can_promote(self) -> bool:
         """Whether the challenger of the last comparison can take over."""
-        return self.contest is not None and self.contest.challenger.source is not None
+        return self.contest is not None
 
     @property
     def can_roll_back(self) -> bool:
@@ -241,12 +250,11 @@ class ComparisonController:
         assert self.match is not None
         assert self.contest is not None
         contest, figures = self.contest, self.match.as_dict()
-        assert contest.challenger.source is not None
         from napari_glacier.nn.shelving import model_files
 
         yield
-        kept = model_files(contest.challenger.source, contest.challenger.title.removeprefix("★ "))
-        return promote(contest.session.root, kept, figures)
+        source, title = contest.challenger.source, contest.challenger.title.removeprefix("★ ")
+        return promote(contest.session.root, None if source is None else model_files(source, title), figures)
 
     def promoted(self, entry: Entry) -> str:
         """Tell everyone of a promotion; on the GUI thread. Gives a sentence."""
@@ -268,7 +276,8 @@ class ComparisonController:
         entry = roll_back(session.root)
         self.workspace.models_changed.emit()
         self.changed.emit()
-        return f"The dataset works with {entry.title} again. The model before stays in {entry.before}."
+        stays = "" if entry.before == BUNDLED else f" The model before stays in {entry.before}."
+        return f"The dataset works with {entry.title} again.{stays}"
 
     def close(self) -> None:
         """Disconnect from the workspace."""

@@ -110,9 +110,16 @@ def test_the_challenger_is_promoted_and_rolled_back(controller, workspace, make_
     before = load_checkpoint(two_models[1].source).model.state_dict()
     assert all(torch.equal(value, before[key]) for key, value in again.model.state_dict().items())
 
+    controller.take(dataclasses.replace(contest, challenger=ModelChoice("Bundled ensemble", None)), controller.match)
+    assert controller.can_promote
+    assert "Bundled ensemble is the champion now" in controller.promoted(_run(controller.promote_job()))
+    assert predict.usual is None
+    assert "works with Bundled ensemble, promoted on 2" in controller.champion_text
+    assert controller.roll_back().endswith("works with second again.")
+
     assert "Bundled ensemble again" in controller.roll_back()
     assert predict.usual is None
-    assert told == [kept, None]
+    assert told == [kept, None, kept, None]
     assert kept in [choice.source for choice in predict.models()], "nothing is deleted"
     (root / "models.yaml").write_text("nonsense")
     assert controller.champion_text.startswith("⚠")

@@ -9,7 +9,8 @@
       comparison: {…}          # the figures that the person saw; none where there was no comparison
 
 A promoted model is kept in the dataset's own folder ``models``: resuming, moving or deleting its run changes nothing.
-The champion is the last promotion that was not rolled back, and the bundled ensemble before the first one.
+One that lies there already is not copied again. The champion is the last promotion that was not rolled back, and the
+bundled ensemble before the first one; the bundled ensemble can be promoted, too, and is not copied.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from napari_glacier.core.files import file_name_of, replacing, write_text_atomic
 from napari_glacier.core.plain_yaml import read_yaml
 
 HISTORY_FILE, MODELS_FOLDER = "models.yaml", "models"
-BUNDLED = "bundled"
+BUNDLED, BUNDLED_TITLE = "bundled", "Bundled ensemble"
 # Of the ensemble file in a kept model's folder; see `nn.ensemble`, which core cannot ask.
 _ENSEMBLE_FILE = "ensemble.yaml"
 _LOCK_S = 5.0
@@ -49,7 +50,7 @@ class Entry:
     time, who : str
     action : {"promote", "rollback"}
     before, after : str
-        ``bundled``, or a path relative to the dataset.
+        `BUNDLED`, or a path relative to the dataset.
     title : str
         What `after` is called.
     comparison : mapping
@@ -78,7 +79,7 @@ class Champion:
         What `resolve_models` takes; None is the bundled ensemble.
     title : str
     entry : Entry or None
-        None where nothing was ever promoted.
+        Its promotion; None where none stands.
     """
 
     path: Path | None
@@ -144,8 +145,10 @@ def champion(root: Path) -> Champion:
     root = Path(root)
     entries = standing(root)
     if not entries:
-        return Champion(None, "Bundled ensemble", None)
+        return Champion(None, BUNDLED_TITLE, None)
     entry = entries[-1]
+    if entry.after == BUNDLED:
+        return Champion(None, entry.title, entry)
     path = root / entry.after
     if not path.exists():
         raise DataError(
@@ -155,14 +158,28 @@ def champion(root: Path) -> Champion:
     return Champion(path, entry.title, entry)
 
 
-def promote(root: Path, model: ModelFiles, comparison: Mapping[str, Any] | None = None) -> Entry:
-    """Keep a model with the dataset and make it the champion; a person has asked for it.
+def refuse_champion(root: Path, model: ModelFiles | None) -> None:
+    """Raise `DataError` where a model (None: the bundled ensemble) is the one that a dataset works with already."""
+    root, entries = Path(root), standing(root)
+    now = entries[-1] if entries and entries[-1].after != BUNDLED else None
+    if model is None or now is None:
+        is_champion = model is None and now is None
+    else:
+        is_champion = not changed_files(root, now) and _is_same(root / now.after, model)
+    if is_champion:
+        title = now.title if now is not None else BUNDLED_TITLE
+        raise DataError(f"The dataset works with {title} already; nothing was changed.")
+
+
+def promote(root: Path, model: ModelFiles | None, comparison: Mapping[str, Any] | None = None) -> Entry:
+    """Make a model the champion, and keep it with the dataset unless it lies there; a person has asked for it.
 
     Parameters
     ----------
     root : Path
         Of the dataset.
-    model : ModelFiles
+    model : ModelFiles or None
+        None is the bundled ensemble.
     comparison : mapping, optional
         Figures of the comparison with the champion before, as plain values.
 
@@ -175,20 +192,14 @@ def promote(root: Path, model: ModelFiles, comparison: Mapping[str, Any] | None 
     """
     root = Path(root)
     with _alone(root):
+        refuse_champion(root, model)
         before = standing(root)
-        if before and _is_same(root / before[-1].after, before[-1], model):
-            raise DataError(f"The dataset works with {before[-1].title} already; nothing was changed.")
-        folder, digests = _keep(root, model)
-        entry = Entry(
-            _now(),
-            user_name(),
-            "promote",
-            before[-1].after if before else BUNDLED,
-            folder.relative_to(root).as_posix(),
-            model.title,
-            comparison or {},
-            digests,
-        )
+        after, title, digests = BUNDLED, BUNDLED_TITLE, dict[str, str]()
+        if model is not None:
+            folder = _shelved(root, model) or _keep(root, model)
+            after, title, digests = folder.relative_to(root).as_posix(), *_title_and_digests(folder)
+        now = before[-1].after if before else BUNDLED
+        entry = Entry(_now(), user_name(), "promote", now, after, title, comparison or {}, digests)
         _append(root, entry)
         return entry
 
@@ -202,7 +213,7 @@ def keep(root: Path, model: ModelFiles) -> Path:
         If the dataset's folder cannot be written.
     """
     with _alone(Path(root)):
-        return _keep(Path(root), model)[0]
+        return _keep(Path(root), model)
 
 
 def roll_back(root: Path) -> Entry:
@@ -221,7 +232,7 @@ def roll_back(root: Path) -> Entry:
         if not kept:
             raise DataError(f"{root} works with the bundled ensemble: there is no promotion to roll back.")
         to = kept[-2] if len(kept) > 1 else None
-        title = to.title if to is not None else "Bundled ensemble"
+        title = to.title if to is not None else BUNDLED_TITLE
         after = to.after if to is not None else BUNDLED
         entry = Entry(_now(), user_name(), "rollback", kept[-1].after, after, title)
         _append(root, entry)
@@ -234,16 +245,29 @@ def changed_files(root: Path, entry: Entry) -> list[str]:
     return [name for name, digest in entry.digests.items() if _digest_or_none(folder / name) != digest]
 
 
-def _keep(root: Path, model: ModelFiles) -> tuple[Path, dict[str, str]]:
+def _keep(root: Path, model: ModelFiles) -> Path:
     """Put a model's files into a new folder of the dataset; hard links where the disk has them."""
     folder = _new_folder(root / MODELS_FOLDER, model.title)
-    digests = {}
     for path, name in zip((path for path, _ in model.members), _names_of(model), strict=True):
         _link_or_copy(path, folder / name)
-        digests[name] = _digest(folder / name)
-    write_text_atomically(folder / _ENSEMBLE_FILE, _ensemble_text(model))
-    digests[_ENSEMBLE_FILE] = _digest(folder / _ENSEMBLE_FILE)
-    return folder, digests
+    weights = (float(weight) for _, weight in model.members)
+    members = [{"path": name, "weight": weight} for name, weight in zip(_names_of(model), weights, strict=True)]
+    content = {"name": model.title, "members": members, **model.settings}
+    write_text_atomically(folder / _ENSEMBLE_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    return folder
+
+
+def _shelved(root: Path, model: ModelFiles) -> Path | None:
+    """The folder of the dataset's shelf that holds a model, under whatever title."""
+    folders = sorted(file.parent for file in (root / MODELS_FOLDER).glob(f"*/{_ENSEMBLE_FILE}"))
+    return next((folder for folder in folders if _is_same(folder, model)), None)
+
+
+def _title_and_digests(folder: Path) -> tuple[str, dict[str, str]]:
+    """What a kept model is called, and the digests of its files."""
+    content = read_yaml((folder / _ENSEMBLE_FILE).read_text(encoding="utf-8"))
+    names = [*(entry["path"] for entry in content["members"]), _ENSEMBLE_FILE]
+    return str(content.get("name", folder.name)), {name: _digest(folder / name) for name in names}
 
 
 def _names_of(model: ModelFiles) -> list[str]:
@@ -252,22 +276,25 @@ def _names_of(model: ModelFiles) -> list[str]:
     return [f"{'model' if alone else f'member_{k}'}{path.suffix}" for k, (path, _) in enumerate(model.members)]
 
 
-def _ensemble_text(model: ModelFiles) -> str:
-    weights = (float(weight) for _, weight in model.members)
-    members = [{"path": name, "weight": weight} for name, weight in zip(_names_of(model), weights, strict=True)]
-    content = {"name": model.title, "members": members, **model.settings}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def _is_same(folder: Path, entry: Entry, model: ModelFiles) -> bool:
-    """Whether a promoted model is there, whole, and would be kept to the byte as it is."""
-    members = dict(zip(_names_of(model), (path for path, _ in model.members), strict=True))
+def _is_same(folder: Path, model: ModelFiles) -> bool:
+    """Whether a folder of the shelf holds a model to the byte, under whatever title."""
     try:
-        return (folder / _ENSEMBLE_FILE).read_text(encoding="utf-8") == _ensemble_text(model) and all(
-            _digest_or_none(folder / name) == entry.digests.get(name) == _digest(path) for name, path in members.items()
+        content = read_yaml((folder / _ENSEMBLE_FILE).read_text(encoding="utf-8"))
+        kept = [(str(entry["path"]), float(entry.get("weight", 1.0))) for entry in content["members"]]
+        settings = {key: value for key, value in content.items() if key not in ("name", "members")}
+        return (
+            settings == read_yaml(yaml.safe_dump(dict(model.settings)))
+            and [weight for _, weight in kept] == [float(weight) for _, weight in model.members]
+            # What lies elsewhere is not on the shelf.
+            and all(Path(name).name == name for name, _ in kept)
+            and all(_same_bytes(folder / name, path) for (name, _), (path, _) in zip(kept, model.members, strict=True))
         )
-    except (OSError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.samefile(other) or (one.stat().st_size == other.stat().st_size and _digest(one) == _digest(other))
 
 
 def _new_folder(parent: Path, title: str) -> Path:

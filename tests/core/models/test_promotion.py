@@ -12,6 +12,7 @@ from napari_glacier.core.models.promotion import (
     ModelFiles,
     champion,
     changed_files,
+    keep,
     promote,
     read_history,
     roll_back,
@@ -30,6 +31,8 @@ def make_model(tmp_path):
         members = []
         for number, content in enumerate(contents or (title,)):
             path = tmp_path / f"{title}-{number}.safetensors"
+            # Checkpoints are replaced and never written into.
+            path.unlink(missing_ok=True)
             path.write_bytes(content.encode())
             members.append((path, 1.0 + number))
         return ModelFiles(title, members, settings)
@@ -73,6 +76,44 @@ def test_the_champion_is_not_promoted_again(root, make_model):
     promote(root, ModelFiles("run", model.members, {"thresholds": {"lake": 0.5}}))
     promote(root, model)
     assert len(read_history(root)) == 4
+
+
+def test_a_model_on_the_shelf_is_promoted_where_it_lies(root, make_model):
+    model = make_model("a b", "first", "second", thresholds={"lake": 0.4}, scales=(1.0, 0.5))
+    kept = keep(root, model)
+    assert promote(root, model).after == "models/a_b"
+    promote(root, make_model("other"))
+    # As it is named from its folder, and as the run from which it was kept, under whatever title.
+    members = [(kept / f"member_{k}.safetensors", weight) for k, (_, weight) in enumerate(model.members)]
+    again = promote(root, ModelFiles("a_b", members, model.settings))
+    assert (again.before, again.after, again.title) == ("models/other", "models/a_b", "a b")
+    roll_back(root)
+    assert promote(root, ModelFiles("run", model.members, model.settings)).after == "models/a_b"
+    assert changed_files(root, again) == []
+    assert {path.name for path in (root / "models").iterdir()} == {"a_b", "other"}
+    # One whose files a person put there under names of their own; what it names elsewhere may be gone tomorrow.
+    mine = root / "models" / "mine"
+    mine.mkdir()
+    (mine / "x.safetensors").write_bytes(b"x")
+    (mine / "ensemble.yaml").write_text("members: [{path: x.safetensors}]")
+    assert promote(root, ModelFiles("mine", [(mine / "x.safetensors", 1.0)])).after == "models/mine"
+    (mine / "ensemble.yaml").write_text(f"members: [{{path: {model.members[0][0]}}}]")
+    assert promote(root, ModelFiles("mine", [(model.members[0][0], 1.0)])).after == "models/mine-2"
+
+
+def test_the_bundled_ensemble_is_promoted_and_rolled_back_like_any_model(root, make_model):
+    with pytest.raises(DataError, match="works with Bundled ensemble already"):
+        promote(root, None)
+    promote(root, make_model("a"))
+    entry = promote(root, None, {"num_tiles": 3})
+    assert (entry.before, entry.after, entry.comparison) == ("models/a", "bundled", {"num_tiles": 3})
+    now = champion(root)
+    assert (now.path, now.title, now.entry.after) == (None, "Bundled ensemble", "bundled")
+    with pytest.raises(DataError, match="works with Bundled ensemble already"):
+        promote(root, None)
+    assert roll_back(root).title == "a"
+    assert champion(root).path == root / "models" / "a"
+    assert [path.name for path in (root / "models").iterdir()] == ["a"]
 
 
 def test_every_entry_leaves_the_bytes_before_it_alone(root, make_model):
@@ -143,7 +184,7 @@ def test_what_is_wrong_is_said(root, make_model):
 def _promote_many(root, name):
     for number in range(5):
         path = root.parent / f"{name}{number}.safetensors"
-        path.write_text(name)
+        path.write_text(path.stem)
         promote(root, ModelFiles(f"{name}{number}", [(path, 1.0)]))
 
 
