@@ -44,7 +44,9 @@ def shape_columns(
     shapely.prepare(dense)
     points = np.where(shapely.intersects(dense, centroids), centroids, inside)
     lon, lat = to_longitude_latitude(crs).transform(shapely.get_x(points), shapely.get_y(points))
-    lon, lat = np.asarray(lon, float), np.asarray(lat, float)
+    # A raster may go on beyond the antimeridian, or count from 0 to 360.
+    lon = np.where(np.abs(lon) > _HALF_TURN, np.mod(lon + _HALF_TURN, 2 * _HALF_TURN) - _HALF_TURN, lon)
+    lat = np.asarray(lat, float)
     return {
         "cenlon": lon,
         "cenlat": lat,

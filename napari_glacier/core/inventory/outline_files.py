@@ -207,12 +207,37 @@ def rasterise_file(
             # What lies on another side of the Earth has no place in a zone.
             placed = np.isfinite(shapely.bounds(moved)).all(axis=1)
             moved, kept = moved[placed], classes[placed]
+        if target.is_geographic:
+            moved, kept = _every_turn(moved), np.repeat(kept, 3)
         in_pixels = to_pixels(moved, georef)
         here = shapely.intersects(in_pixels, shapely.box(0, 0, shape[1], shape[0]))
         index_HW = rasterise(in_pixels[here], kept[here], shape)
         write_mask(out_dir / name, index_HW, scheme, georef, {**_MADE_BY, "outlines": path.name})
         written.append(out_dir / name)
     return written
+
+
+def _in_the_first_turn(polygons: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """Polygons in degrees that begin between -180 and 180, whole turns away from where they were."""
+    import shapely
+
+    # What begins at -180, to rounding, stays there.
+    turns = np.floor((shapely.bounds(polygons)[:, 0] + 180) / 360 + 1e-9)
+    moved = polygons.copy()
+    for turn in np.unique(turns[turns != 0]):
+        moved[turns == turn] = _moved_east(polygons[turns == turn], -360 * turn)
+    return moved
+
+
+def _every_turn(polygons: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """Each polygon three times, a turn of the Earth apart: GeoJSON knows -180 to 180 degrees, rasters go beyond."""
+    return np.stack([_moved_east(polygons, degrees) for degrees in (-360, 0, 360)], axis=1).ravel()
+
+
+def _moved_east(polygons: npt.NDArray[np.object_], degrees: float) -> npt.NDArray[np.object_]:
+    import shapely
+
+    return np.asarray(shapely.transform(polygons, lambda xy: xy + np.array([degrees, 0.0])), object)
 
 
 def _write(
@@ -230,6 +255,7 @@ def _write(
         if crs != geographic:
             transformer = pyproj.Transformer.from_crs(crs, geographic, always_xy=True)
             polygons, crs = transformed(polygons, transformer), geographic
+        polygons = _in_the_first_turn(polygons)
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": _GEOJSON_DIGITS, "WRITE_NAME": "NO"}
     names, values = list(outlines.columns), list(outlines.columns.values())
     if driver == "ESRI Shapefile":

@@ -481,6 +481,24 @@ def test_outlines_across_the_antimeridian_are_two_parts_in_degrees(tmp_path, end
     np.testing.assert_array_equal(read_mask_codes(tmp_path / "back" / "mask.tif"), FOUR.encode(index_HW))
 
 
+@pytest.mark.parametrize("west", [179.0, -181.0, -180.0, 178.0, 359.0, 300.0])
+def test_rasters_beyond_180_degrees_come_back_from_geojson(tmp_path, west):
+    georef = GeoRef.from_epsg(4326, (0.05, 0.0, west, 0.0, -0.05, 60.0), geographic=True)
+    blocks_HW = np.random.default_rng(0).integers(0, 4, (5, 10), np.uint8)
+    index_HW = np.kron(blocks_HW, np.ones((4, 4), np.uint8))
+    write_mask(tmp_path / "masks" / "mask.tif", index_HW, FOUR, georef)
+    path = tmp_path / "outlines.geojson"
+    assert main(["outlines", str(tmp_path / "masks"), "--out", str(path)]) == 0
+    _, polygons, columns = read(path)
+    left, _, right, _ = shapely.bounds(shapely.get_parts(polygons)).T
+    assert left.min() >= -180
+    assert right.max() <= 180
+    assert np.abs(columns["cenlon"]).max() <= 180
+    assert ((columns["cenlon"] - west) % 360 < 2).all()
+    assert main(["outlines", str(path), "--like", str(tmp_path / "masks"), "--out", str(tmp_path / "back")]) == 0
+    np.testing.assert_array_equal(read_mask_codes(tmp_path / "back" / "mask.tif"), FOUR.encode(index_HW))
+
+
 def test_masks_of_a_turned_raster_are_outlined(tmp_path):
     georef = GeoRef.from_epsg(32643, (0.0, 30.0, 500_000.0, 30.0, 0.0, 3_800_000.0))
     index_HW = np.zeros((10, 12), np.uint8)
