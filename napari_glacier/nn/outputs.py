@@ -43,6 +43,8 @@ def write_predictions(
 ) -> list[Path]:
     """Write the class mask of every tile, in the data set's codes, under the name of its first band.
 
+    Nodata is background in it, and left out by its mask band.
+
     Tiles of equal names in different splits go to subfolders named after the split.
 
     Parameters
@@ -93,7 +95,8 @@ def write_predictions(
         relative = names[place.tile.id]
         if place.tile.parts:
             written.append(_write_sources(out_dir / SOURCES_FOLDER / relative, mosaic.dataset, place.tile, description))
-        write_mask(out_dir / relative, _cut(prediction.index_HW, place), scheme, place.tile.georef, description)
+        index_HW, valid_HW = (_cut(values_HW, place) for values_HW in (prediction.index_HW, prediction.valid_HW))
+        write_mask(out_dir / relative, index_HW, scheme, place.tile.georef, description, valid_HW=valid_HW)
         written.append(out_dir / relative)
         if votes:
             written.append(_write_votes(out_dir / "votes" / relative, prediction, place, scheme, description))

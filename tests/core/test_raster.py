@@ -15,6 +15,7 @@ from napari_glacier.core.raster import (
     read_description,
     read_info,
     read_mask_codes,
+    read_mask_validity,
     read_raster,
     rewrite_mask,
     write_cog,
@@ -329,3 +330,24 @@ def test_pyramids_beside_a_mask_go_with_its_old_labels(tmp_path):
     rewrite_mask(path, np.zeros((512, 512), np.uint8), np.ones((512, 512), bool), scheme)
     with rasterio.open(path) as file:
         assert not file.read(1, out_shape=(128, 128)).any()
+
+
+def test_a_mask_tells_what_carries_data_and_goes_on_telling_it(tmp_path):
+    path, scheme = tmp_path / "mask.tif", get_scheme("glacier4")
+    index_HW = np.random.default_rng(0).integers(0, 4, (70, 90), np.uint8)
+    valid_HW = np.random.default_rng(1).random((70, 90)) < 0.7
+    write_mask(path, index_HW, scheme, UTM)
+    assert read_mask_validity(path) is None
+    write_mask(path, index_HW, scheme, UTM, valid_HW=valid_HW)
+    changed_HW = np.zeros((70, 90), bool)
+    changed_HW[3:5, 3:5] = True
+    rewrite_mask(path, (index_HW + 1) % 4, changed_HW, scheme)
+    np.testing.assert_array_equal(read_mask_validity(path), valid_HW)
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.dataset_mask() > 0, valid_HW)
+        np.testing.assert_array_equal(file.read(1), np.where(changed_HW, (index_HW + 1) % 4, index_HW) * 85)
+    np.testing.assert_array_equal(read_mask_codes(path)[~changed_HW], index_HW[~changed_HW] * 85)
+    write_raster(path, np.where(valid_HW, index_HW, 255).astype(np.uint8), nodata=255)
+    np.testing.assert_array_equal(read_mask_validity(path), valid_HW)
+    write_raster(path, index_HW, nodata=0)
+    assert read_mask_validity(path) is None

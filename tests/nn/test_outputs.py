@@ -45,6 +45,7 @@ def test_masks_carry_names_codes_and_place(make_dataset, tmp_path) -> None:
     dataset = open_dataset(make_dataset())
     (scene,) = plan_scenes(dataset)
     prediction = _prediction(scene)
+    prediction.valid_HW[:9, :40] = False
     out = tmp_path / "out"
     written = write_predictions(prediction, scene, out)
     assert sorted(path.name for path in written) == sorted(tile.name for tile in dataset.tiles)
@@ -55,6 +56,7 @@ def test_masks_carry_names_codes_and_place(make_dataset, tmp_path) -> None:
             rasterio.open(next(iter(place.tile.bands.values())).path) as band,
         ):
             np.testing.assert_array_equal(mask.read(1), codes[prediction.index_HW[place.slices]])
+            np.testing.assert_array_equal(mask.dataset_mask() > 0, prediction.valid_HW[place.slices])
             assert mask.dtypes == ("uint8",)
             assert mask.crs == band.crs
             assert mask.transform == band.transform

@@ -20,7 +20,14 @@ from napari_glacier.core.data.pairing import pair_files
 from napari_glacier.core.errors import DataError, SaveError, SchemeError
 from napari_glacier.core.files import write_text_atomically
 from napari_glacier.core.inventory.map_source import masks_in, refuse_array
-from napari_glacier.core.raster import RasterInfo, read_description, read_mask_codes, read_mask_info, write_mask
+from napari_glacier.core.raster import (
+    RasterInfo,
+    read_description,
+    read_mask_codes,
+    read_mask_info,
+    read_mask_validity,
+    write_mask,
+)
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.raster.projection import pixel_areas_m2
 from napari_glacier.core.scenes.products import HIDING_CLASSES
@@ -116,8 +123,8 @@ def compare_dates(
     scheme : str, optional
         Of all masks; else decided over their values.
     scenes : pair of Path, optional
-        The data of the two dates. They tell which pixels carry data: without them nodata, which masks write as
-        background, reads as background.
+        The data of the two dates. They tell which pixels carry data: without them nodata reads as background in masks
+        that do not tell it, as those of `predict` do.
     clear_only : bool
         Leave out what the scenes' quality bands call cloud, cirrus or shadow.
 
@@ -140,18 +147,21 @@ def compare_dates(
     count = chosen.num_classes
     transitions = np.zeros((count, count), np.int64)
     areas_m2 = np.zeros((count, count)) if all(pair.georef is not None for pair in pairs) else None
-    counted = _Counted()
+    counted, untold = _Counted(), set[Path]()
     for pair, path in zip(pairs, targets, strict=True):
         old_HW, new_HW = (
             chosen.decode(read_mask_codes(info.path), str(info.path))[window.slices]
             for info, window in ((pair.before, pair.in_before), (pair.after, pair.in_after))
         )
         seen_HW = np.ones(old_HW.shape, bool)
-        if data is not None:
-            for dataset, info, window in zip(
-                data, (pair.before, pair.after), (pair.in_before, pair.in_after), strict=True
-            ):
-                seen_HW &= _seen(dataset, info, clear_only)[window.slices]
+        for dataset, info, window in zip(
+            data or (None, None), (pair.before, pair.after), (pair.in_before, pair.in_after), strict=True
+        ):
+            own_HW = read_mask_validity(info.path) if dataset is None else _seen(dataset, info, clear_only)
+            if own_HW is None:
+                untold.add(info.path)
+            else:
+                seen_HW &= own_HW[window.slices]
         turned_HW = old_HW.astype(np.int64) * count + new_HW
         first_HW = counted.add(pair.georef, seen_HW)
         transitions += np.bincount(turned_HW[first_HW], minlength=count * count).reshape(count, count)
@@ -162,10 +172,10 @@ def compare_dates(
         note = {"made_by": MADE_BY, "before": pair.before.path.name, "after": pair.after.path.name}
         write_mask(path, index_HW, change_scheme, pair.georef, note)
     warnings = []
-    if data is None:
+    if untold:
         warnings.append(
-            "Nodata is background in masks: where one date saw nothing, that counts as a change. "
-            "Give the scenes of both dates with --scenes to leave such pixels out."
+            f"{len(untold)} of the masks do not tell nodata from background ({min(untold).name}): where one date saw "
+            "nothing, that counts as a change. Give the scenes of both dates with --scenes to leave such pixels out."
         )
     if areas_m2 is None:
         warnings.append("The masks have no georeference, so areas are given in pixels.")

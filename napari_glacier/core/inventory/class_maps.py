@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_glacier.core.classes import IGNORE_INDEX, ClassScheme
 from napari_glacier.core.errors import DataError
-from napari_glacier.core.raster import read_mask_codes, read_raster
+from napari_glacier.core.raster import read_mask_codes, read_mask_validity, read_raster
 from napari_glacier.core.raster.georef import GeoRef
 
 # Numbers of days, uint8 (H, W), and the days (YYYY-MM-DD); a number beyond them is of no day.
@@ -57,6 +57,13 @@ class MaskFile:
     split: str = ""
     days: Days | None = None
     number: int | None = None
+
+    def read_seen(self) -> npt.NDArray[np.bool_] | None:
+        """Pixels that carry data, bool (H, W); None where neither the mask nor its probabilities tell."""
+        seen_HW = read_mask_validity(self.path)
+        if seen_HW is None and self.probabilities is not None:
+            seen_HW = ~np.isnan(read_raster(self.probabilities)[0])
+        return seen_HW
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +173,9 @@ class ClassMap:
         shared_N = self._share_ground()
         for number, part in enumerate(self.parts):
             depth = _depth(part.mask.height, part.mask.width).astype(np.uint32)
-            if part.mask.probabilities is not None and shared_N[number]:
-                # What one saw comes before what another, deeper in its rectangle, did not.
-                depth += np.where(np.isnan(read_raster(part.mask.probabilities)[0]), 0, _SEEN).astype(np.uint32)
-            else:
-                depth += _SEEN
+            seen_HW = part.mask.read_seen() if shared_N[number] else None
+            # What one saw comes before what another, deeper in its rectangle, did not.
+            depth += np.uint32(_SEEN) if seen_HW is None else np.where(seen_HW, np.uint32(_SEEN), np.uint32(0))
             deeper = depth > depth_HW[part.slices]
             owner_HW[part.slices][deeper] = number
             depth_HW[part.slices][deeper] = depth[deeper]

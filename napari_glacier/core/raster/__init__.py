@@ -12,6 +12,7 @@ from napari_glacier.core.raster.tiff_reading import (
     read_info,
     read_mask_codes,
     read_mask_info,
+    read_mask_validity,
     read_part,
     read_raster,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "read_info",
     "read_mask_codes",
     "read_mask_info",
+    "read_mask_validity",
     "read_part",
     "read_raster",
     "rewrite_mask",

@@ -98,7 +98,7 @@ def read_mask_info(path: Path, number: int | None = None) -> RasterInfo:
     if not is_array(path):
         return read_info(path)
     codes_HW = read_mask_array(path, number)
-    return RasterInfo(path, *codes_HW.shape, 1, codes_HW.dtype, None, None)
+    return RasterInfo(path, codes_HW.shape[0], codes_HW.shape[1], 1, codes_HW.dtype, None, None)
 
 
 def read_raster(path: Path, number: int | None = None) -> AnyArray:
@@ -187,6 +187,39 @@ def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
         raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
     codes_HW: AnyArray = raster[0]
     return codes_HW if is_png(path) else without_nodata(codes_HW, read_info(path).nodata)
+
+
+def read_mask_validity(path: Path) -> npt.NDArray[np.bool_] | None:
+    """Which pixels of a mask carry data, bool (H, W); None where its file does not tell.
+
+    It does by GDAL's mask band inside it, as the masks that `predict` writes have, or by a nodata value (see
+    `read_mask_codes`).
+
+    Raises
+    ------
+    RasterError
+        As `read_raster`.
+    """
+    if is_png(path) or is_array(path):
+        return None
+    with opened_tiff(path) as tif:
+        valid_HW = mask_band(tif)
+    if valid_HW is not None:
+        return valid_HW
+    nodata = read_info(path).nodata
+    if nodata is None:
+        return None
+    codes_HW = read_raster(path)[0]
+    return codes_HW != nodata if without_nodata(codes_HW, nodata) is not codes_HW else None
+
+
+def mask_band(tif: tifffile.TiffFile) -> npt.NDArray[np.bool_] | None:
+    """GDAL's mask band inside an open TIFF, of the size of its pixels, bool (H, W); None where it has none."""
+    first: Any = tif.pages[0]
+    for page in tif.pages[1:]:
+        if isinstance(page, tifffile.TiffPage) and page.is_mask and page.shape == first.shape[:2]:
+            return np.asarray(page.asarray() != 0)
+    return None
 
 
 def without_nodata(codes_HW: AnyArray, nodata: float | None) -> AnyArray:

@@ -26,6 +26,7 @@ from napari_glacier.core.raster.tiff_reading import (
     GDAL_NODATA,
     AnyArray,
     info_of_tiff,
+    mask_band,
     opened_tiff,
     without_nodata,
 )
@@ -112,11 +113,14 @@ def write_mask(
     scheme: ClassScheme,
     georef: GeoRef | None = None,
     description: Mapping[str, str] | None = None,
+    *,
+    valid_HW: npt.NDArray[np.bool_] | None = None,
 ) -> None:
     """Write a class mask as uint8 codes of the scheme, with a colour table and the class names, atomically.
 
     The names stand in the file's GDAL metadata and, as categories that QGIS shows in its legend, in
-    ``<name>.aux.xml`` beside it.
+    ``<name>.aux.xml`` beside it. `valid_HW` says which pixels carry data: it becomes GDAL's mask band inside the file,
+    which leaves the codes as they are.
 
     Raises
     ------
@@ -131,7 +135,7 @@ def write_mask(
     names = scheme_tags(scheme)
     tags = georef.extra_tags() if georef else []
     tags.append((GDAL_METADATA, "s", 0, _gdal_metadata(names | dict(description or {}))))
-    _write(Path(path), scheme.encode(index_HW), tags, {"photometric": "palette", "colormap": colormap})
+    _write(Path(path), scheme.encode(index_HW), tags, {"photometric": "palette", "colormap": colormap}, valid_HW)
     by_code = dict(zip(scheme.codes, scheme.class_names, strict=True))
     categories = "".join(f"<Category>{escape(by_code.get(code, ''))}</Category>" for code in range(max(by_code) + 1))
     sidecar = Path(f"{path}.aux.xml")
@@ -200,11 +204,18 @@ def rewrite_mask(
             "description": _storable(page.description) or None,
             "software": _storable(page.software) or False,
         }
+        valid_HW = mask_band(tif)
     pixels[changed_HW] = scheme.encode_like(index_HW, pixels)[changed_HW]
-    _write(path, pixels, tags, layout)
+    _write(path, pixels, tags, layout, valid_HW)
 
 
-def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any]) -> None:
+def _write(
+    path: Path,
+    array: AnyArray,
+    tags: list[Any],
+    layout: Mapping[str, Any],
+    valid_HW: npt.NDArray[np.bool_] | None = None,
+) -> None:
     layout = {"software": "napari-glacier", **layout}
     if "compression" not in layout:
         layout["compression"] = "deflate"
@@ -220,11 +231,11 @@ def _write(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, An
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             try:
-                _encode(temporary, array, tags, layout, container)
+                _encode(temporary, array, tags, layout, container, valid_HW=valid_HW)
             except _ENCODE_ERRORS:
                 # A compression that can be read here but not written (fax, for one): the pixels are what counts.
                 plain = {key: value for key, value in layout.items() if key != "predictor"}
-                _encode(temporary, array, tags, {**plain, "compression": "deflate"}, container)
+                _encode(temporary, array, tags, {**plain, "compression": "deflate"}, container, valid_HW=valid_HW)
         # Pyramids that GIS programs put beside a file.
         path.with_name(f"{path.name}.ovr").unlink(missing_ok=True)
     except _ENCODE_ERRORS as error:
@@ -245,9 +256,21 @@ def _mend_of(error: OSError) -> str:
     return "Make the file and its folder writable for you, then try again."
 
 
-def _encode(path: Path, array: AnyArray, tags: list[Any], layout: Mapping[str, Any], container: Any) -> None:
+def _encode(
+    path: Path,
+    array: AnyArray,
+    tags: list[Any],
+    layout: Mapping[str, Any],
+    container: Any,
+    *,
+    valid_HW: npt.NDArray[np.bool_] | None,
+) -> None:
     with tifffile.TiffWriter(path, **container) as writer:
         writer.write(array, extratags=tags, metadata=None, **layout)
+        if valid_HW is not None:
+            writer.write(
+                valid_HW, photometric="mask", subfiletype=4, compression="deflate", metadata=None, software=False
+            )
 
 
 def _gdal_metadata(items: Mapping[str, str]) -> bytes:

@@ -64,7 +64,7 @@ def test_what_a_date_did_not_see_is_left_out(make_landsat, tmp_path, capsys):
     masks = tmp_path / old.name, tmp_path / new.name
     without = compare_dates(*masks, tmp_path / "plain")
     assert without.unseen == 0
-    assert "Nodata is background" in without.warnings[0]
+    assert "do not tell nodata from background" in without.warnings[0]
     arguments = ["change", *map(str, masks), "--out", str(tmp_path / "out"), "--scenes", str(old), str(new), "--clear"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -77,6 +77,24 @@ def test_what_a_date_did_not_see_is_left_out(make_landsat, tmp_path, capsys):
     with rasterio.open(next((tmp_path / "out").glob("*.tif"))) as file:
         np.testing.assert_array_equal(file.read(1) == 0, ~seen_HW)
     assert main([*arguments[:5], "--clear"]) == 2
+
+
+def test_what_masks_call_nodata_is_left_out_without_the_scenes(tmp_path):
+    georef = GeoRef.from_epsg(32643, (30.0, 0.0, 300_000.0, 0.0, -30.0, 4_200_000.0))
+    rng = np.random.default_rng(0)
+    index, seen = rng.integers(0, 4, (2, 30, 40), np.uint8), rng.random((2, 30, 40)) < 0.8
+    for name, index_HW, valid_HW in zip("ab", index * seen, seen, strict=True):
+        write_mask(tmp_path / f"{name}.tif", index_HW, GLACIER4, georef, valid_HW=valid_HW)
+    change = compare_dates(tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out")
+    both = seen.all(axis=0)
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (index[0][both], index[1][both]), 1)
+    np.testing.assert_array_equal(change.transitions, expected)
+    assert change.unseen == (~both).sum()
+    assert change.warnings == ()
+    write_mask(tmp_path / "b.tif", index[1], GLACIER4, georef)
+    (warning,) = compare_dates(tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out").warnings
+    assert "1 of the masks do not tell nodata from background (b.tif)" in warning
 
 
 def test_masks_of_many_tiles_meet_by_place_and_unplaced_ones_by_name(tmp_path):

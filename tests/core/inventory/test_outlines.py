@@ -554,7 +554,8 @@ def test_masks_of_two_dates_are_told_apart(make_landsat, tmp_path):
     assert any("1 mask(s) lie on the place of others" in note for note in source.notes)
 
 
-def test_what_one_scene_saw_comes_before_what_another_did_not(tmp_path):
+@pytest.mark.parametrize("told_by", ["probabilities", "mask band"])
+def test_what_one_scene_saw_comes_before_what_another_did_not(tmp_path, told_by):
     # The second map holds a glacier in the corner that the first one's scene left empty.
     for number, (row, col) in enumerate(((0, 0), (10, 10))):
         index_HW, seen_HW = np.zeros((40, 40), np.uint8), np.ones((40, 40), bool)
@@ -562,7 +563,10 @@ def test_what_one_scene_saw_comes_before_what_another_did_not(tmp_path):
             index_HW[10:20, 10:20] = 1
         else:
             seen_HW[15:, 15:] = False
-        write_mask(tmp_path / "maps" / f"{number}.tif", index_HW, FOUR, georef_at(col, row))
+        valid_HW = seen_HW if told_by == "mask band" else None
+        write_mask(tmp_path / "maps" / f"{number}.tif", index_HW, FOUR, georef_at(col, row), valid_HW=valid_HW)
+        if told_by == "mask band":
+            continue
         probability = np.where(seen_HW, np.float32(0.25), np.float32(np.nan))[None].repeat(4, axis=0)
         write_raster(tmp_path / "maps" / "probabilities" / f"{number}.tif", probability, georef_at(col, row))
     outlines = outline_maps(open_maps(tmp_path / "maps"))
