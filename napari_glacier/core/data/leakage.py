@@ -7,8 +7,7 @@ and in columns), as a buffer of so many pixels is a frame of so many pixels arou
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.raster.georef import GeoRef
-from napari_glacier.core.raster.projection import LONGITUDE_LATITUDE, crs_of
+from napari_glacier.core.raster.projection import transformer_between
 from napari_glacier.core.tiling import Window
 
 USUAL_BUFFER_PX = 128
@@ -27,7 +26,6 @@ _EARTH_M = 6_371_008.8
 _ROUNDING_PX = 0.01
 # Where coordinates do not compare: farther apart than places on Earth can be.
 _OTHER_CRS_M = 1e8
-_NOWHERE = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +210,10 @@ def _centres_on_one_plane(tiles: Sequence[Tile]) -> npt.NDArray[np.float64] | No
 
 def _between(source: GeoRef, target: GeoRef | None) -> Any:
     """What brings (x, y) from one system to another, or to longitude and latitude; None where one is not known."""
-    # Of each tile only its system counts, so that thousands share a transformer.
-    systems = [georef and replace(georef, transform=_NOWHERE) for georef in (source, target)]
     try:
-        return _transformer(*systems)
+        return transformer_between(source, target)
     except DataError:
         return None
-
-
-@lru_cache(maxsize=64)
-def _transformer(source: GeoRef, target: GeoRef | None) -> Any:
-    import pyproj
-
-    into = LONGITUDE_LATITUDE if target is None else crs_of(target)
-    return pyproj.Transformer.from_crs(crs_of(source), into, always_xy=True)
 
 
 def _is_placed(tile: Tile) -> bool:

@@ -136,6 +136,15 @@ class ClassMap:
             total_HW[part.slices][own_HW] = self._probability_of(part.mask, classes)[own_HW]
         return total_HW
 
+    def read_seen(self, owner_HW: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Pixels that carry data as far as the masks tell, shape (H, W), of the parts that `read` named."""
+        seen_HW = np.zeros(self.shape, bool)
+        for number, part in enumerate(self.parts):
+            own_HW = owner_HW[part.slices] == number
+            told_HW = part.mask.read_seen()
+            seen_HW[part.slices] |= own_HW if told_HW is None else own_HW & told_HW
+        return seen_HW
+
     def read_other(self, masks: Iterable[MaskFile], scheme: ClassScheme) -> npt.NDArray[np.uint8]:
         """Class indices of other masks (labels) on this map's grid, shape (H, W); `IGNORE_INDEX` where there is none.
 

@@ -22,6 +22,7 @@ from napari_glacier.core.inventory.outline_columns import (
     shape_columns,
     transformed,
 )
+from napari_glacier.core.inventory.shared_ground import maps_on_one_ground
 from napari_glacier.core.inventory.vectorize import Polygons, polygonise, recode, smooth, to_map
 from napari_glacier.core.raster.projection import (
     LONGITUDE_LATITUDE,
@@ -127,6 +128,13 @@ def outline_maps(
     else:
         target = pyproj.CRS.from_user_input(LONGITUDE_LATITUDE)
         notes.append("The masks have several coordinate systems; the outlines are in longitude and latitude.")
+    if shared := maps_on_one_ground(source.maps):
+        first, second = (source.maps[number].name for number in shared[0])
+        notes.append(
+            f"Maps on different grids share ground ({len(shared)} pair(s), such as {first} and {second}): there their "
+            "outlines lie on one another, and areas add up to more than there is. Take totals from a report, which "
+            "counts it once, or outline the maps apart."
+        )
     found: list[tuple[Polygons, dict[str, npt.NDArray[Any]]]] = []
     for number, (class_map, system) in enumerate(zip(source.maps, systems, strict=True)):
         if on_progress is not None:

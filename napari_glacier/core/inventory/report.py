@@ -24,6 +24,7 @@ from napari_glacier.core.inventory.report_data import (
     TileRow,
     quantities_of,
 )
+from napari_glacier.core.inventory.shared_ground import count_once
 from napari_glacier.core.raster.projection import pixel_areas_m2
 
 OnProgress = Callable[[int, int, str], None]
@@ -83,6 +84,7 @@ def make_report(
     for number, class_map in enumerate(source.maps):
         tell(number, steps, f"Reading {class_map.name}")
         scenes.append(_scene(class_map, truth))
+    notes += count_once(scenes)
     if labels is not None and all(scene.labels_HW is None for scene in scenes):
         raise DataError(
             "No label lies where a mask lies (or on another grid), so there is nothing to compare. Give the labels "

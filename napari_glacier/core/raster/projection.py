@@ -7,6 +7,8 @@ They are taken in a Lambert azimuthal equal-area projection around the raster, w
 """
 
 import io
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 LONGITUDE_LATITUDE = "EPSG:4326"
 # Pixels on which areas are computed exactly; between them they are interpolated, as they vary smoothly.
 _NODE_STEP_PX = 32
+_NOWHERE = (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 
 def crs_of(georef: GeoRef, source: str = "the raster") -> "pyproj.CRS":
@@ -60,6 +63,26 @@ def to_longitude_latitude(crs: "pyproj.CRS") -> "pyproj.Transformer":
     import pyproj
 
     return pyproj.Transformer.from_crs(crs, LONGITUDE_LATITUDE, always_xy=True)
+
+
+def transformer_between(source: GeoRef, target: GeoRef | None) -> "pyproj.Transformer":
+    """Transformer from (x, y) of one georeference's system to another's; None is longitude and latitude.
+
+    Raises
+    ------
+    DataError
+        If one states no system that is known.
+    """
+    # Of each raster only its system counts, so that thousands share a transformer.
+    return _transformer(replace(source, transform=_NOWHERE), target and replace(target, transform=_NOWHERE))
+
+
+@lru_cache(maxsize=64)
+def _transformer(source: GeoRef, target: GeoRef | None) -> "pyproj.Transformer":
+    import pyproj
+
+    into = LONGITUDE_LATITUDE if target is None else crs_of(target)
+    return pyproj.Transformer.from_crs(crs_of(source), into, always_xy=True)
 
 
 def to_equal_area(crs: "pyproj.CRS", centre_xy: tuple[float, float]) -> "pyproj.Transformer":

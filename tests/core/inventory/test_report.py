@@ -5,7 +5,9 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+import pyproj
 import pytest
+import shapely
 from scipy.ndimage import gaussian_filter
 from skimage.measure import perimeter_crofton
 
@@ -16,6 +18,7 @@ from napari_glacier.core.data.array_layout import PLACE_FIELDS
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.inventory.borders import interface_length
 from napari_glacier.core.inventory.map_source import open_maps
+from napari_glacier.core.inventory.outlines import outline_maps
 from napari_glacier.core.inventory.report import make_report
 from napari_glacier.core.raster import write_mask, write_raster
 from napari_glacier.core.raster.georef import GeoRef
@@ -298,6 +301,51 @@ def test_masks_without_a_place_take_that_of_the_tiles(make_dataset, tmp_path, ca
     assert main([*arguments, "--data", str(root)]) == 0
     assert main(["report", str(root), "--out", str(tmp_path / "own")]) == 0
     assert (tmp_path / "r" / "areas.csv").read_text() == (tmp_path / "own" / "areas.csv").read_text()
+
+
+@pytest.mark.parametrize("empty_corner", [False, True])
+def test_ground_in_two_zones_counts_once(tmp_path, empty_corner):
+    # Two masks on both sides of 78 degrees, each in its own zone, of one ellipse that reaches over both.
+    shape, georefs = (300, 400), []
+    for number, epsg in enumerate((32643, 32644)):
+        to_zone = pyproj.Transformer.from_crs(4326, epsg, always_xy=True)
+        x, y = to_zone.transform(77.99 + 0.04 * number, 35.0)
+        georef = GeoRef.from_epsg(epsg, (30.0, 0.0, round(x) - 6000.0, 0.0, -30.0, round(y) + 4500.0))
+        rows, cols = np.mgrid[: shape[0], : shape[1]] + 0.5
+        x, y = georef.transform[2] + 30 * cols, georef.transform[5] - 30 * rows
+        lon, lat = to_zone.transform(x, y, direction="INVERSE")
+        inside_HW = np.hypot((lon - 78.01) / 0.06, (lat - 35.0) / 0.03) < 1
+        valid_HW = np.ones(shape, bool)
+        if empty_corner and number == 0:
+            valid_HW[:, 330:] = False
+        index_HW = (inside_HW & valid_HW).astype(np.uint8)
+        write_mask(tmp_path / "masks" / f"{number}.tif", index_HW, FOUR, georef, valid_HW=valid_HW)
+        georefs.append(georef)
+    report = make_report(open_maps(tmp_path / "masks"))
+    # The ellipse, as far as one of the masks saw it, on a fine plane of degrees.
+    lon, lat = np.meshgrid(np.linspace(77.94, 78.08, 1401), np.linspace(34.96, 35.04, 1601))
+    seen = np.zeros(lon.shape, bool)
+    for number, georef in enumerate(georefs):
+        x, y = pyproj.Transformer.from_crs(4326, georef.epsg, always_xy=True).transform(lon, lat)
+        row, col = (georef.transform[5] - y) / 30, (x - georef.transform[2]) / 30
+        right = 330 if empty_corner and number == 0 else 400
+        seen |= (row >= 0) & (row < 300) & (col >= 0) & (col < right)
+    inside = seen & (np.hypot((lon - 78.01) / 0.06, (lat - 35.0) / 0.03) < 1)
+    cell = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(shapely.box(78.01, 35.0, 78.0101, 35.00005))[0]
+    assert report.areas[0].mapped == pytest.approx(inside.sum() * abs(cell) / 1e6, rel=2e-3)
+    assert sum(tile.areas["glacier"].mapped for tile in report.tiles) == pytest.approx(report.areas[0].mapped)
+    (note,) = [note for note in report.notes if "different grids" in note]
+    assert "counts once" in note
+    assert any("lie on one another" in note for note in outline_maps(open_maps(tmp_path / "masks")).notes)
+
+
+def test_maps_in_two_zones_that_share_no_ground_are_all_counted(tmp_path):
+    for epsg, x in ((32643, 700_000.0), (32644, 300_000.0)):
+        georef = GeoRef.from_epsg(epsg, (30.0, 0.0, x, 0.0, -30.0, 3_800_000.0))
+        write_mask(tmp_path / f"{epsg}.tif", np.ones((20, 20), np.uint8), FOUR, georef)
+    report = make_report(open_maps(tmp_path))
+    assert report.areas[0].pixels == 800
+    assert not any("different grids" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
