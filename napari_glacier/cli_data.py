@@ -172,7 +172,7 @@ def _splits(options: argparse.Namespace) -> int:
     )
     folder = options.directory.expanduser()
     out = (options.out or (folder if folder.is_dir() else dataset.root) / SPLITS_FILE).expanduser().absolute()
-    write_splits(out, split_of, dataset.root)
+    write_splits(out, split_of, dataset)
     names = dataset.scheme.class_names if dataset.scheme else ()
     for part in parts:
         total = max(sum(part.pixels_K), 1)

@@ -108,7 +108,7 @@ def open_labelled_tiles(data: DataConfig) -> LabelledTiles:
     train = _labelled(_chosen(tiles, data.tiles, "data.tiles"), f"train ({data.train})", notes)
     split_of: SplitOf = {}
     if data.splits is not None:
-        split_of = read_splits(data.splits, [tile.id for tile in train])
+        split_of = read_splits(data.splits, train)
         train = [tile for tile in train if split_of[tile.id] != "none"]
         if not train:
             raise ConfigError(f"{data.splits} leaves every tile out. Leave at least two to learn from.")

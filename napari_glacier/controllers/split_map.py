@@ -94,7 +94,7 @@ def plan_split(
     train = [tile for tile in named.values() if data.tiles is None or tile.id in data.tiles]
     if dataset.scheme is None or not train:
         raise DataError(f"No training tile of {data.train} has a mask. Save masks first.")
-    split_of = read_splits(data.splits, [tile.id for tile in train]) if data.splits is not None else {}
+    split_of = read_splits(data.splits, train) if data.splits is not None else {}
     train = [tile for tile in train if split_of.get(tile.id) != "none"]
     train = _reviewed(dataset, train, data.review)
     val = [named[tile_id] for tile_id in data.val_tiles or () if tile_id in named]

@@ -4,6 +4,7 @@ import shlex
 import shutil
 
 import numpy as np
+import pyproj
 import pytest
 import yaml
 from scipy.spatial.distance import pdist
@@ -13,6 +14,7 @@ from napari_glacier.core.config import RunConfig
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.leakage import centres_m
 from napari_glacier.core.errors import ConfigError
+from napari_glacier.core.raster import read_info, read_raster, write_raster
 from training.folds import settle_folds
 from training.source import open_labelled_tiles, open_training_data
 
@@ -93,6 +95,37 @@ def test_a_file_that_does_not_fit_is_refused(make_dataset, text, said):
     (root / "s.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
         open_training_data(_config(root, splits=str(root / "s.yaml")))
+
+
+def test_the_file_of_tiles_that_lie_elsewhere_is_refused(root, make_dataset, tmp_path):
+    path = tmp_path / "splits.yaml"
+    assert main(["splits", str(root), "--folds", "3", "--out", str(path)]) == 0
+    places = yaml.safe_load(path.read_text())["places"]
+    tile = open_dataset(root).tile("01_02")
+    to_degrees = pyproj.Transformer.from_crs(32643, 4326, always_xy=True)
+    middle = tile.georef.transform[2] + 15 * tile.width, tile.georef.transform[5] - 15 * tile.height
+    assert [float(text) for text in places["01_02"].split()] == pytest.approx(to_degrees.transform(*middle), abs=1e-5)
+
+    # The same tiles cut anew some pixels away are the same ground.
+    _move(root, rows=10)
+    assert open_training_data(_config(root, splits=str(path), val_fold=1)).val
+    bare = make_dataset("bare", grid=(3, 4), georeferenced=False)
+    assert open_training_data(_config(bare, splits=str(path), val_fold=1)).val
+    _move(root, rows=1000)
+    with pytest.raises(ConfigError, match=r"was made for tiles that lie elsewhere.*00_00, 00_01"):
+        open_training_data(_config(root, splits=str(path), val_fold=1))
+    text = path.read_text()
+    path.write_text(text[: text.index("places:")])
+    assert open_training_data(_config(root, splits=str(path), val_fold=1)).val
+    for places in ("places: here", "places: {00_00: 7}", "places: {00_00: 7 8 9}", "places: {00_00: east north}"):
+        path.write_text(text[: text.index("places:")] + places)
+        with pytest.raises(ConfigError, match="must read as 'tile: longitude latitude'"):
+            open_training_data(_config(root, splits=str(path), val_fold=1))
+
+
+def _move(root, rows):
+    for file in root.rglob("*.tif"):
+        write_raster(file, read_raster(file), read_info(file).georef.offset(rows, 0))
 
 
 def test_a_fold_that_the_file_has_not_is_refused(root):

@@ -192,20 +192,34 @@ def _centres_on_one_plane(tiles: Sequence[Tile]) -> npt.NDArray[np.float64] | No
     """Middles of tiles of several systems in metres; None where a system is not known."""
     import pyproj
 
-    degrees_T2 = np.empty((len(tiles), 2))
-    for number, tile in enumerate(tiles):
-        assert tile.georef is not None
-        a, b, c, d, e, f = tile.georef.transform
-        col, row = tile.width / 2, tile.height / 2
-        transformer = _between(tile.georef, None)
-        if transformer is None:
-            return None
-        degrees_T2[number] = transformer.transform(a * col + b * row + c, d * col + e * row + f)
-    if not np.isfinite(degrees_T2).all():
+    middles = [middle_degrees(tile) for tile in tiles]
+    found = [middle for middle in middles if middle is not None]
+    if len(found) < len(tiles):
         return None
+    degrees_T2 = np.array(found)
     lon, lat = degrees_T2.mean(axis=0)
     plane = pyproj.Proj(proj="aeqd", lon_0=lon, lat_0=lat, datum="WGS84")
     return np.column_stack(plane(degrees_T2[:, 0], degrees_T2[:, 1]))
+
+
+def middle_degrees(tile: Tile) -> tuple[float, float] | None:
+    """Longitude and latitude of a tile's middle; None where its place on Earth is not known."""
+    transformer = _between(tile.georef, None) if tile.georef is not None and _is_placed(tile) else None
+    if tile.georef is None or transformer is None:
+        return None
+    a, b, c, d, e, f = tile.georef.transform
+    col, row = tile.width / 2, tile.height / 2
+    lon, lat = transformer.transform(a * col + b * row + c, d * col + e * row + f)
+    return (lon, lat) if math.isfinite(lon) and math.isfinite(lat) else None
+
+
+def holds_degrees(tile: Tile, lon: float, lat: float) -> bool:
+    """Whether a point on Earth lies in a tile, or the tile's place is not known."""
+    if tile.georef is None or middle_degrees(tile) is None:
+        return True
+    x, y = _between(tile.georef, None).transform(lon, lat, direction="INVERSE")
+    row, col = tile.georef.pixel_of(x, y)
+    return 0 <= row <= tile.height and 0 <= col <= tile.width
 
 
 def _between(source: GeoRef, target: GeoRef | None) -> Any:

@@ -3,6 +3,8 @@
     splits:
       02_07: 1        # held out by fold 1, learnt from by the others
       02_08: train    # always learnt from; val: always validates; none: left out
+    places:
+      02_07: 77.12345 34.54321    # longitude and latitude of its middle: another tile of this name is noticed
 
 `napari-glacier splits` writes it, `data.splits` of a training configuration reads it.
 """
@@ -11,13 +13,21 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
 from napari_glacier.core.data.dataset import Dataset, open_dataset
-from napari_glacier.core.data.leakage import Leakage, buffer_for, centres_m, find_leaks
+from napari_glacier.core.data.leakage import (
+    Leakage,
+    buffer_for,
+    centres_m,
+    find_leaks,
+    holds_degrees,
+    middle_degrees,
+)
 from napari_glacier.core.data.splits import hold_out, make_folds
 from napari_glacier.core.data.tiles import Tile
 from napari_glacier.core.errors import ConfigError, DataError, SaveError
@@ -33,6 +43,7 @@ _HEADING = """\
 # Which tiles are held out: a number is the fold that a tile belongs to; train, val and none are meant as they read.
 # Change it as you like; every labelled tile is listed once. Train with it:
 #   python -m training.run --config tiny_data {command}
+# Places are longitudes and latitudes: tiles of these names that lie elsewhere are not meant.
 """
 
 
@@ -90,8 +101,8 @@ def make_splits(
     return dataset, split_of, described
 
 
-def write_splits(path: Path, split_of: Mapping[str, int | str], data: Path) -> None:
-    """Write splits, a line a tile.
+def write_splits(path: Path, split_of: Mapping[str, int | str], dataset: Dataset) -> None:
+    """Write splits of a data set's tiles, a line a tile, and where these lie.
 
     Raises
     ------
@@ -103,9 +114,13 @@ def write_splits(path: Path, split_of: Mapping[str, int | str], data: Path) -> N
     folds = [value for value in split_of.values() if isinstance(value, int)]
     # What is pasted into a shell: a folder's name may hold spaces.
     settings = [shlex.quote(f"data.splits={path}"), *([f"folds={max(folds)}"] if folds else [])]
-    command = f"--train_data {shlex.quote(str(data))} --set {' '.join(settings)}"
+    command = f"--train_data {shlex.quote(str(dataset.root))} --set {' '.join(settings)}"
     # Flow style would be shorter; a line a tile is easier to change.
-    text = yaml.safe_dump({"splits": dict(split_of)}, sort_keys=False, allow_unicode=True)
+    content: dict[str, dict[str, int | str]] = {"splits": dict(split_of)}
+    middles = {tile.id: middle_degrees(tile) for tile in dataset.tiles if tile.id in split_of}
+    if places := {name: "{:.5f} {:.5f}".format(*middle) for name, middle in middles.items() if middle is not None}:
+        content["places"] = dict(places)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(path, _HEADING.format(command=command) + text)
@@ -114,8 +129,8 @@ def write_splits(path: Path, split_of: Mapping[str, int | str], data: Path) -> N
         raise SaveError(f"{path} could not be written ({why}). Name another file with --out.") from error
 
 
-def read_splits(path: Path, tile_ids: Sequence[str]) -> SplitOf:
-    """Read splits, and check that they name each of the tiles once.
+def read_splits(path: Path, tiles: Sequence[Tile]) -> SplitOf:
+    """Read splits, and check that they name each of the tiles once, and mean these tiles.
 
     Raises
     ------
@@ -134,6 +149,7 @@ def read_splits(path: Path, tile_ids: Sequence[str]) -> SplitOf:
     if not isinstance(listed, dict) or not listed:
         raise ConfigError(f"{path} must read as 'splits:' and below it 'tile: fold', a line a tile.")
     split_of: SplitOf = {str(tile_id): value for tile_id, value in listed.items()}
+    tile_ids = {tile.id for tile in tiles}
     odd = [
         t for t, v in split_of.items() if v not in WORDS and (not isinstance(v, int) or isinstance(v, bool) or v < 1)
     ]
@@ -142,12 +158,26 @@ def read_splits(path: Path, tile_ids: Sequence[str]) -> SplitOf:
     for problem, ids in (
         (f"gives tiles neither a fold (1, 2, …) nor one of {', '.join(WORDS)}", odd),
         ("names tiles twice", twice),
-        ("names tiles that have no mask, or are not there", sorted(split_of.keys() - set(tile_ids))),
-        ("leaves out labelled tiles", sorted(set(tile_ids) - split_of.keys())),
+        ("names tiles that have no mask, or are not there", sorted(split_of.keys() - tile_ids)),
+        ("leaves out labelled tiles", sorted(tile_ids - split_of.keys())),
+        ("was made for tiles that lie elsewhere (see its places)", _elsewhere(content.get("places"), tiles, path)),
     ):
         if ids:
             raise ConfigError(f"{path} {problem}: {', '.join(ids[:12])}. Correct it, or write it anew.")
     return split_of
+
+
+def _elsewhere(places: Any, tiles: Sequence[Tile], path: Path) -> list[str]:
+    """Ids of the tiles that do not hold the middle of the tile of their name that was split."""
+    if places is None:
+        return []
+    try:
+        points = {str(tile_id): [float(degrees) for degrees in text.split()] for tile_id, text in places.items()}
+        return [tile.id for tile in tiles if tile.id in points and not holds_degrees(tile, *points[tile.id])]
+    except (AttributeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: the lines below 'places:' must read as 'tile: longitude latitude'. Correct or remove them."
+        ) from error
 
 
 def folds_of(split_of: Mapping[str, int | str], path: Path, num_folds: int) -> list[list[str]]:
