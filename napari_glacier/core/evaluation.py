@@ -67,8 +67,9 @@ def evaluate_folders(
     total_all, total_valid = ConfusionMatrix(len(names)), ConfusionMatrix(len(names))
     tiles = []
     for tile_id, (predicted_path, truth_path) in pairs.items():
-        predicted_HW = recode[predicted_scheme.decode(read_mask_codes(predicted_path), str(predicted_path))]
-        truth_HW = truth_scheme.decode(read_mask_codes(truth_path), str(truth_path))
+        codes_HW = read_mask_codes(predicted_path, codes=predicted_scheme.codes)
+        predicted_HW = recode[predicted_scheme.decode(codes_HW, str(predicted_path))]
+        truth_HW = truth_scheme.decode(read_mask_codes(truth_path, codes=truth_scheme.codes), str(truth_path))
         if predicted_HW.shape != truth_HW.shape:
             raise DataError(
                 f"{predicted_path} is {predicted_HW.shape}, {truth_path} is {truth_HW.shape}. "

@@ -78,7 +78,7 @@ def compare_folds(
             path = folder / _MAPS / raster_name(tile.name)
             if not path.is_file():
                 raise DataError(f"{path} is missing. Finish the run with --resume {folder}.")
-            maps.append(scheme.decode(read_mask_codes(path), str(path)))
+            maps.append(scheme.decode(read_mask_codes(path, codes=scheme.codes), str(path)))
             if maps[-1].shape != truth_HW.shape:
                 raise DataError(
                     f"{path} is {maps[-1].shape}, the mask of tile {tile_id} {truth_HW.shape}. "

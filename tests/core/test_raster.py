@@ -347,7 +347,21 @@ def test_a_mask_tells_what_carries_data_and_goes_on_telling_it(tmp_path):
         np.testing.assert_array_equal(file.dataset_mask() > 0, valid_HW)
         np.testing.assert_array_equal(file.read(1), np.where(changed_HW, (index_HW + 1) % 4, index_HW) * 85)
     np.testing.assert_array_equal(read_mask_codes(path)[~changed_HW], index_HW[~changed_HW] * 85)
-    write_raster(path, np.where(valid_HW, index_HW, 255).astype(np.uint8), nodata=255)
-    np.testing.assert_array_equal(read_mask_validity(path), valid_HW)
-    write_raster(path, index_HW, nodata=0)
-    assert read_mask_validity(path) is None
+
+
+def test_a_code_of_the_scheme_is_a_class_though_a_file_calls_it_nodata(tmp_path):
+    path, codes_HW = tmp_path / "mask.tif", np.zeros((20, 20), np.uint8)
+    codes_HW[5:9, 5:9] = 255
+    write_raster(path, codes_HW, UTM, nodata=255)
+    four, index = get_scheme("glacier4"), get_scheme("glacier4-index")
+    # Lakes alone, beside tiles with codes of 85 and 170; in indices it is nodata.
+    np.testing.assert_array_equal(read_mask_codes(path, codes=four.codes), codes_HW)
+    assert not read_mask_codes(path, codes=index.codes).any()
+    changed_HW = np.zeros((20, 20), bool)
+    changed_HW[0, 0] = True
+    rewrite_mask(path, np.ones((20, 20), np.uint8), changed_HW, four)
+    codes_HW[0, 0] = 85
+    with rasterio.open(path) as file:
+        np.testing.assert_array_equal(file.read(1), codes_HW)
+    write_raster(path, np.where(codes_HW == 255, np.uint8(254), np.uint8(0)), UTM, nodata=254)
+    assert not read_mask_codes(path, codes=four.codes).any()

@@ -234,7 +234,7 @@ class Dataset:
             raise SchemeError(
                 f"{self.root} has no class scheme. Write `scheme: NAME` into dataset.yaml, or give --scheme."
             )
-        codes_HW = read_mask_codes(tile.mask_path, tile.number)
+        codes_HW = read_mask_codes(tile.mask_path, tile.number, self.scheme.codes)
         if codes_HW.shape != (tile.height, tile.width):
             raise BandError(
                 f"The mask of tile {tile.id} is {codes_HW.shape[0]} x {codes_HW.shape[1]}, its bands are "

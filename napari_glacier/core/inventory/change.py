@@ -150,7 +150,7 @@ def compare_dates(
     counted, untold = _Counted(), set[Path]()
     for pair, path in zip(pairs, targets, strict=True):
         old_HW, new_HW = (
-            chosen.decode(read_mask_codes(info.path), str(info.path))[window.slices]
+            chosen.decode(read_mask_codes(info.path, codes=chosen.codes), str(info.path))[window.slices]
             for info, window in ((pair.before, pair.in_before), (pair.after, pair.in_after))
         )
         seen_HW = np.ones(old_HW.shape, bool)

@@ -108,7 +108,7 @@ class ClassMap:
         owner_HW = self._owners()
         index_HW = np.zeros(self.shape, np.uint8)
         for number, part in enumerate(self.parts):
-            codes_HW = read_mask_codes(part.mask.path, part.mask.number)
+            codes_HW = read_mask_codes(part.mask.path, part.mask.number, self.scheme.codes)
             decoded_HW = self.scheme.decode(codes_HW, source=str(part.mask.path))
             own_HW = owner_HW[part.slices] == number
             index_HW[part.slices][own_HW] = decoded_HW[own_HW]
@@ -161,7 +161,8 @@ class ClassMap:
             bottom, right = min(row + mask.height, height), min(col + mask.width, width)
             if top >= bottom or left >= right:
                 continue
-            decoded_HW = scheme.decode(read_mask_codes(mask.path, mask.number), source=str(mask.path))
+            codes_HW = read_mask_codes(mask.path, mask.number, scheme.codes)
+            decoded_HW = scheme.decode(codes_HW, source=str(mask.path))
             index_HW[top:bottom, left:right] = decoded_HW[top - row : bottom - row, left - col : right - col]
         return index_HW
 

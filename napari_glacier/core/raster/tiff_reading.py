@@ -4,7 +4,7 @@ Arrays are (bands, rows, columns) or, for masks, (rows, columns); row 0 is the f
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,11 +165,11 @@ def read_part(
     return read_planes(path, rows, cols, shape)
 
 
-def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
+def read_mask_codes(path: Path, number: int | None = None, codes: Sequence[int] = ()) -> AnyArray:
     """Codes of a mask file, shape (H, W), in the file's own type; the first plane of a coloured PNG.
 
     `number` is as for `read_raster`. Where the file calls a value nodata that stands beside codes of 0 to 3, as 255
-    does in the masks of many programs, these pixels are 0.
+    does in the masks of many programs, these pixels are 0; `codes`, those of the scheme, tell where 255 is a class.
 
     Raises
     ------
@@ -186,14 +186,13 @@ def read_mask_codes(path: Path, number: int | None = None) -> AnyArray:
     if raster.shape[0] != 1 and not is_png(path):
         raise SchemeError(f"The mask {path} has {raster.shape[0]} bands; one band of class codes is needed.")
     codes_HW: AnyArray = raster[0]
-    return codes_HW if is_png(path) else without_nodata(codes_HW, read_info(path).nodata)
+    return codes_HW if is_png(path) else without_nodata(codes_HW, read_info(path).nodata, codes)
 
 
 def read_mask_validity(path: Path) -> npt.NDArray[np.bool_] | None:
     """Which pixels of a mask carry data, bool (H, W); None where its file does not tell.
 
-    It does by GDAL's mask band inside it, as the masks that `predict` writes have, or by a nodata value (see
-    `read_mask_codes`).
+    It does by GDAL's mask band inside it, as the masks that `predict` writes have.
 
     Raises
     ------
@@ -203,14 +202,7 @@ def read_mask_validity(path: Path) -> npt.NDArray[np.bool_] | None:
     if is_png(path) or is_array(path):
         return None
     with opened_tiff(path) as tif:
-        valid_HW = mask_band(tif)
-    if valid_HW is not None:
-        return valid_HW
-    nodata = read_info(path).nodata
-    if nodata is None:
-        return None
-    codes_HW = read_raster(path)[0]
-    return codes_HW != nodata if without_nodata(codes_HW, nodata) is not codes_HW else None
+        return mask_band(tif)
 
 
 def mask_band(tif: tifffile.TiffFile) -> npt.NDArray[np.bool_] | None:
@@ -222,9 +214,14 @@ def mask_band(tif: tifffile.TiffFile) -> npt.NDArray[np.bool_] | None:
     return None
 
 
-def without_nodata(codes_HW: AnyArray, nodata: float | None) -> AnyArray:
-    """Codes of a mask with 0 for what its file calls nodata; the same array where that is none, or a code of others."""
+def without_nodata(codes_HW: AnyArray, nodata: float | None, codes: Sequence[int] = ()) -> AnyArray:
+    """Codes of a mask with 0 for what its file calls nodata; the same array where that is none, or a code of others.
+
+    Of a scheme with codes like 85 and 170, 255 is a class also in a file that holds no other one.
+    """
     if nodata is None or not nodata > _MOST_INDEX:
+        return codes_HW
+    if nodata in codes and any(_MOST_INDEX < code != nodata for code in codes):
         return codes_HW
     gone_HW = codes_HW == nodata
     if not gone_HW.any() or (codes_HW[~gone_HW] > _MOST_INDEX).any():

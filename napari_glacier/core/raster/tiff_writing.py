@@ -181,7 +181,7 @@ def rewrite_mask(
         info = info_of_tiff(path, tif)
         page: Any = tif.pages[0]
         stored = page.asarray()
-        pixels = without_nodata(stored, info.nodata)
+        pixels = without_nodata(stored, info.nodata, scheme.codes)
         if pixels.shape != index_HW.shape:
             raise SaveError(
                 f"{path} holds {pixels.shape[:2]} pixels in {pixels.ndim} dimensions, the labels {index_HW.shape}. "
