@@ -105,10 +105,10 @@ def test_what_another_model_wrote_between_is_made_again(make_dataset, make_check
     # Stopped between two masks: provenance still tells of the first model alone.
     write_mask, written = outputs.write_mask, []
 
-    def write_two(path, *arguments):
+    def write_two(path, *arguments, **options):
         if len(written) == 2:
             raise KeyboardInterrupt
-        write_mask(path, *arguments)
+        write_mask(path, *arguments, **options)
         written.append(path)
 
     with monkeypatch.context() as patch:
