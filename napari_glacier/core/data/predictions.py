@@ -90,7 +90,7 @@ class PredictedTile:
             If they cannot be read, or hold codes that the scheme does not know.
         """
         codes_hW = read_part(self.mask, rows)[0]
-        return scheme.decode(without_nodata(codes_hW, read_info(self.mask).nodata), str(self.mask))
+        return scheme.decode(without_nodata(codes_hW, read_info(self.mask).nodata, scheme.codes), str(self.mask))
 
     def read_entropy(self, rows: tuple[int, int]) -> npt.NDArray[np.float32]:
         """Entropy of rows, float32 (h, W) between 0 and 1; not a number where it is not known.
