@@ -49,7 +49,7 @@ class JournalUndo:
         # How often strokes of a group were undone and not drawn again, after the one looked at.
         taken: dict[str, int] = {}
         # Of what is saved, strokes of this window alone are taken back.
-        oldest = 0 if session.unsaved() else self._first_of_window
+        oldest = 0 if session.journal.unsaved_tiles() else self._first_of_window
         for info in _newest_first(session.journal):
             if info.id <= oldest:
                 return

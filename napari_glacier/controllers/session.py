@@ -383,13 +383,13 @@ class Session:
             mask.commit()
 
     def unsaved(self) -> dict[str, int]:
-        """Number of strokes not yet written to the mask file, for each tile that has some.
+        """Number of strokes not yet written to the mask file, for each tile where that makes a difference.
 
         The journal of a folder also keeps those of tiles that are not open, where a split or a file of it is; they
         wait there until their tiles are opened.
         """
-        here = set(self.tile_ids)
-        return {tile_id: number for tile_id, number in self.journal.unsaved_tiles().items() if tile_id in here}
+        here, changed = set(self.tile_ids), self.journal.changed_tiles()
+        return {tile_id: number for tile_id, number in changed.items() if tile_id in here}
 
     def save(self, tile_ids: Sequence[str] | None = None) -> SaveReport:
         """Write the corrections into the mask files of their tiles.

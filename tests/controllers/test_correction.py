@@ -515,3 +515,69 @@ def test_a_dataset_renamed_while_it_is_open_loses_nothing(workspace, controller,
     assert np.array_equal(session.mask, painted)
     controller.save()
     assert not session.unsaved()
+
+
+def test_what_was_drawn_and_undone_is_no_correction(workspace, controller, make_dataset):
+    root = make_dataset(masks=False)
+    session = workspace.open(root)
+
+    def files():
+        return {path: path.read_bytes() for path in root.rglob("*.tif")}
+
+    def draw(rows, cols):
+        session.mask[rows, cols] = (session.mask[rows, cols] + 1) % 4
+        session.commit()
+
+    before = files()
+    draw(slice(20, 30), slice(20, 30))
+    draw(slice(24, 40), slice(20, 30))
+    controller.undo()
+    assert controller.has_unsaved
+    assert controller.status.startswith("Corrections in 1 tile")
+    controller.undo()
+    assert not controller.has_unsaved
+    assert controller.status == "Everything is saved."
+    controller.redo()
+    assert controller.status.startswith("Corrections in 1 tile")
+    controller.undo()
+    # Of another tile something is left, and only that is written.
+    draw(slice(100, 110), slice(100, 110))
+    (tile_id,) = session.unsaved()
+    assert controller.save() == f"1 tile written: {tile_id}."
+    made = [path for path in files() if path not in before]
+    assert made == [session.dataset.tile(tile_id).mask_path]
+    assert not session.journal.unsaved_tiles()
+    # A stroke that is undone after it was saved differs from the file.
+    controller.undo()
+    assert list(session.unsaved()) == [tile_id]
+    controller.redo()
+    assert not session.unsaved()
+    # One that was taken out by the history does not.
+    draw(slice(20, 30), slice(100, 110))
+    controller.history.revert_stroke(session.journal.history(1)[0].id)
+    assert controller.status == "Everything is saved."
+    controller.undo()
+    assert controller.has_unsaved
+    controller.redo()
+    workspace.close_session()
+
+    workspace.open(root)
+    assert controller.recovered == ""
+    assert not controller.has_unsaved
+
+
+def test_what_another_program_writes_beside_strokes_that_were_undone_is_no_conflict(
+    workspace, controller, make_dataset
+):
+    session = workspace.open(make_dataset())
+    tile = session.scenes[0].placements[3].tile
+    session.mask[100:110, 100:110] = (session.mask[100:110, 100:110] + 1) % 4
+    session.commit()
+    controller.undo()
+    theirs = (read_present_mask(session.dataset, tile) + 1) % 4
+    write_mask(tile.mask_path, theirs, session.scheme, tile.georef)
+    assert controller.save() == "There was nothing to write."
+    assert np.array_equal(read_present_mask(session.dataset, tile), theirs)
+    session.mask[100:110, 100:110] = (session.mask[100:110, 100:110] + 1) % 4
+    with pytest.raises(SaveError, match="changed by another program"):
+        controller.save()

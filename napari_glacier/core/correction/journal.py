@@ -29,14 +29,15 @@ from napari_glacier.core.correction.reviews import (
 )
 from napari_glacier.core.correction.seen import SeenArea, SeenAreas
 from napari_glacier.core.correction.settled import SettledArea, SettledAreas
-from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, pack, unpack, within
+from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, come_to_nothing, pack, unpack, within
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.files import replacing
 
 __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
 
 # Accepting everything at once, and going back and forth, is no work on a tile.
-NO_WORK = frozenset(("accept", "undo", "redo", "revert"))
+_MOVES = frozenset(("undo", "redo", "revert"))
+NO_WORK = _MOVES | {"accept"}
 
 _UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
 # Later than any.
@@ -88,6 +89,8 @@ class Journal:
         # Asked for with every look at the desk; finding them takes a walk through all strokes.
         self._authors: list[str] | None = None
         self._authors_lock = Lock()
+        # Whether the unsaved strokes of a tile come to nothing; asked for with every look, too.
+        self._taken_back: dict[tuple[str, int, int, int], bool] = {}
         self.read_only = file.read_only
         self.holder = file.holder
 
@@ -247,6 +250,37 @@ class Journal:
             f"SELECT tile_id, COUNT(DISTINCT stroke_id) FROM patch WHERE state = {_UNSAVED} GROUP BY tile_id"
         )
         return dict(rows)
+
+    def changed_tiles(self) -> dict[str, int]:
+        """`unsaved_tiles` without those whose strokes were all taken back: their mask files are as the labels are.
+
+        Classes that a hand painted over and painted back count as changed.
+        """
+        rows = self._file.read(
+            "SELECT tile_id, first, last, number, tool FROM (SELECT tile_id, MIN(stroke_id) AS first, "
+            "MAX(stroke_id) AS last, COUNT(DISTINCT stroke_id) AS number FROM patch "
+            f"WHERE state = {_UNSAVED} GROUP BY tile_id) JOIN stroke ON id = last"
+        )
+        changed = {}
+        for tile_id, first, last, number, tool in rows:
+            key = tile_id, first, last, number
+            if tool in _MOVES and key not in self._taken_back:
+                self._taken_back[key] = self._comes_to_nothing(tile_id)
+            if not self._taken_back.get(key):
+                changed[tile_id] = number
+        return changed
+
+    def _comes_to_nothing(self, tile_id: str) -> bool:
+        left = self._file.read(
+            "SELECT SUM(CASE tool WHEN 'undo' THEN -1 ELSE 1 END), MAX(tool = 'revert') FROM "
+            f"(SELECT DISTINCT stroke_id FROM patch WHERE state = {_UNSAVED} AND tile_id = ?) "
+            "JOIN stroke ON id = stroke_id GROUP BY grp",
+            (tile_id,),
+        )
+        # Reading all patches takes long: not where a stroke is left for sure.
+        if any(number for number, _ in left) and not any(reverts for _, reverts in left):
+            return False
+        return come_to_nothing([patch for stroke in self.unsaved(tile_id) for patch in stroke.patches])
 
     def stroke(self, stroke_id: int) -> Stroke:
         """One stroke with all its patches, saved or not; `JournalError` where there is none of that id."""

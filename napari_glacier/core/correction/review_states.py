@@ -20,6 +20,6 @@ def journal_states(dataset: Dataset) -> tuple[dict[str, str], list[str]]:
         return {}, []
     with Journal.open(root) as journal:
         states = journal.review_states()
-        unsaved = journal.unsaved_tiles()
+        unsaved = journal.changed_tiles()
     known = [tile.id for tile in dataset.tiles]
     return {tile_id: states.get(tile_id, "todo") for tile_id in known}, [t for t in unsaved if t in set(known)]

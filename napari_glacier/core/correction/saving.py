@@ -15,7 +15,15 @@ import numpy as np
 
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
-from napari_glacier.core.correction.strokes import ABSENT, MaskArray, Patch, Stroke, fingerprint, net_changes
+from napari_glacier.core.correction.strokes import (
+    ABSENT,
+    MaskArray,
+    Patch,
+    Stroke,
+    come_to_nothing,
+    fingerprint,
+    net_changes,
+)
 from napari_glacier.core.data.dataset import Dataset, described_scheme, write_scheme
 from napari_glacier.core.data.layouts import DESCRIPTION_FILE
 from napari_glacier.core.data.mosaic import Mosaic
@@ -35,12 +43,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SaveReport:
-    """What became of each tile with unsaved strokes.
+    """What became of each tile with unsaved strokes; of those whose strokes cancelled out, nothing is said.
 
     Attributes
     ----------
     saved : tuple of str
-        Tiles whose file now holds every stroke.
+        Tiles whose file was written, and now holds every stroke.
     created : tuple of Path
         Mask files that did not exist before.
     failed : dict of str to str
@@ -116,10 +124,12 @@ def save_tiles(
             _logger.warning("Tile %s was not saved: %s", tile_id, error)
             failed[tile_id] = str(error) if isinstance(error, GlacierError) else _unexpected(tile, error)
             continue
+        if path is None:
+            continue
         saved.append(tile_id)
-        if path is not None and note is None:
+        if note is None:
             note = _state_scheme(dataset)
-        if is_new and path is not None:
+        if is_new:
             created.append(path)
     return SaveReport(tuple(saved), tuple(created), failed, note or "")
 
@@ -155,7 +165,7 @@ def changed_outside(dataset: Dataset, journal: Journal) -> tuple[str, ...]:
     """
     known, begun = {tile.id for tile in dataset.tiles}, journal.begun_saves()
     changed = []
-    for tile_id in journal.unsaved_tiles():
+    for tile_id in journal.changed_tiles():
         base = journal.base_fingerprint(tile_id)
         if tile_id in known and base is not None:
             present = _present_fingerprint(dataset, dataset.tile(tile_id))
@@ -212,10 +222,18 @@ def read_present_mask(dataset: Dataset, tile: Tile) -> MaskArray | None:
 def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
     """Save one tile; gives the file that was written, None where the strokes cancelled out."""
     strokes = journal.unsaved(tile.id)
+    patches = [patch for stroke in strokes for patch in stroke.patches]
     path = mask_file(tile)
     present_HW = read_present_mask(dataset, tile)
     base = journal.base_fingerprint(tile.id)
     present = ABSENT if present_HW is None else fingerprint(present_HW)
+    if come_to_nothing(patches):
+        # A tile without a mask gets none, that would call all of it background. Where another program changed the
+        # file, the strokes wait: of the next one on the tile this is told.
+        if base in (None, present):
+            journal.begin_save(tile.id, strokes[-1].id, present)
+            journal.finish_save(tile.id)
+        return None
     if base is not None and base != present:
         raise SaveError(_outside_change(tile, base, present))
     if path is not None:
@@ -229,7 +247,6 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
     if dataset.scheme is None:
         raise SaveError(f"{dataset.root} has no class scheme to write masks with. Choose one, then save again.")
     before_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW
-    patches = [patch for stroke in strokes for patch in stroke.patches]
     if not all(patch.fits(before_HW.shape) for patch in patches):
         raise SaveError(
             f"Strokes on tile {tile.id} reach beyond its {tile.height} x {tile.width} pixels: it was larger when they "
@@ -239,17 +256,14 @@ def _save_tile(dataset: Dataset, tile: Tile, journal: Journal) -> Path | None:
     after_HW = np.where(drawn_HW, values_HW, before_HW)
     journal.begin_save(tile.id, strokes[-1].id, fingerprint(after_HW))
     changed_HW = after_HW != before_HW
-    written = None
     if path is None:
-        written = tile.new_mask_path
-        write_mask(written, after_HW, dataset.scheme, tile.georef)
+        write_mask(tile.new_mask_path, after_HW, dataset.scheme, tile.georef)
     elif changed_HW.any():
-        written = path
         if journal.origin_fingerprint(tile.id) != ABSENT:
             _keep_original(dataset.root, path)
         rewrite_mask(path, after_HW, changed_HW, dataset.scheme)
     journal.finish_save(tile.id)
-    return written
+    return path or tile.new_mask_path
 
 
 def _state_scheme(dataset: Dataset) -> str:

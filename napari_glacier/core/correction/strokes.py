@@ -6,8 +6,8 @@ laid out anew, and replaying them twice gives the same pixels as replaying them 
 
 import hashlib
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,17 @@ def net_changes(patches: Iterable[Patch], shape: tuple[int, ...]) -> tuple[MaskA
             patch.apply(last_HW)
             touched_HW[patch.slices] |= patch.edited
     return last_HW, touched_HW & (first_HW != last_HW)
+
+
+def come_to_nothing(patches: Sequence[Patch]) -> bool:
+    """Whether patches of a tile, oldest first, changed nothing in the end: what was drawn was taken back."""
+    corners = np.array([(p.row, p.col, p.slices[0].stop, p.slices[1].stop) for p in patches], int).reshape(-1, 4)
+    if not len(corners):
+        return True
+    # Of a large tile no more than what was drawn on.
+    (row, col), (bottom, right) = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
+    moved = [replace(patch, row=patch.row - row, col=patch.col - col) for patch in patches]
+    return not net_changes(moved, (bottom - row, right - col))[1].any()
 
 
 @dataclass(frozen=True, slots=True)
