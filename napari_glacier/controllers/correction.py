@@ -190,6 +190,8 @@ class CorrectionController:
     def undo(self) -> None:
         """Take back the last stroke, of this sitting or an unsaved one of an earlier; the journal keeps that, too.
 
+        Where there is none, that is said.
+
         Raises
         ------
         DataError
@@ -199,14 +201,16 @@ class CorrectionController:
         """
         self._need_layer()
         self._need_writable()
-        self._journal_undo.undo()
+        done = self._journal_undo.undo()
+        self.tools.told.emit("" if done else "There is nothing left to undo here.")
         self.status_changed.emit()
 
     def redo(self) -> None:
-        """Draw again what was taken back."""
+        """Draw again what was taken back; where there is nothing, that is said."""
         self._need_layer()
         self._need_writable()
-        self._journal_undo.redo()
+        done = self._journal_undo.redo()
+        self.tools.told.emit("" if done else "There is nothing left to redo here.")
         self.status_changed.emit()
 
     @property

@@ -1,6 +1,7 @@
 """Undo and redo by the journal: whatever drew a stroke, in this sitting or an unsaved one of an earlier. No Qt."""
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from napari_glacier.controllers.session import Session, approved_sentence, liste
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.strokes import Stroke, StrokeInfo
-from napari_glacier.core.errors import DataError
+from napari_glacier.core.errors import DataError, JournalError
 
 # Strokes are asked of the journal in pages.
 _PAGE = 200
@@ -31,19 +32,28 @@ class JournalUndo:
         self._session: Session | None = None
         # Strokes that took others back, those of one undo together; undoing them is the redo.
         self._undone: list[list[int]] = []
+        # Of an undo that could not be recorded: the groups of what it took back, and the last stroke before it.
+        self._unrecorded: tuple[frozenset[str], int] | None = None
         # Later strokes were drawn in this window: they can be undone when they are saved, too.
         self._first_of_window = 0
         workspace.session_changed.connect(self._on_session)
         workspace.painted.connect(self.forget)
         self._on_session(workspace.session)
 
-    def undo(self) -> None:
+    def undo(self) -> bool:
         """Take back the newest stroke that shows and was not undone, whole: with what was drawn in the same go.
+
+        Returns
+        -------
+        bool
+            False where there is none.
 
         Raises
         ------
         DataError
             If approved tiles keep something of it, or locked classes all.
+        JournalError
+            If the journal cannot be written; the stroke is taken back all the same, and that is recorded later.
         """
         session = self._all_drawn()
         # How often strokes of a group were undone and not drawn again, after the one looked at.
@@ -52,7 +62,7 @@ class JournalUndo:
         oldest = 0 if session.journal.unsaved_tiles() else self._first_of_window
         for info in _newest_first(session.journal):
             if info.id <= oldest:
-                return
+                break
             if info.discarded:
                 # An undo that was dropped took nothing back.
                 continue
@@ -61,29 +71,43 @@ class JournalUndo:
             elif taken.get(info.group, 0) > 0:
                 taken[info.group] -= 1
             elif info.unsaved or info.id > self._first_of_window:
-                parts = reversed(session.drawn_at_once.get(info.id, (info.id,)))
-                undone = self._take_back(session, parts, "undo")
+                parts = session.drawn_at_once.get(info.id, (info.id,))
+                last = session.journal.history(1)[0].id
+                try:
+                    undone = self._take_back(session, reversed(parts), "undo")
+                except JournalError:
+                    groups = frozenset(session.journal.stroke(part).group for part in parts)
+                    self._unrecorded = groups, last
+                    raise
                 if undone:
                     self._undone.append(undone)
-                    return
+                    return True
+        return False
 
-    def redo(self) -> None:
+    def redo(self) -> bool:
         """Draw again what was taken back last; what was in another scene waits until that is on screen again.
+
+        Returns
+        -------
+        bool
+            False where there is nothing.
 
         Raises
         ------
-        DataError
-            If approved tiles keep something of it, or locked classes all.
+        DataError, JournalError
+            As of `undo`.
         """
         session = self._all_drawn()
         for undone in reversed(self._undone):
             if self._take_back(session, reversed(undone), "redo"):
                 self._undone.remove(undone)
-                return
+                return True
+        return False
 
     def forget(self) -> None:
         """Nothing is to be drawn again: something was drawn since, or strokes were dropped."""
         self._undone.clear()
+        self._unrecorded = None
 
     def close(self) -> None:
         """Disconnect from the workspace."""
@@ -110,13 +134,17 @@ class JournalUndo:
         session = self.workspace.session
         assert session is not None
         session.mask.commit()
+        if self._unrecorded is not None:
+            (groups, last), self._unrecorded = self._unrecorded, None
+            late = takewhile(lambda info: info.id > last, _newest_first(session.journal))
+            self._undone.append([info.id for info in late if info.tool == "undo" and info.group in groups][::-1])
         return session
 
     def _take_back(self, session: Session, stroke_ids: Iterator[int], step: str) -> list[int]:
         """Take strokes back; the ids of the new ones, none where nothing of them shows in the scene on screen.
 
         `DataError` where something that shows is approved, or all of it is of locked classes: to take an older stroke
-        back in the place of these would surprise.
+        back in the place of these would surprise. `JournalError` where it could not be recorded.
         """
         held, refused = list[str](), list[slice]()
 
@@ -130,7 +158,15 @@ class JournalUndo:
         session.mask.locked_out.append(held.extend)
         session.mask.refused.append(note)
         try:
-            made = [self.workspace.take_back(stroke, step) for stroke in strokes]
+            made, unrecorded = list[int | None](), None
+            for stroke in strokes:
+                try:
+                    made.append(self.workspace.take_back(stroke, step))
+                except JournalError as error:
+                    # The mask shows it all the same; the rest of what was drawn in one go is not left behind.
+                    unrecorded = error
+            if unrecorded is not None:
+                raise unrecorded
         finally:
             session.mask.locked_out.remove(held.extend)
             session.mask.refused.remove(note)

@@ -581,3 +581,59 @@ def test_what_another_program_writes_beside_strokes_that_were_undone_is_no_confl
     session.mask[100:110, 100:110] = (session.mask[100:110, 100:110] + 1) % 4
     with pytest.raises(SaveError, match="changed by another program"):
         controller.save()
+
+
+def test_undo_and_redo_with_nothing_left_say_so(workspace, controller, two_scenes):
+    said = []
+    controller.tools.told.connect(said.append)
+    controller.undo()
+    controller.redo()
+    assert said == ["There is nothing left to undo here.", "There is nothing left to redo here."]
+    _paint(two_scenes, slice(20, 30), slice(20, 30), 3)
+    controller.undo()
+    assert said[-1] == "", "what was said before is true no longer"
+    controller.undo()
+    assert "nothing left to undo" in said[-1]
+    workspace.show_scene(1)
+    controller.redo()
+    assert "nothing left to redo here" in said[-1], "it waits for its scene"
+    workspace.show_scene(0)
+    controller.redo()
+    assert said[-1] == ""
+    controller.redo()
+    assert "nothing left to redo" in said[-1]
+
+
+def test_an_undo_that_a_full_disk_kept_out_of_the_journal_is_redone_once_it_is_in(
+    workspace, controller, layer, monkeypatch
+):
+    session = workspace.session
+    before = np.asarray(session.mask)
+    for cols in (slice(20, 30), slice(30, 40), slice(80, 90)):
+        session.mask[70:80, cols] = (session.mask[70:80, cols] + 1) % 4
+        session.commit()
+    painted = np.asarray(session.mask)
+    third, second = (info.id for info in session.journal.history(2))
+    # The last two were drawn without letting go of the button.
+    session.drawn_at_once[third] = (second, third)
+    once_only = before.copy()
+    once_only[70:80, 20:30] = painted[70:80, 20:30]
+
+    def full(*arguments, **keywords):
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.journal, "record", full)
+        with pytest.raises(JournalError, match="full"):
+            controller.undo()
+        assert np.array_equal(session.mask, once_only), "all of what was drawn in one go"
+        with pytest.raises(JournalError, match="full"):
+            controller.redo()
+    controller.undo()
+    assert np.array_equal(session.mask, before)
+    controller.redo()
+    assert np.array_equal(session.mask, once_only)
+    controller.redo()
+    assert np.array_equal(session.mask, painted)
+    controller.undo()
+    assert np.array_equal(session.mask, once_only)
