@@ -8,11 +8,13 @@ import numpy as np
 
 from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.controllers.region_walk import Built, RegionWalk, mark, on_tiles
+from napari_glacier.controllers.session import listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
 from napari_glacier.core.correction.journal import NO_WORK
 from napari_glacier.core.correction.seen import SeenArea
+from napari_glacier.core.errors import DataError
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import BoolArray
 
@@ -82,13 +84,36 @@ class AttentionController(RegionWalk):
         return build
 
     def accept(self) -> None:
-        """Take the prediction over in the region on screen, and go on; what was drawn or found right there stays."""
+        """Take the prediction over in the region on screen, and go on; what was drawn or found right there stays.
+
+        What a lock keeps from being taken over is not noted as found right.
+
+        Raises
+        ------
+        DataError
+            If there is no region, or locked classes keep all of it; that one stays in the queue.
+        """
         region, where_HW = self._need_on_screen()
         if not where_HW.any():
             self._go_on()
             return
         self.tools.accept_area(Area(region.window, where_HW))
-        self._settle(region, where_HW)
+        session, predicted = self._need_writable(), shown_prediction(self.workspace)
+        assert predicted is not None
+        lead = (region.plane,) if session.stacked else ()
+        labels_HW = session.mask[(*lead, *region.window.slices)]
+        taken_HW = where_HW & (labels_HW == predicted.index(region.window))
+        if not taken_HW.any():
+            locked = sorted(session.locked_classes & set(np.unique(labels_HW[where_HW]).tolist()))
+            names = listed([session.scheme.class_names[index] for index in locked])
+            if not names:
+                # Approved meanwhile, which was told.
+                return
+            raise DataError(
+                f"Nothing was accepted: the labels here are of a locked class. Unlock {names} first, or choose Right "
+                "where they are right, Later where they are not."
+            )
+        self._settle(region, taken_HW)
 
     def fixed(self) -> None:
         """Note that the labels of the region on screen are right as they are now, and go on."""

@@ -211,6 +211,47 @@ def test_strokes_and_seen_areas_of_tiles_that_are_not_open_are_passed_over(works
     assert attention.next() in attention.regions()
 
 
+def test_what_a_lock_keeps_from_being_accepted_is_not_found_right(workspace, desk):
+    _, index = _predict(workspace)
+    session, attention = workspace.session, desk.attention
+    predicted, held, free = 1, 2, 3
+    index[...] = predicted
+    region = attention.next()
+    where_HW = attention._queue.where(region.number)
+    part = region.window.slices
+    workspace.assign(np.full(index.shape, held, np.uint8), np.ones(index.shape, bool), "accept")
+    desk.lock(held, True)
+    before = np.asarray(session.mask)
+    left = [one.window for one in attention.regions()]
+    with pytest.raises(DataError, match=f"Unlock {session.scheme.class_names[held]} first"):
+        attention.accept()
+    assert np.array_equal(session.mask, before)
+    assert not session.journal.seen.all()
+    assert attention.current == region
+    assert [one.window for one in attention.regions()] == left
+
+    # A part of it is of a class that is free.
+    desk.lock(held, False)
+    half = np.zeros(index.shape, bool)
+    half[part][where_HW] = np.arange(where_HW.sum()) % 2 == 0
+    workspace.assign(np.full(index.shape, free, np.uint8), half, "accept")
+    desk.lock(held, True)
+    attention.accept()
+    after = np.asarray(session.mask)
+    assert np.array_equal(after, np.where(half, index, before))
+    seen = np.any([_in_scene(session, area) for area in session.journal.seen.all()], axis=0)
+    assert np.array_equal(seen, half)
+    assert attention.current != region
+
+
+def _in_scene(session, area):
+    where = np.zeros(session.mask.shape, bool)
+    _, place = session.find(area.tile_id)
+    rows, cols = place.row + area.row, place.col + area.col
+    where[rows : rows + area.where_HW.shape[0], cols : cols + area.where_HW.shape[1]] = area.where_HW
+    return where
+
+
 def test_a_region_with_nothing_left_to_accept_is_gone_on_from(workspace, desk):
     _predict(workspace)
     attention, mask = desk.attention, workspace.session.mask
