@@ -101,6 +101,8 @@ class CorrectionController:
         )
         self._journal_undo = JournalUndo(workspace)
         self._drew_with = ""
+        # Whether the last undo or redo said so.
+        self._nothing_left = False
         workspace.session_changed.connect(self._on_session)
         workspace.layers_changed.connect(self._follow_layer)
         workspace.locks_changed.connect(self._on_locks)
@@ -201,16 +203,14 @@ class CorrectionController:
         """
         self._need_layer()
         self._need_writable()
-        done = self._journal_undo.undo()
-        self.tools.told.emit("" if done else "There is nothing left to undo here.")
+        self._tell_nothing_left("" if self._journal_undo.undo() else "undo")
         self.status_changed.emit()
 
     def redo(self) -> None:
         """Draw again what was taken back; where there is nothing, that is said."""
         self._need_layer()
         self._need_writable()
-        done = self._journal_undo.redo()
-        self.tools.told.emit("" if done else "There is nothing left to redo here.")
+        self._tell_nothing_left("" if self._journal_undo.redo() else "redo")
         self.status_changed.emit()
 
     @property
@@ -296,6 +296,12 @@ class CorrectionController:
         self.workspace.locks_changed.disconnect(self._on_locks, missing_ok=True)
         self._leave_session()
         self._leave_layer()
+
+    def _tell_nothing_left(self, step: str) -> None:
+        """Say that a step found nothing, and take that back with the next one that did; an empty text is such a one."""
+        if step or self._nothing_left:
+            self.tools.told.emit(f"There is nothing left to {step} here." if step else "")
+        self._nothing_left = bool(step)
 
     def _need_layer(self) -> Any:
         if self._layer is None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from napari_glacier.controllers.evidence import EvidenceSource
 from napari_glacier.controllers.predicted import Predicted, shown_prediction
 from napari_glacier.controllers.session import approved_sentence, counted
+from napari_glacier.controllers.toolbox import title_of
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
@@ -193,7 +194,7 @@ class Desk:
         differs_HW = area.where_HW & (self.read(area.window) != index_HW)
         approved = self.session.mask.locked_under(area.window, differs_HW, self.workspace.plane)
         changed = self.workspace.assign_window(area.window, index_HW, area.where_HW, tool, model)
-        name = tool[:1].upper() + tool[1:]
+        name = title_of(tool)
         if approved:
             done = f"{counted(changed, 'pixel')} changed" if changed else "nothing changed"
             self.tell(f"{name}: {done}. {approved_sentence(tuple(approved))}")

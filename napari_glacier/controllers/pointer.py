@@ -77,15 +77,15 @@ class Pointer:
         for name, key in wanted.items():
             if not key:
                 continue
-            stroke = _stroke(key)
+            stroke, title = _stroke(key), f'"{toolbox.title_of(name)}"'
             if not stroke:
                 raise ValueError(
-                    f"napari has no key {key}; {name} needs a letter, a digit, one of F1 to F12 or a key such as "
+                    f"napari has no key {key}; {title} needs a letter, a digit, one of F1 to F12 or a key such as "
                     "PageUp, alone or with Control, Alt, Shift or Meta before it: Control-Shift-A."
                 )
             if stroke in used:
-                raise ValueError(f"{key} is the key of {used[stroke]} already; {name} needs another one.")
-            used[stroke] = name
+                raise ValueError(f"{key} is the key of {used[stroke]} already; {title} needs another one.")
+            used[stroke] = title
         self._bind(False)
         self.keys = wanted
         self._bind(True)

@@ -118,3 +118,19 @@ COMMANDS = {
     "flicker": ("T", "The other picture; held: as long"),
 }
 DEFAULT_KEYS = {**{tool.name: tool.key for tool in TOOLS}, **{name: key for name, (key, _) in COMMANDS.items()}}
+
+
+def title_of(name: str) -> str:
+    """What people read of a tool or an action: the words on its button, else what its key does.
+
+    Parameters
+    ----------
+    name : str
+        Of `TOOLS` or `COMMANDS`, or whatever else a stroke is noted under: napari's tools, undo, accept, …
+    """
+    if name in TOOL_OF:
+        return TOOL_OF[name].title
+    if name in COMMANDS:
+        return COMMANDS[name][1]
+    # Strokes of whole predictions are told from those of the tool.
+    return "Accept all" if name == "accept" else name[:1].upper() + name[1:]

@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.history import LIMIT
 from napari_glacier.controllers.session import counted, listed
+from napari_glacier.controllers.toolbox import title_of
 from napari_glacier.core.correction.strokes import StrokeInfo
 
 _COLUMNS = ("Time", "Author", "Tool", "Tiles", "Pixels", "Model", "State")
@@ -248,4 +249,4 @@ class HistoryDialog(QDialog):
 def _cells(stroke: StrokeInfo) -> tuple[str, ...]:
     when = datetime.fromisoformat(stroke.time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     state = "discarded" if stroke.discarded else "not saved" if stroke.unsaved else "saved"
-    return when, stroke.author, stroke.tool, listed(stroke.tile_ids), "…", stroke.model or "", state
+    return when, stroke.author, title_of(stroke.tool), listed(stroke.tile_ids), "…", stroke.model or "", state

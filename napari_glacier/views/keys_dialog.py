@@ -44,7 +44,7 @@ class KeysDialog(QDialog):
         for number, name in enumerate(pointer.keys):
             edit = QKeySequenceEdit(QKeySequence(to_qt(pointer.keys[name])))
             row, column = number % _PER_COLUMN, 2 * (number // _PER_COLUMN)
-            grid.addWidget(QLabel(title_of(name)), row, column)
+            grid.addWidget(QLabel(toolbox.title_of(name)), row, column)
             grid.addWidget(edit, row, column + 1)
             self._edits[name] = edit
         layout.addLayout(grid)
@@ -93,11 +93,6 @@ def use_kept_keys(pointer: Pointer) -> None:
         for name, key in chosen.items():
             with suppress(ValueError):
                 pointer.set_keys({name: key})
-
-
-def title_of(name: str) -> str:
-    """What an action is called in the list."""
-    return toolbox.TOOL_OF[name].title if name in toolbox.TOOL_OF else toolbox.COMMANDS[name][1]
 
 
 def to_qt(key: str) -> str:

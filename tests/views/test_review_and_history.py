@@ -80,7 +80,7 @@ def test_the_history_lists_strokes_and_takes_them_out(desk, qtbot, monkeypatch):
     assert table.rowCount() == 3
     qtbot.waitUntil(lambda: table.item(0, 4).text() != "…")
     assert int(table.item(2, 4).text()) == (drawn != start)[:64, :64].sum()
-    assert [table.item(0, column).text() for column in (2, 3, 6)] == ["paint", "01_01", "not saved"]
+    assert [table.item(0, column).text() for column in (2, 3, 6)] == ["Paint", "01_01", "not saved"]
     assert not dialog._revert_button.isEnabled()
     table.selectRow(2)
     dialog._revert_button.click()
@@ -89,7 +89,7 @@ def test_the_history_lists_strokes_and_takes_them_out(desk, qtbot, monkeypatch):
     assert np.array_equal(np.asarray(workspace.session.mask), expected)
     assert "got back what they were" in dialog._said.text()
     qtbot.waitUntil(lambda: table.rowCount() == 4)
-    assert table.item(0, 2).text() == "revert"
+    assert table.item(0, 2).text() == "Revert"
 
     table.selectRow(3)
     monkeypatch.setattr(QMessageBox, "question", lambda *args: QMessageBox.StandardButton.Cancel)

@@ -11,6 +11,8 @@ from qtpy.QtWidgets import QApplication, QFileDialog, QPushButton
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.layers import KEY, class_features, world_placement
 from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.core.tiling import Window
+from napari_glacier.core.tools.components import Area
 from napari_glacier.views.keys_dialog import KeysDialog, to_napari, to_qt, use_kept_keys
 from napari_glacier.views.settings import kept, settings
 from napari_glacier.views.tool_panel import shown_key
@@ -235,6 +237,19 @@ def test_loops_and_clicks_accept_the_prediction(hand, qtbot):
     assert _labels(hand)[20, 100] == 3
 
 
+@pytest.mark.parametrize("tool", [tool.name for tool in toolbox.TOOLS])
+def test_a_tool_has_one_name_on_its_button_in_messages_and_in_the_history(hand, tool):
+    button = hand.view._tool_panel._buttons[tool].text().splitlines()[0]
+    told = []
+    tools = hand.view.controller.tools
+    tools.told.connect(told.append)
+    area = Area(Window(90, 90, 10, 10), np.ones((10, 10), bool))
+    tools.write_area(tool, area, (_labels(hand)[90:100, 90:100] + 1) % 4)
+    assert told[-1] == f"{button}: 100 pixels changed."
+    assert hand.view.show_history()._table.item(0, 2).text() == button
+    hand.view._history.close()
+
+
 @pytest.mark.parametrize(("key", "tool"), [(Qt.Key.Key_C, "component"), (Qt.Key.Key_Q, "erase area")])
 def test_a_click_changes_a_whole_patch_on_screen_too(hand, key, tool):
     before = _labels(hand)
@@ -355,7 +370,7 @@ def test_what_a_tool_said_goes_when_another_is_taken(hand):
     hand.key(Qt.Key.Key_C)
     hand.view.controller.select_class(2)
     hand.click(100, 100)
-    assert hand.view.notice.startswith("Component:")
+    assert hand.view.notice.startswith("Flip:")
     hand.key(Qt.Key.Key_R)
     assert not hand.view.notice
     # The same for napari's own tools, by key and by button.
@@ -543,7 +558,7 @@ def test_keys_of_classes_and_of_undo_are_kept_for_them(hand):
     assert {"Ctrl+Z", "Ctrl+Shift+Z", "Alt+0", "Alt+3"} <= set(others)
     before = dict(keymap)
     for key in (*others, "Shift-Control-Z", "alt-1", "Alt-9"):
-        with pytest.raises(ValueError, match="already; swipe needs another one"):
+        with pytest.raises(ValueError, match='already; "Divider between two pictures" needs another one'):
             pointer.set_keys({"swipe": key.replace("+", "-")})
     assert dict(keymap).keys() == before.keys()
 
@@ -552,14 +567,14 @@ def test_keys_of_classes_and_of_undo_are_kept_for_them(hand):
 def test_a_key_that_napari_does_not_know_is_refused_before_anything_changes(hand, key):
     pointer = hand.view.controller.pointer
     before = dict(hand.layer.keymap)
-    with pytest.raises(ValueError, match="swipe needs a letter, a digit"):
+    with pytest.raises(ValueError, match='"Divider between two pictures" needs a letter, a digit'):
         pointer.set_keys({"next": "V", "swipe": key})
     assert pointer.keys == toolbox.DEFAULT_KEYS
     assert dict(hand.layer.keymap) == before
 
 
 def test_keys_are_compared_however_they_are_written(hand):
-    with pytest.raises(ValueError, match="Shift-Control-A is the key of skip already"):
+    with pytest.raises(ValueError, match='key of "Look at this region later" already'):
         hand.view.controller.pointer.set_keys({"swipe": "Shift-Control-A", "skip": "Control-Shift-A"})
 
 
