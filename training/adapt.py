@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from training.tuning import Settings, Tuned
 
 EXIT_DONE, EXIT_ERROR, EXIT_BAD_INPUT = 0, 1, 2
+# Learning takes about so much of the time, looking what would change the rest.
+_LEARNING, _SCALE = 0.7, 1000
 ADAPTED_FILE, CHANGES_FILE, ENSEMBLE_FILE = "adapted.json", "changes.npz", "ensemble.yaml"
 
 
@@ -85,6 +87,7 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     settings = Settings(steps=options.steps, lr=options.lr, replay=options.replay, seed=options.seed)
     effects: list[Tuned] = []
     carried: float | None = None
+    course = _Course(folder, settings.steps * len(ensemble.members))
     with StopSwitch(folder) as should_stop:
         windows = plan_crops(places, settings.seed)
         for number, member in enumerate(ensemble.members):
@@ -92,21 +95,19 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
             if number == 0:
                 folder.append_event("progress", message="Trying how far the corrections carry…")
                 carried = how_far_it_carries(member.model, crops, settings, should_stop)
-            total = settings.steps * len(ensemble.members)
+            first = number * settings.steps
 
-            def on_step(step: int, done: int = number * settings.steps, total: int = total) -> None:
-                if step % 5 == 0:
-                    folder.append_event("progress", done=done + step, total=total, message="Learning…")
+            def on_step(step: int, first: int = first) -> None:
+                course.learn(first + step)
 
             effects.append(tune(member.model, crops, settings, on_step, should_stop))
             if should_stop():
                 folder.append_event("stopped", message="Stopped; no model was made.")
                 return EXIT_DONE
 
-        def on_look(done: int, total: int) -> None:
-            folder.append_event("progress", done=done, total=total, message="Looking what would change…")
-
-        found = _changes((before, ensemble), places, options.device, into, on_progress=on_look, should_stop=should_stop)
+        found = _changes(
+            (before, ensemble), places, options.device, into, on_progress=course.look, should_stop=should_stop
+        )
         if found is None:
             folder.append_event("stopped", message="Stopped; no model was made.")
             return EXIT_DONE
@@ -127,6 +128,28 @@ def _adapt(options: argparse.Namespace, folder: RunFolder) -> int:
     folder.append_event("done", **about)
     sys.stdout.write(f"{folder.path}\n")
     return EXIT_DONE
+
+
+class _Course:
+    """Tells how far it is on one scale, from the first step of learning to the last look at what would change.
+
+    There is no way back on it: for lack of memory looks begin again.
+    """
+
+    def __init__(self, folder: RunFolder, num_steps: int) -> None:
+        self._folder, self._num_steps = folder, num_steps
+        self._furthest = 0.0
+
+    def learn(self, step: int) -> None:
+        if step % 5 == 0:
+            self._tell(_LEARNING * step / self._num_steps, "Learning…")
+
+    def look(self, done: int, total: int) -> None:
+        self._tell(_LEARNING + (1 - _LEARNING) * done / total, "Looking what would change…")
+
+    def _tell(self, share: float, message: str) -> None:
+        self._furthest = max(self._furthest, share)
+        self._folder.append_event("progress", done=round(_SCALE * self._furthest), total=_SCALE, message=message)
 
 
 def _missing_bands(ensemble: "Ensemble", places: Sequence["Place"]) -> list[str]:

@@ -3,6 +3,7 @@
 The work is done by `training.adapt`, a process of its own that meets this window through files. No Qt, no torch.
 """
 
+import json
 import logging
 import shutil
 import subprocess
@@ -30,9 +31,14 @@ CANDIDATES_FOLDER = ".candidates"
 ROLE = "adapted"
 LAYER = "Would change"
 _CONSOLE = "console.log"
+# What was done, and to what effect.
+_ADAPTED = "adapted.json"
 _TAIL_CHARS = 400
 # Of corrections kept back: where fewer came right, lessons mended next to nothing else.
 _CARRIES = 0.25
+# What a process tells while it works, and what it may end with; other lines are damaged.
+_GOING_ON = ("start", "progress")
+_TOLD = (*_GOING_ON, "done", "failed", "stopped")
 
 
 class AdaptController:
@@ -155,13 +161,15 @@ class AdaptController:
             return
         # This first: of a process that is known to have ended all events are there.
         working = self._process is not None and self._process.poll() is None
-        events = self._run.events()
+        events = [event for event in self._run.events() if event["event"] in (_GOING_ON if working else _TOLD)]
         if events and events[-1] != self._said:
             self._said = events[-1]
             self.changed.emit()
         if not working:
             self._settled = True
             if self.state == "ready":
+                # As the last event, which may be damaged.
+                self._said = json.loads((self._run.path / _ADAPTED).read_text(encoding="utf-8"))
                 self._show()
             elif self._said.get("event") not in {"failed", "stopped"}:
                 self._said = {"event": "failed", "message": self._console()}

@@ -141,6 +141,32 @@ def test_until_the_last_event_was_read_learning_is_under_way(workspace, controll
     assert controller.state == "ready", controller.sentence
 
 
+def test_progress_never_goes_back_and_a_damaged_line_costs_nothing(workspace, controller, make_checkpoint, monkeypatch):
+    workspace.session.mask[20:40, 20:100] = 3
+    controller.start(ModelChoice("tiny", make_checkpoint()))
+    controller._process.wait(timeout=90)
+    events, seen = controller._run.events_path, []
+    lines = events.read_bytes().splitlines(keepends=True)
+    assert b'"done"' in lines[-1]
+    # The process takes seconds to end when all is told; and one may be killed in the middle of a line.
+    monkeypatch.setattr(controller._process, "poll", lambda: None)
+    for number in range(2, len(lines) + 1):
+        events.write_bytes(b"".join(lines[:number]))
+        controller.poll()
+        events.write_bytes(b"".join([*lines[:number], lines[number - 1][:9] + b"\n"]))
+        controller.poll()
+        done, total = controller.progress
+        assert controller.sentence != "Loading libraries…"
+        seen.append(done / total if total else -1.0)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert controller.state == "working"
+    monkeypatch.undo()
+    controller.poll()
+    assert controller.state == "ready"
+    assert "No label was touched" in controller.sentence
+
+
 def test_another_window_leaves_what_was_learnt(workspace, controller, make_checkpoint):
     root = workspace.session.root
     workspace.session.mask[20:40, 20:100] = 3

@@ -258,7 +258,7 @@ def test_a_stop_is_heard_while_it_is_looked_what_would_change(make_dataset, make
         _, mask = open_mask(root, journal)
         mask[20:40, 20:100] = 3
         mask.close()
-    command = ["--data", str(root), "--model", str(start), "--steps", "1", "--device", "cpu"]
+    command = ["--data", str(root), "--model", str(start), "--steps", "5", "--device", "cpu"]
     told = []
     tell = RunFolder.append_event
 
@@ -275,6 +275,11 @@ def test_a_stop_is_heard_while_it_is_looked_what_would_change(make_dataset, make
     # Both maps count, and nothing is left at the end.
     assert looks == sorted(looks)
     assert looks[-1] == (looks[0][1], looks[0][1])
+    # From the first step of learning on.
+    scale = [(values["done"], values["total"]) for event, values in told if "done" in values]
+    assert scale == sorted(scale)
+    assert len({total for _, total in scale}) == 1
+    assert next(values["message"] for _, values in told if "done" in values) == "Learning…"
     asked, num_looks = True, len(looks)
     told.clear()
     assert main([*command, "--out", str(out)]) == 0
