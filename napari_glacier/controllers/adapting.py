@@ -297,7 +297,7 @@ class AdaptController:
 
     def _hide(self) -> None:
         for layer in [layer for layer in self.workspace.viewer.layers if tag_of(layer).get("role") == ROLE]:
-            self.workspace.viewer.layers.remove(layer)
+            self.workspace.remove_layer(layer)
 
     # -- the session
 

@@ -285,7 +285,7 @@ class ComparisonController:
 
     def _remove_layer(self) -> None:
         for layer in [layer for layer in self.workspace.viewer.layers if _is_ours(layer)]:
-            self.workspace.viewer.layers.remove(layer)
+            self.workspace.remove_layer(layer)
 
     def _on_session(self, session: Any) -> None:
         self.match = self.contest = None

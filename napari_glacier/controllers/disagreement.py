@@ -210,15 +210,14 @@ class DisagreementController(RegionWalk):
             return
         self._drawn = True
         layer, found, session = self.layer, self._found, self.workspace.session
-        viewer = self.workspace.viewer
         if found is None or session is None:
             if layer is not None:
-                viewer.layers.remove(layer)
+                self.workspace.remove_layer(layer)
         elif layer is not None and layer.data is found.other:
             layer.refresh(extent=False)
         else:
             if layer is not None:
-                viewer.layers.remove(layer)
+                self.workspace.remove_layer(layer)
             self._put_layer(session, found)
 
     def close(self) -> None:
@@ -228,7 +227,7 @@ class DisagreementController(RegionWalk):
         self._watch(None, None)
         layer = self.layer
         if layer is not None:
-            self.workspace.viewer.layers.remove(layer)
+            self.workspace.remove_layer(layer)
 
     def _put_layer(self, session: Session, found: Disagreements) -> None:
         from napari.utils.colormaps import DirectLabelColormap

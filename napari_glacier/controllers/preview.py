@@ -111,7 +111,7 @@ class Preview:
         """Take the layer away."""
         layer, self._layer, self._drawn = self._kept, None, _NOWHERE
         if layer is not None:
-            self.workspace.viewer.layers.remove(layer)
+            self.workspace.remove_layer(layer)
 
     def bring_up(self) -> None:
         """Have the layer at hand, on top of all others; moving it there takes napari long, too."""

@@ -365,16 +365,16 @@ class _Before:
         self.keep_selection()
 
     def keep_selection(self) -> None:
-        """Have the layer chosen that was before."""
-        if self._active in self._viewer.layers:
-            self._viewer.layers.selection.active = self._active
+        """Have the layer chosen that was before; where it is one of several, these stay."""
+        layers = self._viewer.layers
+        if self._active in layers and self._active not in layers.selection:
+            layers.selection.active = self._active
 
     def restore(self) -> None:
         """Bring it back, as far as its layers are still there."""
         viewer = self._viewer
         for layer in self._added:
-            if layer in viewer.layers:
-                viewer.layers.remove(layer)
+            self._workspace.remove_layer(layer)
         for name, value in self._grid.items():
             setattr(viewer.canvas.grid, name, value)
         for name, value in self._text.items():

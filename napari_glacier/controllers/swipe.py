@@ -77,10 +77,9 @@ class Swipe:
         self._clear()
 
     def _clear(self) -> None:
-        viewer = self.workspace.viewer
         for layer in (self._image, self._line):
-            if layer is not None and layer in viewer.layers:
-                viewer.layers.remove(layer)
+            if layer is not None:
+                self.workspace.remove_layer(layer)
         self._image = self._line = None
 
     @property

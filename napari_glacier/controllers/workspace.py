@@ -99,6 +99,8 @@ class Workspace:
         # A layer's connections, to be undone when it leaves.
         self._adopted: dict[Any, list[Callable[[], None]]] = {}
         self._replacing = False
+        # Whether somebody takes layers away at this moment.
+        self._removing = False
         # Set where there is a window; layers that nobody sees yet are then added in it.
         self.spare_time: SpareTime | None = None
         self._unseen: list[LayerData] = []
@@ -485,9 +487,23 @@ class Workspace:
         self._drop(layer)
         if session is None or self._replacing:
             return
-        if not any(tag_of(other).get("session") is session for other in self.viewer.layers):
-            self._release(session)
-        self.layers_changed.emit()
+        before, self._removing = self._removing, True
+        try:
+            if not any(tag_of(other).get("session") is session for other in self.viewer.layers):
+                self._release(session)
+            self.layers_changed.emit()
+        finally:
+            self._removing = before
+
+    def remove_layer(self, layer: Any) -> None:
+        """Take a layer of ours away, if it is there.
+
+        Of several layers that a person deletes together it goes by itself: napari takes one after the other, and
+        stumbles where one is gone.
+        """
+        layers = self.viewer.layers
+        if layer in layers and not (self._removing and layer in layers.selection):
+            layers.remove(layer)
 
     def _adopt(self, layer: Any) -> None:
         tag = tag_of(layer)

@@ -3,12 +3,19 @@ import pytest
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.layers import KEY, class_features
-from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE
+from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
+from napari_glacier.controllers.toolbox import OUTLINE
 
 
 @pytest.fixture
-def seeing(workspace, make_dataset):
+def controller(workspace):
     controller = CorrectionController(workspace)
+    yield controller
+    controller.close()
+
+
+@pytest.fixture
+def seeing(workspace, controller, make_dataset):
     session = workspace.open(make_dataset("first"))
     layer = workspace.labels_layer
     layer.corner_pixels = np.array([[0, 0], layer.data.shape])
@@ -18,8 +25,7 @@ def seeing(workspace, make_dataset):
         features=class_features(session.scheme),
         metadata={KEY: {"session": session, "role": "prediction", "model": "tiny"}},
     )
-    yield controller.seeing
-    controller.close()
+    return controller.seeing
 
 
 def names(workspace):
@@ -56,3 +62,27 @@ def test_nothing_of_a_comparison_is_left_where_its_divider_was_deleted(workspace
     seeing.refresh()
     seeing.end()
     assert names(workspace) == before
+
+
+@pytest.mark.parametrize("mode", [SIDE_BY_SIDE, SWIPE, FLICKER])
+@pytest.mark.parametrize("seed", range(5))
+def test_all_layers_are_deleted_together_in_any_order(workspace, controller, seeing, mode, seed):
+    viewer = workspace.viewer
+    grid = viewer.canvas.grid
+    before = grid.enabled, grid.stride, grid.shape
+    # Something between the two, so that their order changes.
+    workspace.add_extra(next(one.key for one in workspace.session.extra_layers() if not one.reason))
+    viewer.layers.move(0, len(viewer.layers))
+    seeing.toggle(mode)
+    # What a tool has at hand goes as well.
+    controller.tools.select(OUTLINE)
+    viewer.layers.select_all()
+    # As napari does, which goes through them in an order of its own.
+    order = list(viewer.layers.selection)
+    np.random.default_rng(seed).shuffle(order)
+    for layer in order:
+        viewer.layers.remove(viewer.layers[viewer.layers.index(layer)])
+    assert names(workspace) == []
+    assert seeing.mode == ""
+    assert (grid.enabled, grid.stride, grid.shape) == before
+    assert workspace.session is None

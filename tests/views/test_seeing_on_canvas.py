@@ -213,6 +213,28 @@ def test_a_layer_that_is_taken_away_ends_it(desk, qtbot):
     assert all(layer.name != "Prediction" for layer in desk.controller.seeing.pair)
 
 
+@pytest.mark.parametrize("key", [None, Qt.Key.Key_O, Qt.Key.Key_K, Qt.Key.Key_T])
+def test_all_layers_are_deleted_together(desk, qtbot, key, make_dataset):
+    viewer, seeing = desk.view_of, desk.controller.seeing
+    grid, text = viewer.canvas.grid, viewer.canvas.overlays.text
+    before = grid.enabled, grid.stride, grid.shape, text.text
+    if key is not None:
+        _key(desk, key)
+        assert seeing.mode
+    viewer.layers.select_all()
+    viewer.layers.remove_selected()
+    qtbot.wait(100)
+    assert list(viewer.layers) == []
+    assert seeing.mode == ""
+    assert (grid.enabled, grid.stride, grid.shape, text.text) == before
+    assert desk.workspace.session is None
+    # And the window goes on with another dataset.
+    desk.workspace.open(make_dataset("other"))
+    qtbot.wait(100)
+    _key(desk, Qt.Key.Key_S)
+    assert desk.controller.tools.tool == "smart fill"
+
+
 def test_where_there_is_one_picture_it_is_said_what_a_second_would_be(viewer, qtbot, make_dataset):
     root = make_dataset()
     for folder in ("Band4", "Band5"):  # without B6 there is one composite
