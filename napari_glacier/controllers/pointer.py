@@ -53,6 +53,8 @@ class Pointer:
         self._layer: Any = None
         # Whether Escape was pressed since the mouse was.
         self._dropped = False
+        # Whether a line or a loop is being drawn.
+        self._drawing = False
         tools.changed.connect(self._on_tool)
         self.workspace.layers_changed.connect(self._follow_layer)
         self.workspace.session_changed.connect(self._follow_layer)
@@ -108,6 +110,7 @@ class Pointer:
         if layer is not None:
             layer.mouse_drag_callbacks.append(self._on_mouse)
             layer.mouse_wheel_callbacks.append(self._on_wheel)
+            self.workspace.viewer.mouse_drag_callbacks.append(self._on_any_mouse)
             layer.events.mode.connect(self._on_mode)
             layer.events.selected_label.connect(self._on_class)
             self.workspace.viewer.dims.events.point.connect(self._on_plane)
@@ -120,6 +123,7 @@ class Pointer:
             self._bind(False)
             layer.mouse_drag_callbacks.remove(self._on_mouse)
             layer.mouse_wheel_callbacks.remove(self._on_wheel)
+            self.workspace.viewer.mouse_drag_callbacks.remove(self._on_any_mouse)
             layer.events.mode.disconnect(self._on_mode)
             layer.events.selected_label.disconnect(self._on_class)
             self.workspace.viewer.dims.events.point.disconnect(self._on_plane)
@@ -214,6 +218,18 @@ class Pointer:
             # Some systems turn the wheel with Shift into a sideways one.
             self._attempt(lambda: self.tools.turn_wheel(float(np.sum(event.delta))))
 
+    def _on_any_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
+        """Drop a line that was left for another layer: napari tells of mice only to the one that is chosen."""
+        yield
+        while True:
+            if self._drawing and viewer.layers.selection.active is not self._layer:
+                self._drawing, self._dropped = False, True
+                self.tools.drop()
+                self.tools.end_trace(dropped=True)
+            if event.type != "mouse_move":
+                return
+            yield
+
     def _on_mouse(self, layer: Any, event: Any) -> Generator[None, None, None]:
         tool = self.tools.tool
         if not tool or event.button != 1:
@@ -226,6 +242,7 @@ class Pointer:
         plane, self._dropped = self.workspace.plane, False
         if drawing:
             drawing = self._attempt(lambda: self.tools.begin_line(*path[0]))
+        self._drawing = drawing or looping
         # The view stays while a loop is drawn, also when Shift is let go before the button is.
         layer.mouse_pan = not kind.draws and not shift
         yield
@@ -237,6 +254,7 @@ class Pointer:
                 if (drawing or looping) and not self._gave_up(tool, plane):
                     self._attempt(lambda: self.tools.trace(path))
             yield
+        self._drawing = False
         self._on_tool()
         gave_up = self._gave_up(tool, plane)
         if drawing or looping:

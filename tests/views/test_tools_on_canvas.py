@@ -298,6 +298,34 @@ def test_an_outline_shows_while_it_is_drawn_and_changes_what_it_encloses(hand):
     assert "encloses nothing" in hand.view.notice
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_line_that_is_left_for_another_layer_is_dropped(hand, comes_back):
+    session = workspace_of(hand.viewer).session
+    session.mask[64:128, 64:128] = 0
+    session.mask[90:128, 64:128] = 1
+    session.mask[80:90, 76:90] = 1
+    before = _labels(hand)
+    hand.view._class_buttons[1].click()
+    hand.key(Qt.Key.Key_O, SHIFT)
+    shown, layers = [], hand.viewer.layers
+
+    def leave():
+        shown.append(bool((layers["Proposed change"].data != 255).any()))
+        if len(shown) == 2:
+            layers.selection.active = layers["True colour"]
+        if len(shown) == 3 and comes_back:
+            layers.selection.active = hand.layer
+
+    hand.drag([(90, 72), (90, 80), (90, 84), (90, 88), (90, 95)], at_each=leave)
+    assert shown == [True, True, False, False]
+    assert not (layers["Proposed change"].data != 255).any()
+    assert np.array_equal(_labels(hand), before)
+    # The next line is drawn as ever.
+    layers.selection.active = hand.layer
+    hand.drag([(90, 72), (90, 80), (90, 88), (90, 95)])
+    assert not (_labels(hand)[80:90, 76:90] == 1).any()
+
+
 def test_loops_and_scribbles_show_while_they_are_drawn(hand):
     shown = []
 
