@@ -22,6 +22,8 @@ _LEAST_MARGIN_PX, _MOST_PX = 64, 1024
 _LEAD, _LEAST_LEAD_PX = 0.25, 3.0
 # A hand trembles: a line's direction is taken over so many pixels to each side.
 _SMOOTH_PX = 3
+# What a line encloses by crossing itself is a curl, up to such a share of its length.
+_CURL = 0.25
 # So many of the pixels beside a line may be on the wrong side of it, at its corners.
 _STRAY = 0.25
 # Up to so many pieces are counted one by one.
@@ -41,7 +43,8 @@ def redraw_outline(
     other side leave. Where it cuts what is beside the region, the side with fewer pixels joins. Both happen where they
     agree on which side is the inside; else the one that changes more. The line itself is the outermost of the region,
     also where it encloses nothing. An end that does not reach the outline is led on to it, by a quarter of the way from
-    there to where the line first crosses the outline (of the whole line, where it does not).
+    there to where the line first crosses the outline (of the whole line, where it does not). Small loops of a
+    trembling hand over its own line, up to a quarter of it, are left out.
 
     More of the surroundings is looked at where they do not hold all that changes; a piece that goes on beyond about
     1 024 px stays.
@@ -65,7 +68,7 @@ def redraw_outline(
     ValueError
         If no point of the line lies inside the scene.
     """
-    points_N2: _Points = np.round(np.asarray(line, float)).astype(np.int64)
+    points_N2: _Points = np.round(_without_curls(np.asarray(line, float))).astype(np.int64)
     if not ((points_N2 >= 0) & (points_N2 < shape)).all(axis=1).any():
         raise ValueError(f"no point of the line lies inside a scene of {shape[0]} x {shape[1]} pixels")
     first_2, extent_2 = points_N2.min(axis=0), np.ptp(points_N2, axis=0) + 1
@@ -101,6 +104,40 @@ def redraw_outline(
                 after_HW[near] |= rim_HW
             return window, before_HW, after_HW
         margin_px = most_px
+
+
+def _without_curls(line_N2: FloatArray) -> FloatArray:
+    """A line that goes on straight away where it came back to itself after a short loop."""
+    rest_N2 = line_N2[np.append(True, np.any(np.diff(line_N2, axis=0) != 0, axis=1))]
+    step_N2 = np.diff(rest_N2, axis=0)
+    along_N = np.append(0.0, np.hypot(*step_N2.T).cumsum())
+    reach = _CURL * along_N[-1]
+    kept, number = list(rest_N2[:1]), 0
+    while number < len(step_N2):
+        # Which of the later steps cross this one, the next one apart, and where.
+        others = slice(number + 2, np.searchsorted(along_N[:-1], along_N[number + 1] + reach, "right"))
+        here_2, step_2 = kept[-1], rest_N2[number + 1] - kept[-1]
+        away_K2, other_K2 = rest_N2[:-1][others] - here_2, step_N2[others]
+        turn_K = _cross(step_2, other_K2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at_K, at_other_K = _cross(away_K2, other_K2) / turn_K, _cross(away_K2, step_2) / turn_K
+        crosses_K = (turn_K != 0) & (abs(at_K - 0.5) <= 0.5) & (abs(at_other_K - 0.5) <= 0.5)
+        begin_K = along_N[number + 1] - (1 - at_K) * np.hypot(*step_2)
+        end_K = along_N[:-1][others] + at_other_K * np.hypot(*other_K2.T)
+        curls = np.flatnonzero(crosses_K & (end_K - begin_K <= reach))
+        if curls.size:
+            last = curls[-1]
+            kept.append(here_2 + at_K[last] * step_2)
+            number += 2 + int(last)
+        else:
+            kept.append(rest_N2[number + 1])
+            number += 1
+    return np.array(kept)
+
+
+def _cross(one: FloatArray, other: FloatArray) -> FloatArray:
+    product: FloatArray = one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0]
+    return product
 
 
 @dataclass(frozen=True)

@@ -204,3 +204,42 @@ def test_an_outline_moves_by_one_pixel_either_way():
         assert not after[: min(row, 40), 23:98].any()
         assert not after[:row, 23:98].any()
         assert np.array_equal(after[:, :15], region[:, :15])
+
+
+@pytest.mark.parametrize("where", ["begin", "middle", "end", "twice", "vertical"])
+@pytest.mark.parametrize("radius_px", [-6, -3, -1.5, 1.5, 3, 6])
+def test_a_line_that_curls_over_itself_is_as_one_that_does_not(where, radius_px):
+    region = np.zeros((200, 300), bool)
+    region[100:] = True
+    region[70:100, 100:200] = True
+    straight = [(100.0, float(col)) for col in range(80, 221, 4)]
+    angles = np.linspace(0, 2.1 * np.pi, 17)
+
+    def curl(row, col):
+        return [(row + radius_px * (1 - np.cos(a)), col + abs(radius_px) * np.sin(a)) for a in angles]
+
+    middle = len(straight) // 2
+    line = {
+        "begin": curl(*straight[0]) + straight[1:],
+        "middle": straight[:middle] + curl(*straight[middle]) + straight[middle + 1 :],
+        "end": straight[:-1] + curl(*straight[-1]),
+        "twice": straight[:9] + curl(*straight[9]) + straight[10:20] + curl(*straight[20]) + straight[21:],
+        "vertical": straight[:middle] + curl(*straight[middle]) + straight[middle + 1 :],
+    }[where]
+    if where == "vertical":
+        region, line, straight = region.T, [point[::-1] for point in line], [point[::-1] for point in straight]
+    assert np.array_equal(_redrawn(region, line), _redrawn(region, straight))
+    # Backwards, too.
+    assert np.array_equal(_redrawn(region, line[::-1]), _redrawn(region, straight[::-1]))
+
+
+def test_a_loop_that_is_most_of_a_line_is_meant():
+    region = np.zeros((200, 300), bool)
+    region[100:] = True
+    angles = np.linspace(0.15, 2 * np.pi - 0.15, 60)
+    # A bulge whose ends cross each other before they reach the outline.
+    bulge = [(80 + 15 * np.cos(a), 150 + 15 * np.sin(a)) for a in angles]
+    line = [(103, 145), *bulge, (103, 155)]
+    after = _redrawn(region, line)
+    rows, cols = np.mgrid[:200, :300]
+    assert after[np.hypot(rows - 80, cols - 150) < 13].all()
