@@ -61,10 +61,27 @@ class Recovered:
 
     num_strokes: int
     tile_ids: tuple[str, ...]
+    # Of how many strokes of the journal something could not be read.
+    num_damaged: int = 0
 
     @property
     def sentence(self) -> str:
         """What a person is told."""
+        return " ".join(filter(None, (self._restored, self._lost)))
+
+    @property
+    def _lost(self) -> str:
+        if not self.num_damaged:
+            return ""
+        return (
+            f"The journal is damaged: of {counted(self.num_damaged, 'stroke')} not all could be read, and what could "
+            f"not is lost. Look at {listed(self.tile_ids)} before you save."
+        )
+
+    @property
+    def _restored(self) -> str:
+        if not self.num_strokes:
+            return ""
         strokes = "1 stroke" if self.num_strokes == 1 else f"{self.num_strokes} strokes"
         was = "was" if self.num_strokes == 1 else "were"
         keep = "it" if self.num_strokes == 1 else "them"
@@ -522,7 +539,8 @@ class Session:
         if not waiting:
             return
         strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in waiting for patch in s.patches)]
-        self.recovered = Recovered(len(strokes), tuple(sorted(waiting)))
+        lost = self.journal.damaged & {stroke.id for stroke in self.journal.unsaved()}
+        self.recovered = Recovered(len(strokes), tuple(sorted(waiting)), len(lost))
         self.conflicts = changed_outside(self.dataset, self.journal)
 
     def _reload_tiles(self) -> None:

@@ -1,5 +1,7 @@
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from napari_glacier.controllers.session import Session, listed
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.correction.saving import read_present_mask
+from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.errors import DataError, GlacierError, JournalError, RasterError
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
 
@@ -550,3 +553,42 @@ def test_a_lock_is_told_in_all_windows(workspace, make_dataset):
     for one in (controller, others, other):
         one.close()
     del viewer
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\x00" * 40, "cut"])
+def test_a_damaged_stroke_takes_no_other_with_it(make_dataset, open_session, spoilt):
+    root = make_dataset()
+    session = open_session(root)
+    tile = session.dataset.tiles[0]
+    before = session.mask.tile(tile.id)
+    parts = [np.s_[20:30, 10 * k : 10 * k + 10] for k in (1, 2, 3)]
+    for rows, cols in parts:
+        shift(session, tile.id, rows, cols)
+    drawn = session.mask.tile(tile.id)
+    session.journal.seen.add([SeenArea(tile.id, 0, 0, np.ones((4, 4), bool))] * 2, "ida")
+    path = session.journal.path
+    session.close()
+    with closing(sqlite3.connect(path)) as file, file:
+        for table, column in (("patch", "after"), ("seen", "pixels")):
+            value = spoilt
+            if value == "cut":
+                (value,) = file.execute(f"SELECT {column} FROM {table} WHERE id = 2").fetchone()
+                value = value[:-3]
+            file.execute(f"UPDATE {table} SET {column} = ? WHERE id = 2", (value,))
+
+    session = open_session(root)
+    expected = drawn.copy()
+    expected[parts[1]] = before[parts[1]]
+    assert np.array_equal(session.mask.tile(tile.id), expected)
+    assert "2 strokes from an earlier session were restored" in session.recovered.sentence
+    assert f"of 1 stroke not all could be read, and what could not is lost. Look at {tile.id}" in (
+        session.recovered.sentence
+    )
+    assert len(session.journal.seen.all()) == 1
+    assert [info.id for info in session.journal.history()] == [3, 2, 1]
+    assert session.journal.stroke(2).patches == ()
+    shift(session, tile.id, slice(50, 55), slice(20, 30))
+    expected = session.mask.tile(tile.id)
+    assert session.save().saved == (tile.id,)
+    assert np.array_equal(read_present_mask(session.dataset, tile), expected)
+    assert not session.unsaved()

@@ -77,6 +77,8 @@ class Journal:
         What of a second opinion was turned down.
     reviews : ReviewLog
         What was said of the tiles.
+    damaged : set of int
+        Strokes read so far that lack what could not be read of them.
     """
 
     def __init__(self, file: JournalFile, author: str) -> None:
@@ -86,6 +88,7 @@ class Journal:
         self.seen = SeenAreas(file)
         self.settled = SettledAreas(file)
         self.reviews = ReviewLog(file)
+        self.damaged: set[int] = set()
         # Asked for with every look at the desk; finding them takes a walk through all strokes.
         self._authors: list[str] | None = None
         self._authors_lock = Lock()
@@ -436,8 +439,14 @@ class Journal:
         patches: dict[tuple[Any, ...], list[Patch]] = {}
         for row in rows:
             tile_id, top, left, height, width, before, after = row[6:]
-            patch = Patch(tile_id, top, left, unpack(before, height, width), unpack(after, height, width))
-            patches.setdefault(row[:6], []).append(patch)
+            found = patches.setdefault(row[:6], [])
+            before_HW, after_HW = unpack(before, height, width), unpack(after, height, width)
+            if before_HW is not None and after_HW is not None:
+                found.append(Patch(tile_id, top, left, before_HW, after_HW))
+            elif row[0] not in self.damaged:
+                # It does not take the others with it.
+                _logger.warning("%s is damaged: not all of stroke %d could be read", self.path, row[0])
+                self.damaged.add(row[0])
         return [
             Stroke(stroke_id, group, tool, author, time, model, tuple(found))
             for (stroke_id, group, tool, author, time, model), found in patches.items()

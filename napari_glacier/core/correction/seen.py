@@ -60,11 +60,12 @@ class SeenAreas:
             )
 
     def all(self) -> list[SeenArea]:
-        """Every area kept, oldest first."""
+        """Every area kept, oldest first; damaged ones are passed over, and are to be looked at again."""
         if not self._file.read("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seen'"):
             return []
         rows = self._file.read("SELECT tile_id, row, col, height, width, pixels FROM seen ORDER BY id")
         return [
-            SeenArea(tile_id, row, col, unpack(pixels, height, width).astype(bool))
+            SeenArea(tile_id, row, col, where_HW.astype(bool))
             for tile_id, row, col, height, width, pixels in rows
+            if (where_HW := unpack(pixels, height, width)) is not None
         ]

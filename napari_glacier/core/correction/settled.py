@@ -58,11 +58,12 @@ class SettledAreas:
             )
 
     def all(self) -> list[SettledArea]:
-        """Every area kept, oldest first."""
+        """Every area kept, oldest first; damaged ones are passed over, and are asked again."""
         if not self._file.read("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'settled'"):
             return []
         rows = self._file.read("SELECT tile_id, row, col, height, width, pixels FROM settled ORDER BY id")
         return [
-            SettledArea(tile_id, row, col, unpack(pixels, height, width))
+            SettledArea(tile_id, row, col, class_HW)
             for tile_id, row, col, height, width, pixels in rows
+            if (class_HW := unpack(pixels, height, width)) is not None
         ]

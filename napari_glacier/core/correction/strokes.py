@@ -144,6 +144,9 @@ def pack(index_HW: MaskArray) -> bytes:
     return zlib.compress(np.ascontiguousarray(index_HW).tobytes(), level=1)
 
 
-def unpack(packed: bytes, height: int, width: int) -> MaskArray:
-    """The mask that `pack` compressed, read-only."""
-    return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, width)
+def unpack(packed: bytes, height: int, width: int) -> MaskArray | None:
+    """The mask that `pack` compressed, read-only; None where the disk spoilt it."""
+    try:
+        return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, width)
+    except (zlib.error, ValueError):
+        return None
