@@ -1,9 +1,8 @@
 """The Correct widget: classes, tools, locks, what to look at next, undo, saving."""
 
-from threading import Thread
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QButtonGroup,
     QGridLayout,
@@ -39,8 +38,6 @@ _TOOLS = (
     ("pick", "Pick", "picker", "Take the class under the cursor (L or 5)"),
     ("pan_zoom", "Look", "zoom", "Move around without painting (Z or 6)"),
 )
-# By then the widget has been drawn.
-_WARM_UP_MS = 800
 
 
 class CorrectView(GlacierView):
@@ -92,8 +89,6 @@ class CorrectView(GlacierView):
         # Whether one's work is safe stays in sight, however far the rest is scrolled.
         self.foot.addWidget(self._saving_box)
 
-        # The first click with a smart tool would wait for scipy.
-        QTimer.singleShot(_WARM_UP_MS, self._post, self._warm_up)
         self._connect(napari_viewer)
         self._set_icons()
         self._show_state()
@@ -345,10 +340,6 @@ class CorrectView(GlacierView):
         for button in (self._save_button, self._discard_button):
             button.setEnabled(self.controller.has_unsaved and self._saving is None)
 
-    def _warm_up(self) -> None:
-        if self._open:
-            Thread(target=_import_scipy, daemon=True).start()
-
     def _show_tile(self) -> None:
         if self.isVisible() and self.controller.ready:
             self._review_panel.refresh()
@@ -371,11 +362,3 @@ def _alone(widget: QWidget) -> QVBoxLayout:
     layout = QVBoxLayout()
     layout.addWidget(widget)
     return layout
-
-
-def _import_scipy() -> None:
-    """Import what the smart tools compute with, beside the window."""
-    import scipy.ndimage
-    import scipy.sparse.csgraph
-    import scipy.sparse.linalg
-    import scipy.spatial  # noqa: F401

@@ -11,5 +11,6 @@ def load_libraries() -> None:
     import scipy.sparse.csgraph
     import scipy.sparse.linalg
     import scipy.spatial  # noqa: F401
+    import shapely  # noqa: F401
     from skimage.draw import polygon2mask  # noqa: F401
     from skimage.segmentation import watershed  # noqa: F401
