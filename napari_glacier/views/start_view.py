@@ -3,7 +3,18 @@
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QPushButton,
+    QSizePolicy,
+    QTabBar,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_glacier.controllers.first_steps import DONE_TEXT, STEPS, FirstStep, FirstSteps
 from napari_glacier.views.base import MARGIN_PX, GlacierView, hint
@@ -52,6 +63,31 @@ class StartView(GlacierView):
         assert content is not None
         content.installEventFilter(self)
         self.refresh()
+
+    def _share_place(self, dock: QDockWidget) -> None:
+        """Lie above what is docked already: Qt lays a new dock below."""
+        window = dock.parent()
+        if not isinstance(window, QMainWindow) or dock.isFloating():
+            return
+        area = window.dockWidgetArea(dock)
+        docked = [one for one in window.findChildren(QDockWidget) if not (one.isHidden() or one.isFloating())]
+        others = [other for other in docked if other is not dock and window.dockWidgetArea(other) == area]
+        bars = window.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly)
+        titles = [bar.tabText(number) for bar in bars for number in range(bar.count())]
+        others.sort(key=lambda other: titles.index(other.windowTitle()) if other.windowTitle() in titles else -1)
+        in_front = [other for other in others if not other.visibleRegion().isEmpty()]
+        # They follow below one another; those that were tabs of one place are so again.
+        tabs = {other: window.tabifiedDockWidgets(other) for other in others}
+        lowest = dock
+        for number, other in enumerate(others):
+            beside = next((one for one in others[:number] if one in tabs[other]), None)
+            if beside is not None:
+                window.tabifyDockWidget(beside, other)
+            else:
+                window.splitDockWidget(lowest, other, Qt.Orientation.Vertical)
+                lowest = other
+        for other in in_front:
+            QTimer.singleShot(0, other, other.raise_)
 
     def _make_current(self) -> QWidget:
         current = QWidget()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QTabBar
 
 from napari_glacier.controllers.exchange import UNMAPPED_TILES
 from napari_glacier.controllers.workspace import workspace_of
@@ -104,3 +105,20 @@ def test_beginning_again_in_a_window_on_screen_paints_the_fresh_copy(viewer, qtb
     layer = workspace_of(viewer).labels_layer
     assert layer in viewer.window._qt_viewer.canvas.layer_to_visual
     assert viewer.window._qt_viewer.canvas.screenshot().size
+
+
+def test_it_opens_above_what_is_docked_already(viewer, qtbot):
+    viewer.window.resize(1366, 768)
+    viewer.show()
+    names = ("Data", "Predict", "Correct")
+    docks = [_dock(viewer, name).parent() for name in names]
+    qtbot.wait(200)
+    window = viewer.window._qt_window
+    start = _dock(viewer, "Start here").parent()
+    qtbot.waitUntil(lambda: start.y() < docks[2].y() and start.geometry().bottom() < docks[2].y())
+    # What were tabs are tabs, in their order, with the same one in front.
+    (bar,) = [bar for bar in window.findChildren(QTabBar) if bar.isVisible() and bar.tabText(0) == "Data"]
+    assert [bar.tabText(number) for number in range(bar.count())] == list(names)
+    qtbot.waitUntil(lambda: bar.tabText(bar.currentIndex()) == "Correct")
+    train = _dock(viewer, "Train").parent()
+    qtbot.waitUntil(lambda: start.geometry().bottom() < train.y())
