@@ -113,6 +113,8 @@ class DisagreementController(RegionWalk):
         self._choose(None)
 
     def _choose(self, source: "str | Opinions | None") -> None:
+        # What was wrong with another choice is so no longer.
+        self.tools.told.emit("")
         self.source = source
         self.stale = True
         self.install(None)

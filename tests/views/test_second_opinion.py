@@ -61,6 +61,11 @@ def test_a_folder_is_chosen_shown_walked_through_and_left(viewer, qtbot, correct
     assert "neither masks of these tiles" in view.notice
     assert view.controller.walk is view.controller.attention
 
+    # Once a good one is chosen, that is forgotten.
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "ben"))
+    panel.ask_folder()
+    assert view.notice == ""
+
 
 def test_what_is_done_while_the_two_are_compared_in_a_thread_stays_done(qtbot, correct, tmp_path, monkeypatch):
     view, _, _ = correct
