@@ -223,6 +223,17 @@ class InferenceController:
         return self._map if self.has_prediction else None
 
     @property
+    def layers_taken_away(self) -> bool:
+        """Whether a prediction of the scene on screen is here, but a person has removed a layer of it."""
+        return self._map is not None and self._on_screen() and None in prediction_layers(self.workspace)
+
+    def bring_layers_back(self) -> None:
+        """Show the prediction again whose layers were taken away."""
+        if self.layers_taken_away:
+            self._draw()
+            self.predicted.emit()
+
+    @property
     def incomplete(self) -> str:
         """Which share of what was asked for the prediction covers; empty where all of it, or of another scene."""
         if self._map is None or self._made is None or not self._on_screen():
@@ -274,6 +285,8 @@ class InferenceController:
         scheme = self._map.scheme
         if session.read_only:
             raise DataError(session.read_only)
+        if self.workspace.labels_layer is None:
+            raise DataError("The layer Labels was removed: nobody would see what is taken over. Bring it back first.")
         if scheme.class_names != session.scheme.class_names:
             raise DataError(
                 f"The model tells {', '.join(scheme.class_names)} apart, the labels have "

@@ -99,8 +99,8 @@ class Workspace:
         # A layer's connections, to be undone when it leaves.
         self._adopted: dict[Any, list[Callable[[], None]]] = {}
         self._replacing = False
-        # Whether somebody takes layers away at this moment.
-        self._removing = False
+        # Whether somebody takes layers away at this moment, and whether a person has taken the Labels layer.
+        self._removing = self._labels_taken = False
         # Set where there is a window; layers that nobody sees yet are then added in it.
         self.spare_time: SpareTime | None = None
         self._unseen: list[LayerData] = []
@@ -157,7 +157,7 @@ class Workspace:
     def attach(self, session: Session) -> None:
         """Make `session` the current one and adopt those of its layers that are already here."""
         if session is not self.session:
-            self.session = session
+            self.session, self._labels_taken = session, False
             session.hold(self)
             session.failed.connect(_warn)
             session.refused.connect(self._tell_approved)
@@ -263,6 +263,23 @@ class Workspace:
             session = self.session
             self._remove_layers_of(session)
             self._release(session)
+
+    @property
+    def labels_taken_away(self) -> bool:
+        """Whether a person has removed the Labels layer, while other layers of the dataset are here."""
+        return self.session is not None and self._labels_taken
+
+    def bring_labels_back(self) -> None:
+        """Show the Labels layer again that was taken away; strokes were never in it alone.
+
+        Raises
+        ------
+        GlacierError
+            If a file of the scene cannot be read.
+        """
+        if self.labels_taken_away:
+            data, arguments, _ = self._need_session().layer_data()[-1]
+            self.viewer.layers.selection.active = self.viewer.add_labels(data, **arguments)
 
     @property
     def labels_layer(self) -> Any:
@@ -491,6 +508,8 @@ class Workspace:
         try:
             if not any(tag_of(other).get("session") is session for other in self.viewer.layers):
                 self._release(session)
+            elif session is self.session and tag_of(layer).get("role") == "labels":
+                self._labels_taken = self.labels_layer is None
             self.layers_changed.emit()
         finally:
             self._removing = before
@@ -511,6 +530,7 @@ class Workspace:
             return
         undo: list[Callable[[], None]] = [say_where(layer, tag["session"])]
         if tag.get("role") == "labels":
+            self._labels_taken = False
             layer.editable = not layer.data.read_only
             strokes = painting.HandStrokes(tag["session"], layer, lambda: self.plane, self.painted.emit)
             undo.append(strokes.let_go)

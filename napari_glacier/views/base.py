@@ -91,8 +91,10 @@ class GlacierView(QWidget):
         outer.setSpacing(0)
         self.offer = OfferRow(self)
         # The newcomer's panel is just as high as its text.
+        self._labels_back = self._make_labels_back()
         if self.is_tabbed:
             outer.addWidget(self.offer)
+            outer.addWidget(self._labels_back)
         outer.addWidget(self._scroll, 1)
         # What must stay in sight goes below the part that scrolls.
         self.foot = QVBoxLayout()
@@ -114,6 +116,32 @@ class GlacierView(QWidget):
         if self._last_time is not None:
             self._tie(self._last_time)
         self.on_close(lambda: errors.release(self))
+
+    def _make_labels_back(self) -> QWidget:
+        """What is shown in every widget while the Labels layer is missing."""
+        part = QWidget(self)
+        row = QVBoxLayout(part)
+        row.setContentsMargins(MARGIN_PX, MARGIN_PX, MARGIN_PX, 0)
+        row.addWidget(hint("The layer <i>Labels</i> was removed from the layer list. What was drawn is kept."))
+        button = QPushButton("Bring Labels back")
+        button.clicked.connect(lambda: self.attempt(self.workspace.bring_labels_back))
+        row.addWidget(button)
+        part.setVisible(self.is_tabbed and self.workspace.labels_taken_away)
+        self.listen(self.workspace.session_changed, self._on_other_session)
+        self.listen(self.workspace.layers_changed, self._offer_labels)
+        return part
+
+    def _offer_labels(self) -> None:
+        missing = self.workspace.labels_taken_away
+        if self._labels_back.isVisibleTo(self) and not missing:
+            # They are back: what could not be done without them can be.
+            self.tell("")
+        self._labels_back.setVisible(self.is_tabbed and missing)
+
+    def _on_other_session(self, session: Any) -> None:
+        # What was said was said of the dataset before.
+        self.tell("")
+        self._offer_labels()
 
     def _tie(self, last_time: LastTime) -> None:
         self.offer.taken.connect(lambda: last_time.restore(self))
@@ -265,6 +293,8 @@ class GlacierView(QWidget):
         if dock is None and not self.isVisible():
             self.shut_down()
         elif isinstance(dock, QDockWidget):
+            # Tabs bear it; with the plugin's name behind it, it would be cut where there are several.
+            dock.setWindowTitle(self.title)
             self._share_place(dock)
             if self._last_time is not None:
                 self._last_time.add(self)

@@ -145,6 +145,8 @@ class CorrectView(GlacierView):
         self._brush_slider = QSlider(Qt.Orientation.Horizontal)
         self._brush_slider.setRange(1, 100)
         self._brush_spin = QSpinBox()
+        for control in (self._brush_slider, self._brush_spin):
+            control.setToolTip("Diameter of the brush in pixels")
         self._brush_spin.setRange(1, 1000)
         self._brush_spin.setSuffix(" px")
         self._brush_slider.valueChanged.connect(self._on_brush)
@@ -266,6 +268,8 @@ class CorrectView(GlacierView):
     def _show_state(self) -> None:
         ready = self.controller.ready
         self.show_desk(ready)
+        # Where only the Labels layer is missing, the way back to it stands above.
+        self._empty.setVisible(not ready and not self.workspace.labels_taken_away)
         self._saving_box.setVisible(ready)
         if not ready:
             return
@@ -307,6 +311,7 @@ class CorrectView(GlacierView):
     def _build_classes(self) -> None:
         clear_layout(self._class_grid)
         self._class_buttons, self._lock_buttons = [], []
+        before: QWidget = self._keep_button
         for row, item in enumerate(self.controller.classes):
             button = QPushButton(swatch_icon(item.color), f" {item.name}")
             button.setCheckable(True)
@@ -321,11 +326,16 @@ class CorrectView(GlacierView):
             lock.setCheckable(True)
             lock.setFixedWidth(26)
             lock.setStyleSheet(checked_style(self.workspace.viewer))
+            lock.setAccessibleName(f"Lock {item.name}")
             lock.setToolTip(f"Lock {item.name}: its pixels stay whatever is painted over them")
             lock.clicked.connect(lambda on, index=item.index: self.controller.lock(index, on))
             self._class_grid.addWidget(button, row, 0)
             self._class_grid.addWidget(key, row, 1)
             self._class_grid.addWidget(lock, row, 2)
+            # Made after all else, they would come last.
+            self.setTabOrder(before, button)
+            self.setTabOrder(button, lock)
+            before = lock
             self._class_buttons.append(button)
             self._lock_buttons.append(lock)
 

@@ -64,6 +64,10 @@ class PredictView(GlacierView):
         self._earlier.aboutToShow.connect(self._list_earlier)
         self._earlier_button.setMenu(self._earlier)
         desk.addWidget(self._earlier_button)
+        self._layers_back = QPushButton("Bring the prediction's layers back")
+        self._layers_back.setToolTip("They were removed from the layer list; the prediction itself is still here")
+        self._layers_back.clicked.connect(lambda: self.attempt(self.controller.bring_layers_back))
+        desk.addWidget(self._layers_back)
         self._result = QWidget()
         result = QVBoxLayout(self._result)
         result.setContentsMargins(0, 0, 0, 0)
@@ -99,6 +103,7 @@ class PredictView(GlacierView):
         self._region = QComboBox()
         for _, title in _REGIONS:
             self._region.addItem(title)
+        self._region.setToolTip("Which part of the prediction is taken over")
         layout.addWidget(self._region)
         self._accept_button = QPushButton("Accept into labels")
         self._accept_button.setToolTip(
@@ -289,12 +294,17 @@ class PredictView(GlacierView):
 
     def _show_result(self) -> None:
         shown = self.controller.has_prediction
+        if self._result.isVisibleTo(self._desk) and not shown:
+            # What was said of it is over with it.
+            self.tell("")
         self._result.setVisible(shown)
+        self._layers_back.setVisible(not self.running and self.controller.layers_taken_away)
         self._accept_button.setEnabled(not self.running and not self._read_only)
         if shown:
             self._legend.show_rows(self.controller.legend())
             partly = self.controller.incomplete
-            said = "Layers <i>Prediction</i> and <i>Uncertainty</i> (hidden), below Labels."
+            there = "" if self.workspace.uncertainty_layer is None else " and <i>Uncertainty</i> (hidden)"
+            said = f"{'Layers' if there else 'Layer'} <i>Prediction</i>{there}, below Labels."
             if partly and not self.running:
                 said += f" <b>Incomplete</b>: {partly} of what was asked for. Only that is accepted."
             self._shown.setText(said)

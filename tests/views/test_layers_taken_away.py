@@ -1,0 +1,92 @@
+"""Layers that a person removes by hand: the widgets say so, and bring them back."""
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QPushButton
+
+from napari_glacier.controllers.workspace import workspace_of
+
+pytestmark = pytest.mark.gui
+
+
+def _dock(viewer, name):
+    return viewer.window.add_plugin_dock_widget("napari-glacier", name)[1]
+
+
+def _way_back(view):
+    buttons = [button for button in view.findChildren(QPushButton) if button.text() == "Bring Labels back"]
+    return next((button for button in buttons if button.isVisibleTo(view)), None)
+
+
+@pytest.mark.parametrize("georeferenced", [True, False], ids=["a mosaic", "a stack"])
+def test_labels_come_back_with_what_was_drawn(viewer, qtbot, make_dataset, georeferenced):
+    viewer.open(str(make_dataset(georeferenced=georeferenced)), plugin="napari-glacier")
+    views = [_dock(viewer, name) for name in ("Data", "Predict", "Correct", "Train", "Report")]
+    correct = views[2]
+    workspace = workspace_of(viewer)
+    assert not any(map(_way_back, views))
+    at = (0, 30, 30) if not georeferenced else (30, 30)
+    drawn = int((np.asarray(workspace.labels_layer.data)[at] + 1) % 4)
+    with workspace.labels_layer.block_history():
+        workspace.labels_layer.paint(at, drawn)
+
+    viewer.layers.remove(workspace.labels_layer)
+    assert all(map(_way_back, views))
+    # Nobody is told to open what is open.
+    assert not correct._empty.isVisibleTo(correct)
+    assert not correct._desk.isVisibleTo(correct)
+
+    _way_back(correct).click()
+    layer = workspace.labels_layer
+    assert not any(map(_way_back, views))
+    assert viewer.layers.selection.active is layer
+    assert int(np.asarray(layer.data)[at]) == drawn
+    assert correct._desk.isVisibleTo(correct)
+    before = np.asarray(workspace.session.mask).copy()
+    correct.controller.undo()
+    assert (np.asarray(workspace.session.mask) != before).any()
+
+
+def test_closing_or_changing_the_dataset_offers_no_labels(viewer, qtbot, make_dataset):
+    first, second = make_dataset("first"), make_dataset("second", seed=1)
+    view = _dock(viewer, "Data")
+    view.open(first)
+    view.tell("Something about the first.", error=True)
+    view.open(second)
+    assert _way_back(view) is None
+    assert view.notice == ""
+    viewer.layers.clear()
+    assert _way_back(view) is None
+
+
+def test_a_prediction_comes_back_as_it_was(viewer, qtbot, make_dataset, make_checkpoint):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    view = _dock(viewer, "Predict")
+    view.use_model(make_checkpoint())
+    view.choose(scope="all", device="cpu")
+    view.run()
+    qtbot.waitUntil(lambda: not view.running, timeout=120_000)
+    workspace = workspace_of(viewer)
+    before = np.asarray(workspace.prediction_layer.data).copy()
+    assert "Uncertainty" in view._shown.text()
+    assert not view._layers_back.isVisibleTo(view)
+
+    viewer.layers.remove(workspace.uncertainty_layer)
+    assert "Uncertainty" not in view._shown.text()
+    viewer.layers.remove(workspace.prediction_layer)
+    assert not view._result.isVisibleTo(view)
+    assert view.notice == ""
+    view._layers_back.click()
+    np.testing.assert_array_equal(workspace.prediction_layer.data, before)
+    assert workspace.uncertainty_layer is not None
+    assert view._result.isVisibleTo(view)
+    assert not view._layers_back.isVisibleTo(view)
+
+    # Nothing is taken over unseen.
+    labels = np.asarray(workspace.session.mask).copy()
+    viewer.layers.remove(workspace.labels_layer)
+    view.accept()
+    assert "Labels was removed" in view.notice
+    np.testing.assert_array_equal(workspace.session.mask, labels)
+    _way_back(view).click()
+    assert view.notice == ""
