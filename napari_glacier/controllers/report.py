@@ -137,7 +137,7 @@ class ReportController:
         session = self.session
         if session is None:
             return []
-        choices = [MapChoice("Labels of this dataset", None)] if _labelled(session) else []
+        choices = [MapChoice("The saved labels", None)] if _labelled(session) else []
         for path in folders_of_masks(session.root / PREDICTIONS_FOLDER):
             with suppress(OSError):
                 choices.append(_choice(f"Prediction of {path.name}", path))

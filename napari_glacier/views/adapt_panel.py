@@ -29,7 +29,6 @@ class AdaptPanel(DeskPanel):
         super().__init__(attempt, tell)
         self._adapting = controller
         self._titles: list[str] = []
-        row = self._add_row()
         self._model = ShrinkingBox(8)
         self._model.setToolTip("The model that a copy is made of; it stays as it is")
         self._learn = QPushButton("Learn from me now")
@@ -37,8 +36,8 @@ class AdaptPanel(DeskPanel):
             "Let a copy of the model learn the corrected pixels, and repeat its old answers elsewhere. Labels stay."
         )
         self._learn.clicked.connect(self.learn)
-        row.addWidget(self._model, 1)
-        row.addWidget(self._learn)
+        self._column.addWidget(self._model)
+        self._column.addWidget(self._learn)
         self._said = QLabel()
         self._said.setWordWrap(True)
         self._column.addWidget(self._said)

@@ -67,6 +67,7 @@ class DataView(GlacierView):
         row = QHBoxLayout()
         self._path = QLineEdit()
         self._path.setPlaceholderText("Folder of tiles or scene, or a .tar")
+        self._path.textChanged.connect(self._path.setToolTip)
         self._path.returnPressed.connect(lambda: self.open_later(self._path.text()))
         self._open_button = QPushButton("Open…")
         menu = QMenu(self._open_button)

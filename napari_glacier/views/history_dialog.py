@@ -128,6 +128,8 @@ class HistoryDialog(QDialog):
         self._show_button = QPushButton("Show")
         self._show_button.setToolTip("Fly to where it was drawn (or double-click)")
         self._show_button.clicked.connect(self._fly)
+        # What Enter does on a row of the list; else it would be the first button.
+        self._show_button.setDefault(True)
         self._revert_button = QPushButton("Revert stroke")
         self._revert_button.setToolTip("Take this stroke out; what was drawn over it later stays")
         self._revert_button.clicked.connect(self.revert_stroke)

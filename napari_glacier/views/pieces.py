@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QIcon, QPainter, QPaintEvent, QPixmap
+from qtpy.QtCore import QEvent, QRectF, QSize, Qt
+from qtpy.QtGui import QColor, QHelpEvent, QIcon, QPainter, QPaintEvent, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QGridLayout,
     QLabel,
     QLayout,
+    QPushButton,
     QSizePolicy,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
+    QToolTip,
     QWidget,
 )
 from superqt import QElidingLabel
@@ -79,14 +81,26 @@ def swatch_label(color: str) -> QLabel:
     return label
 
 
-def let_shrink(box: QComboBox, letters: int = 14) -> None:
-    """A box as wide as its place, not as its longest entry."""
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(letters)
+def browse_button(tip: str) -> QPushButton:
+    """A narrow button beside a field, for what is chosen elsewhere."""
+    button = QPushButton("…")
+    button.setFixedWidth(30)
+    button.setToolTip(tip)
+    button.setAccessibleName(tip)
+    return button
+
+
+def label_of(title: str, field: QWidget) -> QLabel:
+    """A title that names a field for screen readers, too, where the field shares its row with others."""
+    label = QLabel(title)
+    label.setBuddy(field)
+    return label
 
 
 class ShrinkingBox(QComboBox):
     """A box as wide as its place; of a longer entry it shows the end, by which runs and folders are told apart.
+
+    The open list shows entries whole, and so does the tip of the box.
 
     Parameters
     ----------
@@ -96,18 +110,42 @@ class ShrinkingBox(QComboBox):
 
     def __init__(self, letters: int = 14) -> None:
         super().__init__()
-        let_shrink(self, letters)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(letters)
+
+    def showPopup(self) -> None:  # noqa: N802 - Qt's own name
+        """Open the list as wide as its longest entry."""
+        entries = self.view()
+        bar = entries.verticalScrollBar()
+        scrolls = self.count() > self.maxVisibleItems() and bar is not None
+        entries.setMinimumWidth(entries.sizeHintForColumn(0) + (bar.sizeHint().width() if scrolls else 0))
+        super().showPopup()
+
+    def event(self, event: QEvent) -> bool:
+        """Say in the tip what is chosen where it is cut."""
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip and self._is_cut:
+            tip = "\n".join(text for text in (self.currentText(), self.toolTip()) if text)
+            QToolTip.showText(event.globalPos(), tip, self)
+            return True
+        return bool(super().event(event))
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 - Qt's own name
         """Draw the entry cut at its beginning; Qt itself would cut it off at the end, without a sign."""
         painter, option = QStylePainter(self), QStyleOptionComboBox()
         self.initStyleOption(option)
-        # A style sheet's own figure for this room leaves out a third of it.
-        room = self.width() - _ARROW_PX
-        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideLeft, room)
+        option.currentText = self._shown()
         painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
         painter.end()
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._shown() != self.currentText()
+
+    def _shown(self) -> str:
+        # A style sheet's own figure for this room leaves out a third of it.
+        room = self.width() - _ARROW_PX
+        return self.fontMetrics().elidedText(self.currentText(), Qt.TextElideMode.ElideLeft, room)
 
 
 class ShareBar(QWidget):

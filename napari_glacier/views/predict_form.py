@@ -5,13 +5,13 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QHBoxLayout, QPushButton
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QFormLayout, QHBoxLayout
 
 from napari_glacier.controllers.inference import InferenceController, Scope, Tta
 from napari_glacier.controllers.models import ModelChoice
 from napari_glacier.core.errors import GlacierError
 from napari_glacier.views.base import hint
-from napari_glacier.views.pieces import ShrinkingBox
+from napari_glacier.views.pieces import ShrinkingBox, browse_button, label_of
 from napari_glacier.views.settings import keep, keep_of, kept, kept_of, of_dataset
 
 _SCOPES: tuple[tuple[Scope, str], ...] = (
@@ -53,13 +53,11 @@ class PredictForm(QFormLayout):
         self.models = ShrinkingBox(12)
         self.models.currentIndexChanged.connect(self._show_note)
         self.models.activated.connect(lambda _: self.remember_model())
-        browse = QPushButton("…")
-        browse.setFixedWidth(30)
-        browse.setToolTip("Choose a checkpoint (.safetensors), an ensemble.yaml or a run folder")
+        browse = browse_button("Choose a checkpoint (.safetensors), an ensemble.yaml or a run folder")
         browse.clicked.connect(self._browse)
         row.addWidget(self.models, 1)
         row.addWidget(browse)
-        self.addRow("Model", row)
+        self.addRow(label_of("Model", self.models), row)
         self._note = hint("")
         self.addRow(self._note)
         self._scope, self._tta, self._device, self._keep = QComboBox(), QComboBox(), QComboBox(), QCheckBox()

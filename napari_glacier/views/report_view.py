@@ -34,7 +34,7 @@ from napari_glacier.controllers.steps import Step
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.job_row import JobRow
-from napari_glacier.views.pieces import ShrinkingBox, clear_layout, swatch_label
+from napari_glacier.views.pieces import ShrinkingBox, browse_button, clear_layout, label_of, swatch_label
 from napari_glacier.views.settings import kept, settings
 
 _FORMATS = "GeoPackage (*.gpkg);;GeoJSON (*.geojson);;Shapefile (*.shp)"
@@ -84,13 +84,11 @@ class ReportView(GlacierView):
         row.setSpacing(4)
         self._maps, self._truth = ShrinkingBox(8), ShrinkingBox(8)
         self._maps.currentIndexChanged.connect(self._fill_truths)
-        browse = QPushButton("…")
-        browse.setFixedWidth(30)
-        browse.setToolTip("Choose a folder of predicted masks that lies elsewhere")
+        browse = browse_button("Choose a folder of predicted masks that lies elsewhere")
         browse.clicked.connect(self._browse)
         row.addWidget(self._maps, 1)
         row.addWidget(browse)
-        form.addRow("Map", row)
+        form.addRow(label_of("Map", self._maps), row)
         self._truth.setToolTip(
             "Labelled tiles that show how far the model's probabilities can be believed. Take tiles that it has not "
             "learnt from: on others it is right more often than elsewhere, and intervals come out too narrow"

@@ -22,7 +22,7 @@ from napari_glacier.controllers.training import TrainingController
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import hint
 from napari_glacier.views.curves import MAX_OTHERS, CurvesPlot
-from napari_glacier.views.pieces import ShrinkingBox
+from napari_glacier.views.pieces import ShrinkingBox, browse_button
 
 
 class RunPanel(QWidget):
@@ -72,9 +72,7 @@ class RunPanel(QWidget):
         self._menu = QMenu(self.overlay)
         self._menu.aboutToShow.connect(self.fill_overlay)
         self.overlay.setMenu(self._menu)
-        elsewhere = QPushButton("…")
-        elsewhere.setFixedWidth(30)
-        elsewhere.setToolTip("Follow a run in any folder, on a mounted disk for instance")
+        elsewhere = browse_button("Follow a run in any folder, on a mounted disk for instance")
         elsewhere.clicked.connect(self._choose_folder)
         row = QHBoxLayout()
         row.setSpacing(4)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QSizePolicy, QSlider, QToolButton
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QSlider, QToolButton
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
@@ -34,18 +34,25 @@ class SeeingPanel(DeskPanel):
         super().__init__(attempt)
         self._seeing = controller.seeing
         self._pointer = controller.pointer
-        row = self._add_row()
+        # One above the other: beside each other they would cut the names of most layers.
+        pair = QGridLayout()
+        pair.setSpacing(2)
+        self._column.addLayout(pair)
         self._left, self._right = ShrinkingBox(6), ShrinkingBox(6)
         self._exchange = QToolButton()
         self._exchange.setText("⇄")
         self._exchange.setToolTip("Exchange left and right")
         self._exchange.clicked.connect(self._seeing.exchange)
-        for box, tip in ((self._left, "Left"), (self._right, "Right")):
-            box.setToolTip(tip)
+        self._exchange.setAccessibleName("Exchange")
+        self._exchange.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Expanding)
+        for row_number, (box, side) in enumerate(((self._left, "Left"), (self._right, "Right"))):
+            title = QLabel(side)
+            title.setBuddy(box)
             box.activated.connect(self._choose)
-        row.addWidget(self._left, 1)
-        row.addWidget(self._exchange)
-        row.addWidget(self._right, 1)
+            pair.addWidget(title, row_number, 0)
+            pair.addWidget(box, row_number, 1)
+        pair.addWidget(self._exchange, 0, 2, 2, 1)
+        pair.setColumnStretch(1, 1)
         row = self._add_row()
         self._buttons: dict[str, QToolButton] = {}
         for mode, _, tip in _BUTTONS:

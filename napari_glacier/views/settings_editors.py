@@ -6,11 +6,11 @@ from typing import Any
 from qtpy.QtCore import QEvent, QObject, QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QValidator
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLineEdit, QSpinBox, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QLineEdit, QSpinBox, QWidget
 
 from napari_glacier.controllers.settings_tree import Setting
 from napari_glacier.core.plain_yaml import read_yaml, write_line
-from napari_glacier.views.pieces import let_shrink
+from napari_glacier.views.pieces import ShrinkingBox
 
 _LARGEST_WHOLE = 2**31 - 1
 _LARGEST = 1e9
@@ -91,14 +91,13 @@ class NumberBox(QDoubleSpinBox):
         self.setValue(self.value() + steps * step)
 
 
-class ChoiceBox(QComboBox):
+class ChoiceBox(ShrinkingBox):
     """One of some values."""
 
     edited = QtSignal(str)
 
     def __init__(self, setting: Setting) -> None:
-        super().__init__()
-        let_shrink(self, 6)
+        super().__init__(6)
         for choice in setting.choices:
             self.addItem(_shown(choice), "" if choice is None else write_line(choice))
         self.currentIndexChanged.connect(lambda _: self.edited.emit(self.currentData()))

@@ -5,7 +5,7 @@ from typing import Any
 
 from qtpy.QtCore import QTimer
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_glacier.controllers.footprints import REVIEW_COLORS, Footprints, footprints
 from napari_glacier.controllers.gallery import Gallery, Seen, class_shares
@@ -15,7 +15,7 @@ from napari_glacier.core.correction.journal import REVIEW_STATES
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import hint
 from napari_glacier.views.footprint_map import FootprintMap
-from napari_glacier.views.pieces import ShrinkingBox, let_shrink
+from napari_glacier.views.pieces import ShrinkingBox
 from napari_glacier.views.tile_table import EDITS, TileTable, make_table
 
 # What is counted in the background is shown so often, not at every tile.
@@ -56,7 +56,9 @@ class TilesPanel(QWidget):
         tiles.addLayout(self._make_filters())
         self.model = TileTable(self, self._want_picture, self._sort)
         self.table = make_table(self.model)
-        self.table.clicked.connect(lambda index: self.tile_chosen.emit(self.model.rows[index.row()].tile_id))
+        # By the mouse, or by Enter.
+        for chosen in (self.table.clicked, self.table.activated):
+            chosen.connect(lambda index: self.tile_chosen.emit(self.model.rows[index.row()].tile_id))
         tiles.addWidget(self.table, 1)
         self.count = QLabel()
         tiles.addWidget(self.count)
@@ -84,15 +86,14 @@ class TilesPanel(QWidget):
         self.text.setClearButtonEnabled(True)
         self.text.setMinimumWidth(60)
         self.text.textChanged.connect(self._filter)
-        self.state = QComboBox()
+        self.state = ShrinkingBox(6)
         self.state.setToolTip("Only tiles in this review state")
         self.state.addItem("Any state", "")
         for state in REVIEW_STATES:
             self.state.addItem(state, state)
-        self.holds = QComboBox()
+        self.holds = ShrinkingBox(6)
         self.holds.setToolTip("Only tiles that hold a class, or that nobody has labelled")
         for box in (self.state, self.holds):
-            let_shrink(box, 6)
             box.currentIndexChanged.connect(self._filter)
         for widget in (self.text, self.state, self.holds):
             row.addWidget(widget, 1)

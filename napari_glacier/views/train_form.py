@@ -14,7 +14,7 @@ from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.training_plans import Plan, TilesThatCount, tiles_that_count
 from napari_glacier.core.errors import ConfigError
 from napari_glacier.views.base import group, hint
-from napari_glacier.views.pieces import ShrinkingBox
+from napari_glacier.views.pieces import ShrinkingBox, label_of
 from napari_glacier.views.settings import keep, keep_of, kept, kept_of, of_dataset
 from napari_glacier.views.settings_panel import SettingsPanel
 from napari_glacier.views.split_panel import SplitPanel
@@ -72,10 +72,10 @@ class TrainForm(QWidget):
         self.data, data_row = folder_field(self, "Folder of tiles with masks")
         self.data.editingFinished.connect(self._look_again)
         self.data.textChanged.connect(self.show_estimate)
-        form.addRow("Data", data_row)
+        form.addRow(label_of("Data", self.data), data_row)
         self.output, output_row = folder_field(self, "Where the run folder goes")
         self.output.editingFinished.connect(self.output_changed)
-        form.addRow("Output", output_row)
+        form.addRow(label_of("Output", self.output), output_row)
         for key, title in _TILES:
             self.tiles.addItem(title, key)
         self.tiles.setToolTip("Which labelled tiles of the open dataset count, by their review states")

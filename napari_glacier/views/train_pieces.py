@@ -4,10 +4,11 @@ from collections.abc import Generator
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from napari_glacier.controllers.training_plans import devices_found
 from napari_glacier.views.background import Background
+from napari_glacier.views.pieces import browse_button
 
 _USUAL = ("auto", "cpu", "cuda", "mps")
 
@@ -47,9 +48,9 @@ def folder_field(parent: QWidget, placeholder: str) -> tuple[QLineEdit, QHBoxLay
     """A field for a folder, with a button to choose one."""
     field = QLineEdit()
     field.setPlaceholderText(placeholder)
-    button = QPushButton("…")
-    button.setFixedWidth(30)
-    button.setToolTip("Choose a folder")
+    # A path is longer than its field.
+    field.textChanged.connect(field.setToolTip)
+    button = browse_button("Choose a folder")
 
     def choose() -> None:
         folder = QFileDialog.getExistingDirectory(parent, placeholder, field.text())

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QDialog, QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout
 
 from napari_glacier.controllers.comparison import ComparisonController
@@ -46,7 +47,8 @@ class TrainView(GlacierView):
         self.form.commands_asked.connect(self.show_commands)
         self.form.split.clicked.connect(self._fly_to)
         self.body.addWidget(self.form)
-        self.body.addLayout(self._make_buttons())
+        # What starts and stops a run stays in sight, however long the form is.
+        self.foot.addLayout(self._make_buttons())
         self.run_panel = RunPanel(self.controller, self.workspace.viewer)
         self.run_panel.predict_asked.connect(self._predict)
         self.run_panel.open_asked.connect(self.open_run)
@@ -124,6 +126,8 @@ class TrainView(GlacierView):
         if run is not None:
             self.form.remember()
             self._fill_runs()
+            # The run's box is laid out with the next events.
+            QTimer.singleShot(0, self._post, lambda: self.scroll_to(self._run_box))
         return run
 
     def stop(self) -> None:

@@ -61,7 +61,7 @@ def read_rows(path):
 
 def test_what_can_be_reported_on_is_offered(controller, tmp_path):
     labels, prediction = controller.maps()
-    assert (labels.path, labels.title) == (None, "Labels of this dataset")
+    assert (labels.path, labels.title) == (None, "The saved labels")
     assert prediction.has_probabilities
     assert [truth.names for truth in controller.truths(labels)] == [()]
     session = controller.session
@@ -220,6 +220,6 @@ def test_folders_that_cannot_be_read_are_passed_over(controller, tmp_path, monke
 
     monkeypatch.setattr(Path, "iterdir", refusing(iterdir))
     monkeypatch.setattr(Path, "rglob", refusing(rglob))
-    assert [choice.title for choice in controller.maps()] == ["Labels of this dataset", "Prediction of wobbly"]
+    assert [choice.title for choice in controller.maps()] == ["The saved labels", "Prediction of wobbly"]
     locked.add(root / "predictions")
-    assert [choice.title for choice in controller.maps()] == ["Labels of this dataset"]
+    assert [choice.title for choice in controller.maps()] == ["The saved labels"]

@@ -285,7 +285,7 @@ def test_what_can_be_reported_on_grows_as_it_is_made(viewer, make_dataset):
     layer.paint((30, 30), 1)
     session.save()
     assert view._job.run_button.isEnabled()
-    assert [view._maps.itemText(number) for number in range(view._maps.count())] == ["Labels of this dataset"]
+    assert [view._maps.itemText(number) for number in range(view._maps.count())] == ["The saved labels"]
 
     (tile,) = [tile for tile in session.dataset.tiles if tile.mask_path is not None]
     target = root / "predictions" / "m"
