@@ -125,8 +125,8 @@ class InferenceController:
         """
         return (yield from self.alone(predict(request)))
 
-    def earlier(self) -> list[Path]:
-        """Folders of predictions of the open dataset that are on disk, the newest first."""
+    def earlier(self) -> list[tuple[Path, float]]:
+        """Folders of predictions in that of the open dataset, and when they were written to, the newest first."""
         session = self.workspace.session
         return folders_of_masks(session.root / PREDICTIONS_FOLDER) if session is not None else []
 

@@ -138,7 +138,7 @@ class ReportController:
         if session is None:
             return []
         choices = [MapChoice("The saved labels", None)] if _labelled(session) else []
-        for path in folders_of_masks(session.root / PREDICTIONS_FOLDER):
+        for path, _ in folders_of_masks(session.root / PREDICTIONS_FOLDER):
             with suppress(OSError):
                 choices.append(_choice(f"Prediction of {path.name}", path))
         for path in self._picked:

@@ -1,12 +1,11 @@
 """The Predict widget: run a model, watch it, take its map over."""
 
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QFileDialog, QMenu, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Request, Step
 from napari_glacier.controllers.models import ModelChoice
@@ -15,6 +14,7 @@ from napari_glacier.controllers.training import duration
 from napari_glacier.controllers.votes import VotesController
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
+from napari_glacier.views.earlier_button import EarlierButton
 from napari_glacier.views.job_row import JobRow
 from napari_glacier.views.pieces import Legend
 from napari_glacier.views.predict_form import PredictForm
@@ -55,15 +55,9 @@ class PredictView(GlacierView):
         self._job.run_asked.connect(self.run)
         self._job.cancel_asked.connect(self.cancel)
         desk.addWidget(self._job)
-        self._earlier_button = QPushButton("Show an earlier prediction")
-        self._earlier_button.setToolTip(
-            "Lay a map over the scene that is on disk already: of an earlier sitting, or of napari-glacier predict"
-        )
-        self._earlier = QMenu(self._earlier_button)
-        self._earlier.setToolTipsVisible(True)
-        self._earlier.aboutToShow.connect(self._list_earlier)
-        self._earlier_button.setMenu(self._earlier)
-        desk.addWidget(self._earlier_button)
+        self._earlier = EarlierButton(self.controller)
+        self._earlier.chosen.connect(self.show_earlier)
+        desk.addWidget(self._earlier)
         self._layers_back = QPushButton("Bring the prediction's layers back")
         self._layers_back.setToolTip("They were removed from the layer list; the prediction itself is still here")
         self._layers_back.clicked.connect(lambda: self.attempt(self.controller.bring_layers_back))
@@ -183,24 +177,6 @@ class PredictView(GlacierView):
         )
         self._show_running("Looking for the tiles' maps…")
 
-    def _list_earlier(self) -> None:
-        self._earlier.clear()
-        for folder in self.controller.earlier():
-            try:
-                action = self._earlier.addAction(f"{folder.name}, {_day_of(folder)}")
-            except OSError:
-                continue
-            action.setToolTip(str(folder))
-            action.triggered.connect(lambda _=False, folder=folder: self.show_earlier(folder))
-        self._earlier.addSeparator()
-        self._earlier.addAction("From a folder…", self._browse_earlier)
-
-    def _browse_earlier(self) -> None:
-        root = self.workspace.session.root if self.workspace.session is not None else Path()
-        folder = QFileDialog.getExistingDirectory(self, "A folder that was predicted to", str(root))
-        if folder:
-            self.show_earlier(Path(folder))
-
     def cancel(self) -> None:
         """End the job: at once for the person, in its own thread as soon as the batch under way is done."""
         if self._task is None:
@@ -276,7 +252,7 @@ class PredictView(GlacierView):
         if running:
             # No length is known while libraries and weights are loaded.
             self._job.begin(said)
-        self._earlier_button.setEnabled(not running)
+        self._earlier.setEnabled(not running)
         self._accept_button.setEnabled(not running and not self._read_only)
 
     def _on_session(self, session: Any) -> None:
@@ -320,10 +296,6 @@ class PredictView(GlacierView):
     def show_take_over(self) -> None:
         """Scroll to where a prediction is taken over into the labels."""
         self.scroll_to(self._accept_button)
-
-
-def _day_of(folder: Path) -> str:
-    return datetime.fromtimestamp(folder.stat().st_mtime).strftime("%d %b %Y, %H:%M")
 
 
 def _short(folder: Path) -> str:

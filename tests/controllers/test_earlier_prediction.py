@@ -61,7 +61,7 @@ def test_what_was_shown_before_closing_is_shown_again(workspace, controller, mak
     assert not controller.has_prediction
 
     session = workspace.open(root)
-    (folder,) = controller.earlier()
+    ((folder, _),) = controller.earlier()
     outcome = _finish(controller, controller.read_earlier(folder))
 
     again, entropy_again = _shown(workspace)
@@ -82,7 +82,7 @@ def test_the_queue_goes_by_an_earlier_prediction(workspace, controller, make_dat
     workspace.close_session()
 
     workspace.open(root)
-    _finish(controller, controller.read_earlier(controller.earlier()[0]))
+    _finish(controller, controller.read_earlier(controller.earlier()[0][0]))
 
     again = _regions(workspace)
     assert before
@@ -167,7 +167,7 @@ def test_only_the_scene_on_screen_is_read_where_scenes_differ_in_size(
 ):
     session = workspace.open(make_unequal_scenes(2))
     _predict(controller, make_checkpoint())
-    folder = controller.earlier()[0]
+    folder = controller.earlier()[0][0]
     workspace.show_scene(1)
     assert not controller.has_prediction
 
@@ -198,7 +198,7 @@ def test_networks_of_an_earlier_prediction_cannot_be_asked(workspace, controller
     _predict(controller, make_checkpoint())
     workspace.close_session()
     session = workspace.open(root)
-    _finish(controller, controller.read_earlier(controller.earlier()[0]))
+    _finish(controller, controller.read_earlier(controller.earlier()[0][0]))
     row, col = np.argwhere(session.valid)[0]
     position = workspace.prediction_layer.data_to_world((row, col))
 
@@ -231,7 +231,7 @@ def test_a_large_map_is_read_in_strips(workspace, controller, make_dataset, make
     tile = session.dataset.tiles[0]
     monkeypatch.setattr(earlier_prediction, "_STRIP_PX", 10 * tile.width)
 
-    _finish(controller, controller.read_earlier(controller.earlier()[0]))
+    _finish(controller, controller.read_earlier(controller.earlier()[0][0]))
 
     for shown, expected in zip(_shown(workspace), whole, strict=True):
         assert np.allclose(shown, expected, atol=_STEP / 2, equal_nan=True)

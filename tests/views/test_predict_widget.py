@@ -199,8 +199,8 @@ def test_an_earlier_prediction_is_chosen_from_the_menu(viewer, qtbot, widget):
     workspace.open(root)
     assert not widget._result.isVisible()
 
-    widget._earlier.aboutToShow.emit()
-    earlier, _, from_a_folder = widget._earlier.actions()
+    widget._earlier.list.aboutToShow.emit()
+    earlier, _, from_a_folder = widget._earlier.list.actions()
     assert earlier.text().startswith("tiny, ")
     assert from_a_folder.text() == "From a folder…"
     earlier.trigger()
@@ -216,7 +216,7 @@ def test_a_folder_without_maps_is_told(viewer, qtbot, widget, tmp_path):
     widget.show_earlier(tmp_path)
     qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
     assert "holds no map of what is on screen" in widget.notice
-    assert widget._earlier_button.isEnabled()
+    assert widget._earlier.isEnabled()
     assert widget._job.run_button.isEnabled()
 
 
@@ -238,7 +238,7 @@ def test_reading_an_earlier_prediction_is_cancelled(viewer, qtbot, widget, monke
         return original(self, scheme, rows)
 
     monkeypatch.setattr(PredictedTile, "read_index", held)
-    widget.show_earlier(widget.controller.earlier()[0])
+    widget.show_earlier(widget.controller.earlier()[0][0])
     qtbot.waitUntil(lambda: workspace.prediction_layer is not None, timeout=10_000)
     widget._job.cancel_button.click()
     opened.set()

@@ -24,8 +24,11 @@ UNCERTAINTY_FOLDER, PROBABILITY_FOLDER = "uncertainty", "probabilities"
 MEASURE_FOLDERS = frozenset((PROBABILITY_FOLDER, UNCERTAINTY_FOLDER, "votes", SOURCES_FOLDER))
 
 
-def folders_of_masks(folder: Path) -> list[Path]:
-    """Folders in a folder that hold masks, the newest first; one that cannot be read is passed over."""
+def folders_of_masks(folder: Path) -> list[tuple[Path, float]]:
+    """Folders in a folder that hold masks, and when they were written to, the newest first.
+
+    One that cannot be read is passed over.
+    """
     try:
         paths = list(folder.iterdir())
     except OSError:
@@ -34,10 +37,10 @@ def folders_of_masks(folder: Path) -> list[Path]:
     for path in paths:
         try:
             if path.is_dir() and holds_masks(path):
-                dated.append((path.stat().st_mtime, path))
+                dated.append((path, path.stat().st_mtime))
         except OSError:
             continue
-    return [path for _, path in sorted(dated, reverse=True)]
+    return sorted(dated, key=lambda one: one[1], reverse=True)
 
 
 def holds_masks(folder: Path) -> bool:
