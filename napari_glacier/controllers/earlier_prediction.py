@@ -1,14 +1,13 @@
 """A prediction of an earlier sitting, or one that was made without the window: read from its folder and shown."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_glacier.controllers.models import ModelChoice
-from napari_glacier.controllers.parts import part_of
+from napari_glacier.controllers.parts import Part
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Step
 from napari_glacier.controllers.prediction_map import News
 from napari_glacier.core.classes import tagged_scheme
@@ -63,7 +62,7 @@ def _made(session: "Session", folder: Path, found: _Found) -> Made:
     prints = {predicted.tags.get("fingerprint", "") for _, _, predicted in found}
     name = names.pop() if len(names) == 1 else folder.name
     parts = tuple(
-        replace(part_of(number, session.scenes[number], _window(place)), tiles=(place,)) for number, place, _ in found
+        Part(number, session.scenes[number], _window(place), _window(place), (place,)) for number, place, _ in found
     )
     request = Request(session, ModelChoice(name, None), "own", "", "all", parts)
     return Made(request, name, f"{folder} {sorted(prints)}", _scheme(session, found), None, folder)

@@ -53,9 +53,10 @@ def _put_layers(workspace: Workspace, prediction: PredictionMap, model: str) -> 
     session, viewer, scheme = workspace.session, workspace.viewer, prediction.scheme
     assert session is not None
     active = viewer.layers.selection.active
-    for old in prediction_layers(workspace):
-        if old is not None:
-            viewer.layers.remove(old)
+    with viewer.layers.batched_update():
+        for old in prediction_layers(workspace):
+            if old is not None:
+                viewer.layers.remove(old)
     place = world_placement(None if session.stacked else session.georef(), 3 if session.stacked else 2)
     tag = {"session": session}
     common = {**place, "opacity": 0.7}
