@@ -119,7 +119,7 @@ def _predict(shot: "Camera", workspace: Any, model: Path | None) -> None:
     with shot.docked("Predict") as view:
         if model is not None:
             view.use_model(model)
-        view.choose(scope="all", tta="off", device="cpu", keep_probabilities=True)
+        view.choose(scope="all", device="cpu", keep_probabilities=True)
         workspace.labels_layer.visible = False
         half = Halfway(view.controller)
         view.run()
@@ -247,14 +247,12 @@ def _outline(shot: "Camera", workspace: Any, view: Any) -> None:
 
 def _compare_by_eye(shot: "Camera", workspace: Any, view: Any) -> None:
     """The divider between prediction and labels; then what a second reviewer's masks say otherwise."""
-    from qtpy.QtWidgets import QScrollArea
-
     from napari_glacier.core.raster import write_mask
 
     session, controller = workspace.session, view.controller
-    bar = view.findChild(QScrollArea).verticalScrollBar()
-    bar.setValue(bar.maximum() // 3)
     controller.seeing.toggle("swipe")
+    _wait(0.3)
+    view.scroll_to(view._seeing_box)
     shot.take("swipe")
     controller.seeing.end()
     with tempfile.TemporaryDirectory() as folder:
@@ -267,7 +265,7 @@ def _compare_by_eye(shot: "Camera", workspace: Any, view: Any) -> None:
         _wait(0.6)
         shot.take("second_opinion")
         controller.disagreement.stop()
-    bar.setValue(0)
+    view._scroll.verticalScrollBar().setValue(0)
 
 
 def _train(shot: "Camera", epochs: int) -> None:

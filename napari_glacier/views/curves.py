@@ -90,7 +90,8 @@ class CurvesPlot(QWidget):
     @staticmethod
     def _style(axes: Any, title: str, limits: tuple[float, float], ground: str, text: str) -> None:
         axes.set_facecolor(ground)
-        axes.set_title(title, color=text, fontsize=8, pad=3)
+        # In the middle the longest would run over the edge beside wide figures.
+        axes.set_title(title, loc="right", color=text, fontsize=8, pad=3)
         axes.tick_params(colors=text, labelsize=6, length=2, pad=2, which="both")
         axes.set_xlim(*limits)
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=4, min_n_ticks=1)

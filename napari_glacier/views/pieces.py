@@ -22,7 +22,7 @@ from superqt import QElidingLabel
 
 SWATCH_PX = 14
 # What napari's style takes of a box for the arrow, and leaves free beside the text.
-_ARROW_PX = 42
+_ARROW_PX = 46
 
 
 def swatch(color: str, size_px: int = SWATCH_PX) -> QPixmap:

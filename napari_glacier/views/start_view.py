@@ -122,7 +122,7 @@ class StartView(GlacierView):
     def _make_ready(self, step: FirstStep, widget: Any) -> None:
         """Set what a beginner would have to look for."""
         if step.key == "predict":
-            widget.choose(scope="all", tta="off")
+            widget.choose(scope="all", tta="own")
             widget.use_bundled()
         elif step.key == "accept":
             widget.choose(region="unlabelled")
