@@ -42,6 +42,8 @@ class AttentionController(RegionWalk):
     def __init__(self, workspace: Workspace, tools: ToolController) -> None:
         super().__init__(workspace, tools)
         self._print: tuple[int, ...] = ()
+        # The layer of uncertainty that was found to hold some.
+        self._telling: Any = None
         self._followed: tuple[Any, Any, Any] = (None, None, None)
         workspace.session_changed.connect(self._follow)
         workspace.layers_changed.connect(self._follow)
@@ -53,8 +55,11 @@ class AttentionController(RegionWalk):
         doubt = self.workspace.uncertainty_layer
         if shown_prediction(self.workspace) is None or doubt is None:
             return False
-        # Of an earlier prediction it may not have been kept.
-        return bool(np.isfinite(np.asarray(doubt.data)[..., ::_SPARSE_PX, ::_SPARSE_PX]).any())
+        if doubt is not self._telling:
+            # Of an earlier prediction it may not have been kept.
+            sparse = np.asarray(doubt.data)[..., ::_SPARSE_PX, ::_SPARSE_PX]
+            self._telling = doubt if np.isfinite(sparse).any() else None
+        return self._telling is not None
 
     def plan(self) -> Callable[[], Built] | None:
         """What builds a queue of what is on screen, less what was looked at; None where there is nothing to go by.
@@ -153,6 +158,7 @@ class AttentionController(RegionWalk):
         self.install(None)
 
     def _let_go(self) -> None:
+        self._telling = None
         self._watch(None, None)
         layer = self._followed[1]
         if layer is not None:
