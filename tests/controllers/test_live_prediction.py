@@ -118,7 +118,7 @@ def test_what_was_computed_stays_after_cancelling_is_marked_and_is_all_that_is_a
     _predict(controller, _request(controller, path))
     whole = controller.prediction.index.copy()
     before = np.asarray(session.mask)
-    for written in (session.root / "predictions" / "tiny").glob("*.tif"):
+    for written in (session.root / "predictions" / "tiny").rglob("*.tif"):
         written.unlink()
 
     request = _request(controller, path)
