@@ -142,7 +142,7 @@ class CorrectionController:
         if session is None:
             return ()
         scheme = session.scheme
-        selected = layer.selected_label if layer is not None else -1
+        selected = int(layer.selected_label) if layer is not None else -1
         locked = session.locked_classes
         return tuple(
             ClassButton(index, name, scheme.colors[index], CLASS_KEYS[index], index in locked, index == selected)

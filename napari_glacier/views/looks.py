@@ -101,7 +101,8 @@ class Looks(WindowBound):
     def _on_changed(self, event: Any) -> None:
         layer = event.source
         for name, steps, least in _KEPT.get(_role(layer), ()):
-            value = round(getattr(layer, name) * steps)
+            # A class picked on the canvas is a number of NumPy, which settings would not hold.
+            value = round(float(getattr(layer, name)) * steps)
             if event.type == name and (value >= least or name != "selected_label"):
                 self._changed[_key(layer, name)] = max(value, least)
                 self._timer.start()

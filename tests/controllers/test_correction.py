@@ -638,3 +638,15 @@ def test_an_undo_that_a_full_disk_kept_out_of_the_journal_is_redone_once_it_is_i
     assert np.array_equal(session.mask, painted)
     controller.undo()
     assert np.array_equal(session.mask, once_only)
+
+
+def test_a_class_picked_on_the_canvas_is_the_selected_one_for_every_toolkit(workspace, make_dataset):
+    workspace.open(make_dataset())
+    controller = CorrectionController(workspace)
+    # As napari's Pick does it: the value of a pixel.
+    workspace.labels_layer.selected_label = np.uint8(2)
+
+    assert [item.selected for item in controller.classes] == [False, False, True, False]
+    # A NumPy bool is no bool to Qt.
+    assert {type(item.selected) for item in controller.classes} == {bool}
+    controller.close()
