@@ -11,7 +11,7 @@ from napari_glacier.controllers.parts import Part
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Step
 from napari_glacier.controllers.prediction_map import News
 from napari_glacier.core.classes import tagged_scheme
-from napari_glacier.core.data.predictions import PredictedTile, predicted_tile
+from napari_glacier.core.data.predictions import PredictedTile, predicted_tile, records_of
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 
@@ -59,13 +59,24 @@ def read_prediction(session: "Session", folder: Path) -> Generator[Step, None, O
 def _made(session: "Session", folder: Path, found: _Found) -> Made:
     """Who predicted, as the maps tell it; without networks."""
     names = {predicted.tags.get("ensemble") or folder.name for _, _, predicted in found}
-    prints = {predicted.tags.get("fingerprint", "") for _, _, predicted in found}
     name = names.pop() if len(names) == 1 else folder.name
     parts = tuple(
         Part(number, session.scenes[number], _window(place), _window(place), (place,)) for number, place, _ in found
     )
     request = Request(session, ModelChoice(name, None), "own", "", "all", parts)
-    return Made(request, name, f"{folder} {sorted(prints)}", _scheme(session, found), None, folder)
+    return Made(request, name, _digest(folder), _scheme(session, found), None, folder)
+
+
+def _digest(folder: Path) -> str:
+    """That of the model behind all of a folder's maps; parts that it predicts anew then lie beside them.
+
+    Where it is not known, or there are several, what tells this folder from others.
+    """
+    try:
+        digests = {str(made.get("model_digest", "")) for made in records_of(folder).values()}
+    except OSError:
+        digests = set()
+    return (digests.pop() if len(digests) == 1 else "") or str(folder)
 
 
 def _scheme(session: "Session", found: _Found) -> "ClassScheme":

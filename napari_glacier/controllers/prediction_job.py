@@ -71,6 +71,7 @@ class Made:
 
     def need_predictor(self) -> "Predictor":
         """The networks, loaded again where they were let go."""
+        assert self.folder is None, "who read a map from disk has nobody to ask"
         if self.predictor is None:
             self.predictor = _load(self.request)
         return self.predictor
@@ -124,11 +125,9 @@ def predict(request: Request) -> Generator[Step, None, Outcome]:
     GlacierError
         If the model cannot be loaded, lacks bands, or the device is not there.
     """
-    from napari_glacier.nn.provenance import model_digest
-
     predictor = _load(request)
     ensemble = predictor.ensemble
-    made = Made(request, ensemble.name, model_digest(ensemble), ensemble.scheme, predictor)
+    made = Made(request, ensemble.name, predictor.model_digest, ensemble.scheme, predictor)
     folder = _folder(made)
     clock = _Clock(request.parts)
     written: list[Path] = []
@@ -235,8 +234,6 @@ def _write(made: Made, folder: Path, part: Part, prediction: "Prediction") -> tu
     from napari_glacier.nn.outputs import write_predictions
 
     session: Any = made.request.session
-    # Tells the next run whose folder this is.
-    prediction.provenance["model_digest"] = made.digest
     whole = session.scenes[part.number]
     written: list[Path] = []
 

@@ -18,6 +18,7 @@ from napari_glacier.core.data.dataset import Dataset, Tile
 from napari_glacier.core.data.joining import NO_SCENE, SOURCES_FOLDER
 from napari_glacier.core.data.layouts import PROVENANCE_FILE
 from napari_glacier.core.data.mosaic import Mosaic, Placement
+from napari_glacier.core.data.predictions import PROBABILITY_FOLDER, UNCERTAINTY_FOLDER, VOTES_FOLDER, records_of
 from napari_glacier.core.data.tiles import raster_name
 from napari_glacier.core.errors import RasterError, SaveError
 from napari_glacier.core.raster import read_description, write_cog, write_mask
@@ -99,7 +100,7 @@ def write_predictions(
         write_mask(out_dir / relative, index_HW, scheme, place.tile.georef, description, valid_HW=valid_HW)
         written.append(out_dir / relative)
         if votes:
-            written.append(_write_votes(out_dir / "votes" / relative, prediction, place, scheme, description))
+            written.append(_write_votes(out_dir / VOTES_FOLDER / relative, prediction, place, scheme, description))
         for kind, values_CHW, bands in _measures(prediction, place, probabilities, uncertainty):
             values_CHW[:, ~_cut(prediction.valid_HW, place)] = np.nan
             path = out_dir / kind / relative
@@ -111,13 +112,7 @@ def write_predictions(
 
 def recorded_fingerprints(out_dir: str | Path) -> dict[str, str]:
     """Scenes that were written to a folder, each with the fingerprint it was made with last; see `is_written`."""
-    try:
-        lines = (Path(out_dir) / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return {}
-    # A crash may have cut a line off.
-    records = [record for line in lines if "scene" in (record := _record_of(line))]
-    return {record["scene"]: record.get("provenance", {}).get("fingerprint", "") for record in records}
+    return {scene: made.get("fingerprint", "") for scene, made in records_of(Path(out_dir)).items()}
 
 
 def is_written(
@@ -155,15 +150,7 @@ def _is_noted(path: Path, wanted: Mapping[str, str]) -> bool:
 
 def _kinds(probabilities: bool, uncertainty: bool, votes: bool) -> list[str]:
     """Subfolders of what is written: the masks' own, and one for each measure that was asked for."""
-    return ["", *["probabilities"] * probabilities, *["uncertainty"] * uncertainty, *["votes"] * votes]
-
-
-def _record_of(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return {}
-    return record if isinstance(record, dict) else {}
+    return ["", *[PROBABILITY_FOLDER] * probabilities, *[UNCERTAINTY_FOLDER] * uncertainty, *[VOTES_FOLDER] * votes]
 
 
 def refuse_source_folder(dataset: Dataset, out_dir: Path) -> None:
@@ -263,12 +250,12 @@ def _measures(
     """Folder, fresh pixels and band names of what is written beside a tile's mask."""
     if probabilities:
         bands = {f"band_{k + 1}": name for k, name in enumerate(prediction.scheme.class_names)}
-        yield "probabilities", _cut(prediction.probabilities_KHW, place).astype(np.float32), bands
+        yield PROBABILITY_FOLDER, _cut(prediction.probabilities_KHW, place).astype(np.float32), bands
     if uncertainty:
         maps = (prediction.entropy_HW, prediction.mutual_information_HW)
         stacked = np.stack([_cut(values_HW, place).astype(np.float32) for values_HW in maps])
         stacked = np.round(stacked / _UNCERTAINTY_STEP) * _UNCERTAINTY_STEP
-        yield "uncertainty", stacked, {"band_1": "entropy", "band_2": "mutual information"}
+        yield UNCERTAINTY_FOLDER, stacked, {"band_1": "entropy", "band_2": "mutual information"}
 
 
 def _write_votes(

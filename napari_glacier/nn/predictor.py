@@ -44,7 +44,7 @@ from napari_glacier.nn.lookahead import Lookahead
 from napari_glacier.nn.memory import ComputeSettings, usual_batch
 from napari_glacier.nn.postprocess import resolve_thresholds
 from napari_glacier.nn.prediction import Prediction, Progress
-from napari_glacier.nn.provenance import member_records, members_digest, sources_digest
+from napari_glacier.nn.provenance import member_records, members_digest, model_digest, sources_digest
 from napari_glacier.nn.scene import BandGap, Scene, band_gaps, gaps_warning
 from napari_glacier.nn.store import JobFolder, MemoryStore, Rows, Store
 
@@ -382,6 +382,11 @@ class Predictor:
         }
 
     @cached_property
+    def model_digest(self) -> str:
+        """Digest that tells the model from others, of its name, too."""
+        return model_digest(self.ensemble, self._members_digest)
+
+    @cached_property
     def _members_digest(self) -> str:
         return members_digest(self.ensemble)
 
@@ -422,6 +427,7 @@ class Predictor:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "scene": scene.name,
             "fingerprint": self.fingerprint(scene),
+            "model_digest": self.model_digest,
             "shape": list(scene.shape),
             "ensemble": self.ensemble.name,
             "members": [

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from napari_glacier.core.data.layouts import PROVENANCE_FILE
+from napari_glacier.core.data.predictions import records_of
 from napari_glacier.core.errors import RasterError
 from napari_glacier.core.raster.archives import file_of
 from napari_glacier.nn.ensemble import Ensemble
@@ -57,9 +57,9 @@ def members_digest(ensemble: Ensemble) -> str:
     return digest.hexdigest()
 
 
-def model_digest(ensemble: Ensemble) -> str:
-    """Digest of what identifies a model, whatever it is called: its members, and how they are put together."""
-    together = [members_digest(ensemble), ensemble.weights, ensemble.average, ensemble.thresholds]
+def model_digest(ensemble: Ensemble, members: str) -> str:
+    """Digest of a model, whatever it is called: of its members (`members_digest`), and how they are put together."""
+    together = [members, ensemble.weights, ensemble.average, ensemble.thresholds]
     return hashlib.blake2b(json.dumps(together, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -79,13 +79,8 @@ def is_of_another(folder: Path, ensemble: Ensemble, digest: str) -> bool:
     OSError
         If the folder's record is there and cannot be read.
     """
-    try:
-        lines = (folder / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return False
-    newest = {record["scene"]: record["provenance"] for line in lines if (record := _record_of(line))}
     members = json.loads(json.dumps(member_records(ensemble)))
-    for made in newest.values():
+    for made in records_of(folder).values():
         if "model_digest" in made:
             same = made["model_digest"] == digest
         else:
@@ -94,16 +89,6 @@ def is_of_another(folder: Path, ensemble: Ensemble, digest: str) -> bool:
         if not same:
             return True
     return False
-
-
-def _record_of(line: str) -> dict[str, Any]:
-    """A line of a record; empty where a crash cut it off."""
-    try:
-        record = json.loads(line)
-        whole = isinstance(record["scene"], str) and isinstance(record["provenance"], dict)
-    except (ValueError, TypeError, KeyError):
-        return {}
-    return record if whole else {}
 
 
 def member_records(ensemble: Ensemble) -> list[dict[str, Any]]:

@@ -209,6 +209,31 @@ def test_networks_of_an_earlier_prediction_cannot_be_asked(workspace, controller
     assert "no networks to ask" in asked
 
 
+@pytest.mark.parametrize("window", [True, False], ids=["of the window", "of the terminal"])
+def test_a_tile_predicted_anew_by_the_same_model_leaves_the_rest_shown(
+    workspace, controller, make_dataset, make_checkpoint, tmp_path, *, window
+):
+    root, checkpoint = make_dataset(), make_checkpoint()
+    if window:
+        session = workspace.open(root)
+        _predict(controller, checkpoint)
+        workspace.close_session()
+        folder = root / "predictions" / "tiny"
+    else:
+        folder = tmp_path / "maps"
+        _predict_at_the_terminal(root, folder, checkpoint, uncertainty=True)
+    session = workspace.open(root)
+    _finish(controller, controller.read_earlier(folder))
+    index, _ = _shown(workspace)
+
+    _predict(controller, checkpoint, "tile")
+
+    assert np.array_equal(_shown(workspace)[0], index)
+    assert controller.incomplete == ""
+    asked = {controller.prediction.area_at(0, *pixel).made.folder for pixel in np.argwhere(session.valid)[::97]}
+    assert asked == {None, folder}, "of the new tile members can be asked"
+
+
 def test_a_folder_without_maps_of_these_tiles_is_refused(workspace, controller, make_dataset, tmp_path):
     session = workspace.open(make_dataset())
     tile = session.dataset.tiles[0]

@@ -4,24 +4,26 @@ A folder holds a class mask a tile, under the name of the tile's first band (in 
 that is the name of several), and in subfolders of their own the measures beside them.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.classes import ClassScheme
 from napari_glacier.core.data.joining import SOURCES_FOLDER
-from napari_glacier.core.data.layouts import rasters_in
+from napari_glacier.core.data.layouts import PROVENANCE_FILE, rasters_in
 from napari_glacier.core.data.tiles import Tile, raster_name
 from napari_glacier.core.raster import read_description, read_info
 from napari_glacier.core.raster.tiff_reading import read_part, without_nodata
 
 PREDICTIONS_FOLDER = "predictions"
-UNCERTAINTY_FOLDER, PROBABILITY_FOLDER = "uncertainty", "probabilities"
+UNCERTAINTY_FOLDER, PROBABILITY_FOLDER, VOTES_FOLDER = "uncertainty", "probabilities", "votes"
 # Rasters in these are no masks.
-MEASURE_FOLDERS = frozenset((PROBABILITY_FOLDER, UNCERTAINTY_FOLDER, "votes", SOURCES_FOLDER))
+MEASURE_FOLDERS = frozenset((PROBABILITY_FOLDER, UNCERTAINTY_FOLDER, VOTES_FOLDER, SOURCES_FOLDER))
 
 
 def folders_of_masks(folder: Path) -> list[tuple[Path, float]]:
@@ -139,9 +141,33 @@ def is_of_one_run(tags: Mapping[str, str], measured: Path) -> bool:
     return not own or read_description(measured).get("fingerprint", own) == own
 
 
+def records_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """How each scene in a folder of predictions was made last, by its record; lines that a crash cut off are left out.
+
+    Raises
+    ------
+    OSError
+        If the record is there and cannot be read.
+    """
+    try:
+        lines = (folder / PROVENANCE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    return dict(record for line in lines if (record := _record(line)) is not None)
+
+
+def _record(line: str) -> tuple[str, dict[str, Any]] | None:
+    try:
+        record = json.loads(line)
+        scene, provenance = record["scene"], record["provenance"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return (scene, provenance) if isinstance(scene, str) and isinstance(provenance, dict) else None
+
+
 def _entropy(probabilities_KhW: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """-sum p log p / log K, as `nn.uncertainty.entropy`, of which a class that is impossible is no part."""
-    p_KhW = np.asarray(probabilities_KhW, np.float32)
-    logs_KhW = np.log(p_KhW, where=p_KhW > 0, out=np.zeros_like(p_KhW))
-    entropy_hW: npt.NDArray[np.float32] = -(p_KhW * logs_KhW).sum(axis=0) / np.float32(np.log(len(p_KhW)))
-    return entropy_hW
+    """-sum p log p / log K, as `nn.uncertainty.entropy`."""
+    from scipy.special import entr
+
+    entropy_hW: npt.NDArray[np.float32] = entr(np.asarray(probabilities_KhW, np.float32)).sum(axis=0)
+    return entropy_hW / np.float32(np.log(len(probabilities_KhW)))
