@@ -44,24 +44,13 @@ class SpareTime(WindowBound):
     # Between two steps the window paints and answers.
     _PAUSE_MS = 20
 
-    def __init__(self, window: QWidget, viewer: Any) -> None:
-        super().__init__(window, viewer)
-        # Layers were taken away in this very turn of Qt's loop.
-        self._clearing = False
-        viewer.layers.events.removed.connect(self._on_removed)
-
     @property
     def is_there(self) -> bool:
         """Whether the window is on screen, so that its events are served."""
         return self.window.isVisible()
 
     def paint(self) -> None:
-        """Paint what is new; clicks and keys wait.
-
-        Nothing where layers were taken away a moment ago: to paint before Qt has come round brings OpenGL down.
-        """
-        if self._clearing:
-            return
+        """Paint what is new; clicks and keys wait."""
         QApplication.processEvents(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
 
     def spend_on(self, step: Callable[[], bool]) -> None:
@@ -79,9 +68,18 @@ class SpareTime(WindowBound):
 
         QTimer.singleShot(self._PAUSE_MS, self, go_on)
 
-    def _on_removed(self, event: Any = None) -> None:
-        self._clearing = True
-        QTimer.singleShot(0, self, self._on_turn)
 
-    def _on_turn(self) -> None:
-        self._clearing = False
+def free_in_own_context(viewer: Any) -> None:
+    """Let what a layer leaves behind on the graphics card be freed there, not in whatever OpenGL context is current.
+
+    napari 0.9 frees the buffers and textures of a layer that was taken away at once, outside painting, where Qt's own
+    context for the window is current: the canvas then draws with what is gone, and the process ends.
+    """
+    canvas = viewer.window._qt_viewer.canvas._scene_canvas
+    finish = canvas.context.finish
+
+    def finish_here() -> None:
+        canvas.set_current()
+        finish()
+
+    canvas.context.finish = finish_here

@@ -8,7 +8,7 @@ from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.views.closing import ClosingQuestion
 from napari_glacier.views.last_time import LastTime
 from napari_glacier.views.looks import Looks
-from napari_glacier.views.window_bound import SpareTime
+from napari_glacier.views.window_bound import SpareTime, free_in_own_context
 
 
 def look_after(viewer: Any) -> LastTime | None:
@@ -29,6 +29,7 @@ def look_after(viewer: Any) -> LastTime | None:
     known = window.findChild(LastTime)
     if isinstance(known, LastTime):
         return known
+    free_in_own_context(viewer)
     workspace_of(viewer).spare_time = SpareTime(window, viewer)
     ClosingQuestion(window, viewer)
     Looks(window, viewer)

@@ -1,5 +1,8 @@
 """Layers that a person removes by hand: the widgets say so, and bring them back."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QPushButton
@@ -90,3 +93,40 @@ def test_a_prediction_comes_back_as_it_was(viewer, qtbot, make_dataset, make_che
     np.testing.assert_array_equal(workspace.session.mask, labels)
     _way_back(view).click()
     assert view.notice == ""
+
+
+_STACK_BENEATH_A_PICTURE = """
+import sys
+import time
+
+import napari
+import numpy as np
+from qtpy.QtWidgets import QApplication
+
+
+def wait():
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:
+        QApplication.processEvents()
+
+
+viewer = napari.Viewer()
+viewer.open(sys.argv[1], plugin="napari-glacier")
+viewer.add_image(np.zeros((64, 64)), name="mine")
+wait()
+for layer in [layer for layer in viewer.layers if layer.name != "mine"]:
+    viewer.layers.remove(layer)
+wait()
+viewer.add_labels(np.zeros((64, 64), np.uint8))
+wait()
+print("alive", len(viewer.layers), flush=True)
+viewer.close()
+"""
+
+
+def test_a_stack_goes_from_beneath_a_picture_that_stays(make_dataset):
+    # In a process of its own: what a layer leaves on the graphics card, freed in a context that is not the canvas's,
+    # ends the process with a segmentation fault.
+    command = [sys.executable, "-c", _STACK_BENEATH_A_PICTURE, str(make_dataset(georeferenced=False))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.split() == ["alive", "2"], f"exit status {done.returncode}\n{done.stderr[-2000:]}"
