@@ -21,7 +21,8 @@ What a tool spoils is counted against it.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -32,17 +33,22 @@ from napari_glacier.core.tools.evidence import Evidence, balanced
 from napari_glacier.core.tools.redrawing import redraw_outline
 from napari_glacier.core.tools.superpixels import superpixels
 
+Brush = Literal["dabs", "loose", "sure"]
 BRUSH_RADIUS_PX, DRAG_PX, DRAG_STEP_PX = 5, 80, 3
 STRENGTHS, DEFAULT_STRENGTH, WHEEL_PER_ACTION = (27, 36, 45, 54, 63), 45, 9
 # Of each operation of Shape; sieving is for all of a class.
 RADII_PX: dict[shape.Operation, tuple[int, ...]] = dict.fromkeys(("grow", "shrink", "open", "close"), (1, 2, 3))
 RADII_PX |= {"smooth": (2, 4, 6), "sieve": (4, 6, 8)}
 BALANCES = (0.2, 0.3, 0.4, 0.6, 0.7, 0.8)
+# How far she looks to each side of a mistake when she balances what is in view; the last shows all of a tile.
+HALF_VIEWS_PX = (48, 96, 192, 1024)
 _LOOP_EVERY = 12
 # By how much her loop round a patch may be wider than the patch.
 WIDER_PX = (4, 8, 16, 32)
-# How far a hand's loop keeps from an outline.
+# How far a hand keeps from the line that it means.
 _LOOSE_PX = (2, 4, 8)
+# How many mended pixels a spoilt one is held to be worth, by who drags a brush carelessly or with care.
+_SPOILS = (1, 3)
 
 
 class Person:
@@ -55,19 +61,22 @@ class Person:
         The prediction and the truth.
     smart : bool
         Whether smart tools are in reach, or a brush alone.
-    drags : bool
-        Whether the brush may be dragged, or leaves dabs.
+    brush : str
+        How she uses a brush: in "dabs"; "loose", dragged with the hand that draws her loops and lines, which keeps
+        within 2 to 8 px of where it should go and passes 80 px in an action; or "sure", dragged along the best path
+        whatever its turns, in 26 steps of 3 px to one of eight sides.
     """
 
-    def __init__(self, evidence: Evidence, start_HW: Any, goal_HW: Any, *, smart: bool, drags: bool) -> None:
+    def __init__(self, evidence: Evidence, start_HW: Any, goal_HW: Any, *, smart: bool, brush: Brush) -> None:
         self.evidence, self.index_HW, self.goal_HW = evidence, start_HW.copy(), goal_HW
         self.valid_HW = evidence.valid_HW
-        self.smart, self.drags = smart, drags
+        self.smart, self.brush = smart, brush
         self.cut = superpixels(evidence)
         self.used: dict[str, int] = {}
         self.finished = True
         self._looks = 0
-        self._setting: tuple[str, int] = ("grow", 2)
+        # What Shape and Balance were set to last: another setting is an action.
+        self._settings: dict[str, tuple[str, ...]] = {"shape": ("grow", "2"), "balance": ("", "")}
         self._left_HW = np.zeros(self.valid_HW.shape, bool)
         self._patches: tuple[Any, Any] | None = None
         # What she drew herself; balancing is none of it, and spares it.
@@ -110,13 +119,13 @@ class Person:
                 self._left_HW |= patch_HW
                 self._patches = None
                 continue
+            name, *setting = name.split(":")
             if name != "balance":
                 self.drawn_HW |= index_HW != self.index_HW
             self.index_HW = index_HW
             self._patches = None
-            name, *setting = name.split(":")
             if setting:
-                self._setting = setting[0], int(setting[1])
+                self._settings["balance" if name == "balance" else "shape"] = tuple(setting)
             self.used[name] = self.used.get(name, 0) + cost
             return cost
 
@@ -163,6 +172,7 @@ class Person:
             cost = 2 + abs(strength - DEFAULT_STRENGTH) // WHEEL_PER_ACTION
             yield "smart fill", cost, self._with(grown_HW, goal)
         yield from self._loops()
+        yield from self._balances(row, col)
         for around_HW in self._meant(patch_HW, row, col):
             for length_px, inside_HW in _loops_round(around_HW):
                 yield "flip in a loop", -(-length_px // DRAG_PX), self._with(inside_HW, goal)
@@ -195,26 +205,38 @@ class Person:
             if operation == "sieve" and name == "shape":
                 continue
             for radius_px in radii_px:
-                setting = operation, radius_px
-                changes = sum(one != other for one, other in zip(setting, self._setting, strict=True))
+                changes = self._changes("shape", operation, str(radius_px))
                 after_HW = shape.reshape(where_HW, operation, radius_px, class_HW, self.valid_HW)
                 index_HW = self._exchanged(where_HW, after_HW, label, nearest_HW)
                 yield f"{name}:{operation}:{radius_px}", cost + changes, index_HW
 
+    def _changes(self, tool: str, *setting: str) -> int:
+        """Actions that it takes to set a tool."""
+        return sum(one != other for one, other in zip(setting, self._settings[tool], strict=True))
+
     def _loops(self) -> Iterator[tuple[str, int, Any]]:
-        """Change all of the view: shape a class by a loop round it (choosing it, drawing the loop), or balance it."""
+        """Shape a class in all of the view: choosing it, drawing a loop round it."""
         # Looked at now and then: it is for the beginning, and tries fifty changes of the whole view.
         self._looks += 1
         for label in np.unique(self.goal_HW) if self._looks % _LOOP_EVERY == 1 else ():
             where_HW = self.index_HW == label
             nearest_HW = components.nearest_other(self.index_HW, where_HW, self.valid_HW)
             yield from self._shaped("shape in a loop", 2, where_HW, int(label), nearest_HW)
-            probability_KHW = self.evidence.probability_KHW
-            assert probability_KHW is not None
-            for least in BALANCES:
-                balanced_HW = balanced(probability_KHW, int(label), least)
-                where_HW = self.valid_HW & ~self.drawn_HW
-                yield "balance", 3, np.where(where_HW, balanced_HW, self.index_HW)
+
+    def _balances(self, row: int, col: int) -> Iterator[tuple[str, int, Any]]:
+        """Balance what is in view: the neighbourhood of the patch, seen from near or from far."""
+        probability_KHW = self.evidence.probability_KHW
+        assert probability_KHW is not None
+        for half_px in HALF_VIEWS_PX:
+            part = np.s_[max(row - half_px, 0) : row + half_px, max(col - half_px, 0) : col + half_px]
+            where_HW = (self.valid_HW & ~self.drawn_HW)[part]
+            for label in np.unique(self.goal_HW[part]):
+                for least in BALANCES:
+                    balanced_HW = balanced(probability_KHW[:, *part], int(label), least)
+                    index_HW = self.index_HW.copy()
+                    np.copyto(index_HW[part], balanced_HW, where=where_HW)
+                    cost = 1 + self._changes("balance", str(label), str(least))
+                    yield f"balance:{label}:{least}", cost, index_HW
 
     def _meant(self, patch_HW: Any, row: int, col: int) -> Iterator[Any]:
         """The patch, and with it what is of its true class around it: a wider loop takes in other mistakes there."""
@@ -286,29 +308,69 @@ class Person:
         # +1 where painting mends, -1 where it spoils, 0 where it changes nothing.
         worth_HW = np.where(self.goal_HW == goal, 1, -1) * (self.index_HW != goal) * self.valid_HW
         worth_HW[(self.goal_HW != goal) & (self.index_HW != self.goal_HW)] = 0
-        painted_HW = np.zeros(size, bool)
-        # Whoever paints near an outline holds the brush off it.
-        around = [
-            (row + down, col + across)
-            for down in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
-            for across in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
-            if 0 <= row + down < size[0] and 0 <= col + across < size[1]
+        if self.brush == "dabs":
+            return self._with(_painted(_path(worth_HW, row, col, 0), size), goal)
+        if self.brush == "sure":
+            return self._with(_painted(_path(worth_HW, row, col, DRAG_PX // DRAG_STEP_PX), size), goal)
+        best_HW, best = np.zeros(size, bool), 0
+        for spoil in _SPOILS:
+            # A path twice as long as a drag: a hand that cuts its corners comes further along it.
+            path = _path(np.where(worth_HW < 0, spoil * worth_HW, worth_HW), row, col, 2 * DRAG_PX // DRAG_STEP_PX)
+            for drag in (path[:1], *(_by_hand(path, loose_px) for loose_px in _LOOSE_PX)):
+                painted_HW = _painted(drag, size)
+                gain = int(worth_HW[painted_HW].sum())
+                if gain > best:
+                    best_HW, best = painted_HW, gain
+        return self._with(best_HW, goal)
+
+
+def _path(worth_HW: Any, row: int, col: int, steps: int) -> list[tuple[int, int]]:
+    """Where the middle of a brush goes: it begins near a pixel, and takes each step where painting mends most."""
+    size, worth_HW = worth_HW.shape, worth_HW.copy()
+    # Whoever paints near an outline holds the brush off it.
+    around = [
+        (row + down, col + across)
+        for down in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
+        for across in range(-BRUSH_RADIUS_PX, BRUSH_RADIUS_PX + 1)
+        if 0 <= row + down < size[0] and 0 <= col + across < size[1]
+    ]
+    path = [max(around, key=lambda place: int(worth_HW[_dab(place, size)].sum()))]
+    for _ in range(steps):
+        worth_HW[_dab(path[-1], size)] = 0
+        beside = [
+            (path[-1][0] + down, path[-1][1] + across)
+            for down in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
+            for across in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
+            if (down or across) and 0 <= path[-1][0] + down < size[0] and 0 <= path[-1][1] + across < size[1]
         ]
-        at = max(around, key=lambda place: int(worth_HW[_dab(place, size)].sum()))
-        for _ in range(1 + DRAG_PX // DRAG_STEP_PX if self.drags else 1):
-            painted_HW[_dab(at, size)] = True
-            worth_HW[painted_HW] = 0
-            steps = [
-                (at[0] + down, at[1] + across)
-                for down in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
-                for across in (-DRAG_STEP_PX, 0, DRAG_STEP_PX)
-                if (down or across) and 0 <= at[0] + down < size[0] and 0 <= at[1] + across < size[1]
-            ]
-            gains = [int(worth_HW[_dab(step, size)].sum()) for step in steps]
-            if max(gains) <= 0:
-                break
-            at = steps[int(np.argmax(gains))]
-        return self._with(painted_HW, goal)
+        gains = [int(worth_HW[_dab(step, size)].sum()) for step in beside]
+        if max(gains) <= 0:
+            break
+        path.append(beside[int(np.argmax(gains))])
+    return path
+
+
+def _by_hand(path: list[tuple[int, int]], loose_px: int) -> list[tuple[int, int]]:
+    """Pixels that a hand passes which keeps within a few pixels of a path, until it has gone as far as one drag."""
+    line = np.array(path, np.int32)[:, None]
+    corners = cv2.approxPolyDP(line, loose_px, False)[:, 0] if len(path) > 1 else line[:, 0]
+    passed, left_px = [corners[0].astype(float)], float(DRAG_PX)
+    for start, end in pairwise(corners.astype(float)):
+        length_px = float(np.hypot(*(end - start)))
+        for along_px in np.arange(1, min(length_px, left_px) + 0.5):
+            passed.append(start + (end - start) * min(along_px / length_px, 1))
+        left_px -= length_px
+        if left_px <= 0:
+            break
+    return [(round(row), round(col)) for row, col in passed]
+
+
+def _painted(path: list[tuple[int, int]], size: tuple[int, int]) -> Any:
+    """Pixels under a round brush that goes along a path."""
+    painted_HW = np.zeros(size, bool)
+    for at in path:
+        painted_HW[_dab(at, size)] = True
+    return painted_HW
 
 
 def _dab(at: tuple[int, int], size: tuple[int, int]) -> tuple[Any, Any]:

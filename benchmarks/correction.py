@@ -15,9 +15,10 @@
     (`--crossval RUN`, by the trainer; of several the mean), or the bundled ensemble on validation tiles of the sample
     region or on labelled tiles of `--data`. Views are those of `--tta`. Where the labels tell glacier from the rest
     only, debris counts as glacier.
-`…_drags`
-    The same where the brush may be dragged: up to 80 px as one action, whatever the path, each step of 3 px in the
-    direction that mends most. No hand is as sure, so this is the hardest comparison.
+`…_loose_drags`, `…_sure_drags`
+    The same where the brush may be dragged, up to 80 px as one action: by the hand that draws her loops and outlines,
+    which keeps within some pixels of where it should go; and by one that is surer than any, which takes each step of
+    3 px in the direction that mends most. The second is the hardest comparison.
 
 The person (see `annotator.py`) knows the truth and looks at the largest mistake. With the queue she is led to its
 regions, best first, and mends the patches that reach into each, whole: large ones in a first round and those half as
@@ -42,7 +43,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parent))
 from adapting import copy_without_masks
-from annotator import Person
+from annotator import Brush, Person
 
 from napari_glacier.core.config_files import load_config
 from napari_glacier.core.correction.attention import AttentionQueue
@@ -60,6 +61,8 @@ BUNDLED = "bundled"
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "region"
 SIDE_PX = 1024
 PERSONS = ("brush", "smart", "learning")
+# How the brush is used, and what the names of these figures end with.
+BRUSHES = {"dabs": "", "loose": "_loose_drags", "sure": "_sure_drags"}
 LEARN_EVERY, REGION_RIM_PX = 40, 12
 # Wrong patches that she mends in the first round through the queue, and in the last one.
 LARGE_PX, SMALL_PX = 3200, 200
@@ -85,7 +88,7 @@ def main() -> None:
     parser.add_argument("--tta", default="off", help="views of the prediction (default: off)")
     parser.add_argument("--folds", type=int, nargs="+", metavar="N", help="which of them (default: all)")
     parser.add_argument("--persons", nargs="+", choices=PERSONS, default=PERSONS, help="whose actions to count")
-    parser.add_argument("--clicks", action="store_true", help="only where the brush leaves dabs")
+    parser.add_argument("--brush", nargs="+", choices=BRUSHES, default=BRUSHES, help="how the brush is used")
     parser.add_argument("--skip-times", action="store_true", help="count actions only")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
@@ -221,18 +224,18 @@ def _compare_persons(options: argparse.Namespace) -> dict[str, Any]:
     shown = open_dataset(options.data)
     totals: dict[str, int] = {}
     for models, tile_ids in _models(options, shown):
-        for drags in (False,) if options.clicks else (False, True):
+        for brush in options.brush:
             with tempfile.TemporaryDirectory() as folder:
                 root = Path(folder) / "region"
-                for name, per_tile in _work_on(shown, tile_ids, models, root, options, drags=drags).items():
-                    key = f"{name}{'_drags' if drags else ''}"
+                for name, per_tile in _work_on(shown, tile_ids, models, root, options, brush=brush).items():
+                    key = f"{name}{BRUSHES[brush]}"
                     for tile_id, actions in per_tile.items():
                         totals[f"{tile_id}: {key}"] = actions
                         totals[f"actions_{key}"] = totals.get(f"actions_{key}", 0) + actions
     ratios = {
         f"interactions_ratio_{name}{way}": totals[f"actions_{name}{way}"] / totals[f"actions_brush{way}"]
         for name in PERSONS[1:]
-        for way in ("", "_drags")
+        for way in BRUSHES.values()
         if f"actions_{name}{way}" in totals and f"actions_brush{way}" in totals
     }
     return {"target_percent": options.target, **totals, **ratios}
@@ -263,7 +266,7 @@ def _work_on(
     root: Path,
     options: argparse.Namespace,
     *,
-    drags: bool,
+    brush: Brush,
 ) -> dict[str, dict[str, int]]:
     """Actions of each person on each tile, negative where the tools cannot reach the target."""
     dataset, truth = copy_without_masks(shown, root, tile_ids)
@@ -272,7 +275,7 @@ def _work_on(
     actions: dict[str, dict[str, int]] = {}
     for name in options.persons:
         desks = [
-            Desk(scene, place, prediction, truth[place.tile.id], options.target, smart=name != "brush", drags=drags)
+            Desk(scene, place, prediction, truth[place.tile.id], options.target, smart=name != "brush", brush=brush)
             for place in scene.placements
         ]
         if name == "learning":
@@ -283,7 +286,7 @@ def _work_on(
             for desk in desks:
                 desk.actions = desk.person.work(desk.allowed)
         actions[name] = {desk.place.tile.id: desk.actions for desk in desks}
-        print(f"{name}{'_drags' if drags else ''}: {actions[name]}", file=sys.stderr, flush=True)
+        print(f"{name}{BRUSHES[brush]}: {actions[name]}", file=sys.stderr, flush=True)
         unfinished = [desk.place.tile.id for desk in desks if not desk.is_done]
         if unfinished:
             print(f"{name}: the target was not reached on {unfinished}", file=sys.stderr)
@@ -316,13 +319,13 @@ class Desk:
         target_percent: float,
         *,
         smart: bool,
-        drags: bool,
+        brush: Brush,
     ) -> None:
         self.scene, self.place = scene, place
         self.window = Window(place.row, place.col, place.tile.height, place.tile.width)
         start_HW = prediction.index_HW[self.window.slices]
         evidence = _evidence(scene, prediction, self.window)
-        self.person = Person(evidence, start_HW, goal_HW, smart=smart, drags=drags)
+        self.person = Person(evidence, start_HW, goal_HW, smart=smart, brush=brush)
         self.allowed = int(target_percent / 100 * np.count_nonzero(self.person.valid_HW))
         self.actions = 0
         self.known_HW = np.zeros(goal_HW.shape, bool)
