@@ -124,9 +124,10 @@ def _without_curls(line_N2: FloatArray) -> FloatArray:
         here_2, step_2 = kept[-1], rest_N2[number + 1] - kept[-1]
         away_K2, other_K2 = rest_N2[:-1][others] - here_2, step_N2[others]
         turn_K = _cross(step_2, other_K2)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            at_K, at_other_K = _cross(away_K2, other_K2) / turn_K, _cross(away_K2, step_2) / turn_K
-        crosses_K = (turn_K != 0) & (abs(at_K - 0.5) <= 0.5) & (abs(at_other_K - 0.5) <= 0.5)
+        # Parallel steps do not cross: a NaN is between nothing.
+        turn_K[turn_K == 0] = np.nan
+        at_K, at_other_K = _cross(away_K2, other_K2) / turn_K, _cross(away_K2, step_2) / turn_K
+        crosses_K = (abs(at_K - 0.5) <= 0.5) & (abs(at_other_K - 0.5) <= 0.5)
         begin_K = along_N[number + 1] - (1 - at_K) * np.hypot(*step_2)
         end_K = along_N[:-1][others] + at_other_K * np.hypot(*other_K2.T)
         curls = np.flatnonzero(crosses_K & (end_K - begin_K <= reach))

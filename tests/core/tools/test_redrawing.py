@@ -233,6 +233,17 @@ def test_a_line_that_curls_over_itself_is_as_one_that_does_not(where, radius_px)
     assert np.array_equal(_redrawn(region, line[::-1]), _redrawn(region, straight[::-1]))
 
 
+def test_a_curl_and_steps_back_along_the_line_on_whole_pixels_are_left_out():
+    # Steps that lie on one another meet everywhere and nowhere; pytest makes a division by their angle an error.
+    region = np.zeros((200, 300), bool)
+    region[100:] = True
+    region[70:100, 100:200] = True
+    straight = [(100.0, float(col)) for col in range(80, 221, 4)]
+    curl = [(97.0, 152.0), (97.0, 148.0), (103.0, 148.0), (103.0, 152.0), (100.0, 152.0)]
+    line = [*straight[:19], *curl, (100.0, 148.0), (100.0, 144.0), *straight[17:]]
+    assert np.array_equal(_redrawn(region, line), _redrawn(region, straight))
+
+
 def test_a_loop_that_is_most_of_a_line_is_meant():
     region = np.zeros((200, 300), bool)
     region[100:] = True
