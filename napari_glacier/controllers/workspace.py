@@ -220,6 +220,8 @@ class Workspace:
 
     def picture_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
         """`seen_first`, and the picture put into the window and painted at once; gives what belongs over it."""
+        # Maps have no depth. In three dimensions napari fails to add a hidden composite, and to take it away again.
+        self.viewer.dims.ndisplay = 2
         seen = self.seen_first(layers)
         if self.spare_time is None or not self.spare_time.is_there:
             return seen
@@ -485,6 +487,8 @@ class Workspace:
             return False
         if tag_of(labels)["session"] is not unseen[0][1]["metadata"][KEY]["session"]:
             return False
+        if self.viewer.dims.ndisplay != 2:
+            return True
         selected, active = set(layers.selection), layers.selection.active
         self._replacing = True
         try:

@@ -367,3 +367,23 @@ def test_a_scene_changed_at_once_has_its_own_hidden_layers(viewer, qtbot, make_d
     assert len(viewer.layers) == 8
     assert len({layer.name for layer in viewer.layers}) == 8
     viewer.window._qt_window.hide()
+
+
+def test_a_view_of_three_dimensions_lies_flat_for_a_dataset(viewer, qtbot, make_dataset):
+    viewer.show()
+    qtbot.waitUntil(viewer.window._qt_window.isVisible)
+    viewer.dims.ndisplay = 3
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    assert viewer.dims.ndisplay == 2
+    assert len(viewer.layers) < 8
+    # Turned by a key before the hidden composites are there, which napari then cannot add.
+    viewer.dims.ndisplay = 3
+    qtbot.wait(300)
+
+    viewer.dims.ndisplay = 2
+    qtbot.waitUntil(lambda: len(viewer.layers) >= 8)
+    viewer.dims.ndisplay = 3
+    workspace_of(viewer).show_scene(0)
+    assert viewer.dims.ndisplay == 2
+    qtbot.waitUntil(lambda: len(viewer.layers) >= 8)
+    viewer.window._qt_window.hide()
