@@ -155,6 +155,10 @@ class _LazyLayer:
         array = np.stack(planes) if self._stacked else planes[0]
         return np.array(array, dtype=dtype, copy=True) if copy else np.asarray(array, dtype=dtype)
 
+    def astype(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A copy of another type; napari's *Convert to Labels* asks for it."""
+        return np.array(self, dtype=dtype)
+
 
 class LazyPainting(_LazyLayer):
     """What is made of some bands.

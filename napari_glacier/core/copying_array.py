@@ -63,6 +63,10 @@ class CopyingArray:
         with self._lock:
             return np.array(self._index, dtype=dtype, copy=True)
 
+    def astype(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A copy of another type; napari's *Convert Data Type* asks for it."""
+        return np.array(self, dtype=dtype)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskArray:
         # A duplicated layer gets a plain array: two layers must not edit the same tiles.
         return np.array(self._index, copy=True)

@@ -261,6 +261,24 @@ def test_a_duplicate_that_was_there_before_the_dataset_was_attached_is_one_too(w
     assert workspace.labels_layer is workspace.viewer.layers["Labels"]
 
 
+def test_layers_can_be_converted_by_the_menu_of_the_layer_list(workspace, make_dataset, messages):
+    from napari.layers._layer_actions import _convert_dtype, _convert_to_labels
+
+    labels, _ = _open(workspace, make_dataset())
+    before, layers = np.asarray(workspace.session.mask), workspace.viewer.layers
+    layers.selection = {labels}
+    _convert_dtype(layers, mode="int64")
+    assert labels.data is workspace.session.mask
+    np.testing.assert_array_equal(np.asarray(labels.data), before)
+    assert not workspace.session.unsaved()
+
+    band = layers["B4 red"]
+    layers.selection = {band}
+    with pytest.warns(UserWarning, match="projection mode"):
+        _convert_to_labels(layers)
+    np.testing.assert_array_equal(layers["B4 red [1]"].data, np.asarray(band.data).astype(int))
+
+
 def test_data_put_in_place_of_the_mask_become_a_stroke(workspace, desk, make_dataset, messages):
     layer, _ = _open(workspace, make_dataset())
     mask = workspace.session.mask
