@@ -6,6 +6,7 @@ from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QDialog,
@@ -96,6 +97,7 @@ class ShelfDialog(QDialog):
         self._compose_button = QPushButton("Make an ensemble")
         self._compose_button.setToolTip("Of the ticked models")
         self._compose_button.clicked.connect(self.compose)
+        self._name.returnPressed.connect(self._compose_button.click)
         row.addWidget(QLabel("Ticked models as"))
         row.addWidget(self._name, 1)
         row.addWidget(self._fitted)
@@ -201,6 +203,11 @@ class ShelfDialog(QDialog):
             self._task = None
             self._said.setText("Cancelled.")
             self._show_state()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's own name
+        """Enter presses the button that has the focus; Qt would press the first one, wherever the focus is."""
+        if event.key() not in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            super().keyPressEvent(event)
 
     def done(self, result: int) -> None:
         """Let go of what is under way; Qt calls it however the dialog is closed."""

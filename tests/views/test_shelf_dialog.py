@@ -86,6 +86,21 @@ def test_cards_are_shown_and_an_ensemble_is_made(shelf, qtbot, root):
     assert yaml.safe_load((root / "models" / "both" / "ensemble.yaml").read_text())["name"] == "both"
 
 
+def test_enter_presses_no_button_but_the_one_with_the_focus(shelf, qtbot):
+    for title in ("1-old", "2-new"):
+        _item(shelf, title).setCheckState(0, Qt.CheckState.Checked)
+    shelf._name.setText(" ")
+    # A name is asked for as soon as an ensemble would be made.
+    for field in (shelf._list, shelf._fitted):
+        qtbot.keyClick(field, Qt.Key.Key_Return)
+        assert (shelf.said, shelf.running) == ("", False), type(field).__name__
+    qtbot.keyClick(shelf._name, Qt.Key.Key_Return)
+    assert "needs a name" in shelf.said
+
+    qtbot.keyClick(shelf._distil_button, Qt.Key.Key_Return)
+    assert not shelf.isVisible(), "Distil hides the window and fills in the form"
+
+
 def test_a_broken_model_is_shown_with_its_reason(shelf, root):
     (root / "runs" / "3-broken").mkdir()
     (root / "runs" / "3-broken" / "best.safetensors").write_bytes(b"cut short")
