@@ -46,7 +46,7 @@ class Setting:
     least, most : float or None
         Bounds, where there are any. One that is itself not allowed (above 0) is told by validating.
     is_long : bool
-        Lists, mappings and paths want a whole line to be read.
+        Texts, lists, mappings and paths want a whole line to be read.
     section : str or None
         The section that may be missing altogether, of which this is a part.
     """
@@ -260,7 +260,7 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[Any, ...]]:
 
 def _is_long(annotation: Any) -> bool:
     parts = [annotation, *get_args(annotation)]
-    return any(part is Path or get_origin(part) in {list, dict, tuple} for part in parts)
+    return any(part in {str, Path} or get_origin(part) in {list, dict, tuple} for part in parts)
 
 
 def _bounds(field: FieldInfo) -> tuple[float | None, float | None]:

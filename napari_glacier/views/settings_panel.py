@@ -248,5 +248,8 @@ class SettingRow(QWidget):
         self.back.setToolTip(f"Back to {recipes}")
         key_and_range = f"<b>{key}</b> {self.setting.range}"
         told = f"{key_and_range}<br>{html.escape(self.setting.help)}<br>Recipe {tree.recipe}: {html.escape(recipes)}"
+        if is_changed:
+            # Its field may be too narrow for it.
+            told += f"<br>Changed to: {html.escape(tree.text(key) or 'none')}"
         for widget in (self.name, self.editor):
             widget.setToolTip(told)

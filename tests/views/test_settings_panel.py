@@ -1,5 +1,7 @@
 """The folded settings of the Train widget's form."""
 
+import html
+
 import pytest
 import yaml
 from qtpy.QtCore import QPoint, QPointF, Qt
@@ -8,6 +10,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_glacier.controllers.training import TrainingController
 from napari_glacier.core.config_files import load_config, recipe_names
+from napari_glacier.views.base import WIDTH_PX
 from napari_glacier.views.settings_panel import SettingsPanel
 
 
@@ -99,6 +102,19 @@ def test_what_is_changed_is_marked_and_can_be_taken_back(panel):
     panel.reset_all.click()
     assert panel.rows["train.batch_size"].editor.value() == 8
     assert panel.header.text() == "More settings"
+
+
+def test_values_can_be_read(panel, qtbot):
+    panel.resize(WIDTH_PX, 500)
+    panel.show()
+    encoder, terms = (panel.rows[key].editor for key in ("model.encoder", "loss.terms"))
+    for recipe in recipe_names():
+        panel.take_recipe(recipe)
+        assert encoder.fontMetrics().horizontalAdvance(encoder.text()) < encoder.width() - 10, recipe
+        assert terms.text() in html.unescape(terms.toolTip()), recipe
+    changed = "{ce: {start: 0.8, end: 0.2, epochs: 60}, iou: {start: 0.2, end: 0.8, epochs: 61}}"
+    terms.setText(changed)
+    assert changed in terms.toolTip()
 
 
 def test_a_wrong_value_is_told_at_once_and_nothing_starts(train, unfolded, qtbot):
