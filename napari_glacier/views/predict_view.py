@@ -279,8 +279,13 @@ class PredictView(GlacierView):
         if shown:
             self._legend.show_rows(self.controller.legend())
             partly = self.controller.incomplete
-            there = "" if self.workspace.uncertainty_layer is None else " and <i>Uncertainty</i> (hidden)"
-            said = f"{'Layers' if there else 'Layer'} <i>Prediction</i>{there}, below Labels."
+            if self.workspace.uncertainty_layer is None:
+                said = "Layer <i>Prediction</i>, below Labels."
+            else:
+                said = (
+                    "Layers <i>Prediction</i> and <i>Uncertainty</i>, below Labels; their eyes in the layer list show "
+                    "and hide them."
+                )
             if partly and not self.running:
                 said += f" <b>Incomplete</b>: {partly} of what was asked for. Only that is accepted."
             self._shown.setText(said)

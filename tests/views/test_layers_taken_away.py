@@ -72,6 +72,8 @@ def test_a_prediction_comes_back_as_it_was(viewer, qtbot, make_dataset, make_che
     workspace = workspace_of(viewer)
     before = np.asarray(workspace.prediction_layer.data).copy()
     assert "Uncertainty" in view._shown.text()
+    workspace.uncertainty_layer.visible = True
+    assert "hidden" not in view._shown.text()
     assert not view._layers_back.isVisibleTo(view)
 
     viewer.layers.remove(workspace.uncertainty_layer)
