@@ -47,6 +47,16 @@ class Footprints:
         sizes = (right - left)[hit] * (bottom - top)[hit]
         return self.tile_ids[int(hit[np.argmin(sizes)])]
 
+    def beside(self, tile_id: str, across: int, down: int) -> str | None:
+        """The nearest tile to the right (`across` 1), to the left (-1), below (`down` 1) or above (-1), if any."""
+        centres_N2 = (self.boxes_N4[:, :2] + self.boxes_N4[:, 2:]) / 2
+        away_N2 = centres_N2 - centres_N2[self.tile_ids.index(tile_id)]
+        ahead, aside = away_N2 @ (across, down), np.abs(away_N2 @ (down, across))
+        there = np.flatnonzero((ahead > 0) & (aside <= ahead))
+        if not there.size:
+            return None
+        return self.tile_ids[int(there[np.argmin(np.hypot(ahead, aside)[there])])]
+
 
 def footprints(tiles: Sequence[Tile]) -> Footprints:
     """Boxes of tiles in their common system, else in degrees; tiles without a place in rows, as a stack is."""

@@ -4,16 +4,23 @@ from collections.abc import Mapping
 
 from qtpy.QtCore import QEvent, QPointF, QRectF, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtGui import QColor, QHelpEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtGui import QColor, QHelpEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from napari_glacier.controllers.footprints import REVIEW_COLORS, Footprints
 
 _MARGIN_PX, _HEIGHT_PX = 5, 132
+# Steps to the right and down.
+_ARROWS: dict[int, tuple[int, int]] = {
+    Qt.Key.Key_Left: (-1, 0),
+    Qt.Key.Key_Right: (1, 0),
+    Qt.Key.Key_Up: (0, -1),
+    Qt.Key.Key_Down: (0, 1),
+}
 
 
 class FootprintMap(QWidget):
-    """Boxes of tiles; a click on one tells which.
+    """Boxes of tiles; a click on one tells which, and so do the arrow keys, which go on from there.
 
     Parameters
     ----------
@@ -38,6 +45,8 @@ class FootprintMap(QWidget):
         self.setFixedHeight(height_px)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName("Map of the tiles")
 
     def show_prints(self, prints: Footprints | None) -> None:
         """Show other tiles."""
@@ -83,13 +92,32 @@ class FootprintMap(QWidget):
             painter.setOpacity(1.0)
             painter.setPen(QPen(self.palette().color(self.foregroundRole()), 2))
             painter.drawRect(framed.adjusted(-1, -1, 1, 1))
+        if self.hasFocus():
+            painter.setOpacity(0.5)
+            painter.setPen(QPen(self.palette().color(self.foregroundRole()), 1, Qt.PenStyle.DotLine))
+            painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
         painter.end()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 - Qt's own name
         """A click flies to the tile."""
         tile_id = self._at(event.position())
         if tile_id is not None:
-            self.clicked.emit(tile_id)
+            self._take(tile_id)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's own name
+        """An arrow key goes on to the tile that lies there, or begins with the first one."""
+        step = _ARROWS.get(event.key())
+        if step is None or self._prints is None or not self._prints.tile_ids:
+            super().keyPressEvent(event)
+            return
+        ids, chosen = self._prints.tile_ids, self._chosen
+        tile_id = self._prints.beside(chosen, *step) if chosen in ids else ids[0]
+        if tile_id is not None:
+            self._take(tile_id)
+
+    def _take(self, tile_id: str) -> None:
+        self.choose(tile_id)
+        self.clicked.emit(tile_id)
 
     def event(self, event: QEvent) -> bool:
         """The tooltip names the tile under the mouse."""

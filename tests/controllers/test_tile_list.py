@@ -177,6 +177,16 @@ def test_footprints_lie_as_tiles_do(session):
     assert prints.at(-5, -5) is None
 
 
+def test_the_tile_beside_another_is_the_next_of_its_row_or_column(session):
+    prints = footprints(session.dataset.tiles)
+    at = {(place.row // 64, place.col // 64): place.tile.id for place in session.scenes[0].placements}
+    for (row, col), tile_id in at.items():
+        for across, down in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            # Between the splits there is a gap.
+            ahead = (at.get((row + step * down, col + step * across)) for step in range(1, 6))
+            assert prints.beside(tile_id, across, down) == next(filter(None, ahead), None)
+
+
 def test_footprints_of_two_zones_are_in_degrees_and_of_none_in_rows(make_dataset):
     near = open_dataset(make_dataset("near")).tiles
     far = make_dataset("far")

@@ -93,6 +93,24 @@ def test_a_click_on_the_map_flies_to_the_tile(data, qtbot):
         assert data.tiles.model.rows[data.tiles.table.currentIndex().row()].tile_id == tile_id
 
 
+def test_arrow_keys_go_from_tile_to_tile_on_the_map(data, qtbot):
+    workspace, tiles = data.workspace, data.tiles
+    # The map alone holds the keys: the list is a way of its own.
+    qtbot.keyClick(tiles.map, Qt.Key.Key_Right)
+    here = workspace.tile_under_view()
+    assert here.tile.id == workspace.session.tile_ids[0]
+    qtbot.keyClick(tiles.map, Qt.Key.Key_Right)
+    beside = workspace.tile_under_view()
+    assert (beside.row, beside.col) == (here.row, here.col + here.tile.width)
+    qtbot.keyClick(tiles.map, Qt.Key.Key_Down)
+    below = workspace.tile_under_view()
+    assert (below.row, below.col) == (beside.row + beside.tile.height, beside.col)
+    assert tiles.model.rows[tiles.table.currentIndex().row()].tile_id == below.tile.id
+    qtbot.keyClick(tiles.map, Qt.Key.Key_Up)
+    qtbot.keyClick(tiles.map, Qt.Key.Key_Up)
+    assert workspace.tile_under_view().tile.id == beside.tile.id
+
+
 def test_the_doctor_lists_what_it_finds_and_flies_there(data, qtbot):
     session = data.workspace.session
     tile = session.dataset.tiles[3]

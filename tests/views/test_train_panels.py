@@ -45,6 +45,8 @@ def test_the_map_shows_the_split_and_follows_the_form(train, qtbot):
     assert "5 left out" in panel.text
     qtbot.mouseClick(panel.map, Qt.MouseButton.LeftButton, pos=panel.map.box_of(session.tile_ids[8]).center().toPoint())
     assert train.workspace.tile_under_view().tile.id == session.tile_ids[8]
+    qtbot.keyClick(panel.map, Qt.Key.Key_Left)
+    assert train.workspace.tile_under_view().tile.id == session.tile_ids[7]
 
 
 def test_curves_of_other_runs_are_laid_over(train, qtbot):
