@@ -57,7 +57,7 @@ def read_layers(path: str | list[str]) -> list[LayerTuple]:
         # Unless a window shows it nobody would give back the dataset's lock.
         session.release(session)
         raise
-    return layers if viewer is None else workspace_of(viewer).picture_first(layers)
+    return layers if viewer is None else workspace_of(viewer).opening.picture_first(layers)
 
 
 def _is_ours(path: Path) -> bool:

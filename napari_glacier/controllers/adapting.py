@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import KEY, world_placement
+from napari_glacier.controllers.layers import KEY, tag_of, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models
-from napari_glacier.controllers.session import counted
-from napari_glacier.controllers.workspace import Workspace, tag_of
+from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.models.promotion import MODELS_FOLDER
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.core.tiling import Window
+from napari_glacier.core.wording import counted
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from napari_glacier.controllers.predicted import shown_prediction
 from napari_glacier.controllers.region_walk import Built, RegionWalk, mark, on_tiles
-from napari_glacier.controllers.session import listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
@@ -17,6 +16,7 @@ from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import BoolArray
+from napari_glacier.core.wording import listed
 
 _APPROVED = "approved"
 _SPARSE_PX = 8

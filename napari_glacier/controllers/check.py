@@ -6,6 +6,7 @@ from pathlib import Path
 
 from napari_glacier.core.doctor import examine_by_tile
 from napari_glacier.core.findings import Diagnosis, Examined, Finding, Severity
+from napari_glacier.core.wording import counted
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 SEVERITY_TITLES: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
@@ -52,12 +53,8 @@ def counts(findings: Sequence[Finding]) -> dict[Severity, int]:
 def verdict(findings: Sequence[Finding], num_tiles: int) -> str:
     """The outcome in a sentence."""
     found = counts(findings)
-    told = [
-        f"{number} {SEVERITY_TITLES[severity]}{'s' if number != 1 else ''}"
-        for severity, number in found.items()
-        if number
-    ]
-    tiles = "1 tile" if num_tiles == 1 else f"{num_tiles:,} tiles"
+    told = [counted(number, SEVERITY_TITLES[severity]) for severity, number in found.items() if number]
+    tiles = counted(num_tiles, "tile")
     if not num_tiles and told:
         return f"The data set does not open: {', '.join(told)}."
     return f"{tiles} read: {', '.join(told) if told else 'nothing to mend'}."

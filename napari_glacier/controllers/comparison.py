@@ -9,7 +9,6 @@ from psygnal import Signal
 
 from napari_glacier.controllers.layers import KEY, class_colormap, class_features, world_placement
 from napari_glacier.controllers.models import ModelChoice, known_models
-from napari_glacier.controllers.session import counted, listed
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.models.comparison import CHANGES, Row
@@ -23,6 +22,7 @@ from napari_glacier.core.models.promotion import (
     roll_back,
     standing,
 )
+from napari_glacier.core.wording import counted, listed
 
 if TYPE_CHECKING:
     from napari_glacier.controllers.session import Session

@@ -17,11 +17,12 @@ from napari_glacier.controllers.pointer import CLASS_KEYS, REDO_KEY, UNDO_KEY, P
 from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.controllers.review import ReviewController
 from napari_glacier.controllers.seeing import SIDE_BY_SIDE, SWIPE, SeeingController
-from napari_glacier.controllers.session import approved_sentence, counted, listed
 from napari_glacier.controllers.tools import ToolController
 from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.correction.reviews import approved_sentence
 from napari_glacier.core.correction.saving import SaveReport
 from napari_glacier.core.errors import DataError, JournalError, SaveError
+from napari_glacier.core.wording import counted, listed
 
 TOOLS = ("paint", "fill", "polygon", "erase", "pick", "pan_zoom")
 

@@ -11,15 +11,16 @@ import numpy.typing as npt
 
 from napari_glacier.controllers.evidence import EvidenceSource
 from napari_glacier.controllers.predicted import Predicted, shown_prediction
-from napari_glacier.controllers.session import approved_sentence, counted
 from napari_glacier.controllers.toolbox import title_of
 from napari_glacier.controllers.workspace import Workspace
+from napari_glacier.core.correction.reviews import approved_sentence
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import components
 from napari_glacier.core.tools import shape as shapes
 from napari_glacier.core.tools.components import Area
 from napari_glacier.core.tools.evidence import BoolArray
+from napari_glacier.core.wording import counted
 
 # Evidence of a larger patch would take seconds and gigabytes.
 _LARGEST_PX = 4096 * 4096

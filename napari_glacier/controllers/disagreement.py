@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.controllers.layers import KEY, world_placement
+from napari_glacier.controllers.layers import KEY, tag_of, world_placement
 from napari_glacier.controllers.region_walk import Built, RegionWalk, on_tiles
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.tools import ToolController
-from napari_glacier.controllers.workspace import Workspace, tag_of
+from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.attention import AttentionQueue, UncertainRegion
 from napari_glacier.core.correction.disagreement import (
     UNSAID,

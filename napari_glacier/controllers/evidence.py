@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers.predicted import shown_prediction
-from napari_glacier.controllers.session import listed
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.bands import CANONICAL_BANDS, TERRAIN_BANDS
 from napari_glacier.core.data.mosaic import Mosaic
@@ -17,6 +16,7 @@ from napari_glacier.core.data.validity import LazyValidity
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import Evidence, standardise
 from napari_glacier.core.tools.superpixels import Superpixels, superpixels
+from napari_glacier.core.wording import listed
 
 # The tools look at no more than this around a click: a screenful.
 WORK_PX = 1024

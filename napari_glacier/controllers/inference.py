@@ -16,11 +16,11 @@ from napari_glacier.controllers.parts import part_of
 from napari_glacier.controllers.prediction_job import Made, Outcome, Request, Scope, Step, Tta, predict
 from napari_glacier.controllers.prediction_layers import draw_prediction, prediction_layers
 from napari_glacier.controllers.prediction_map import News, PredictionMap
-from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.data.predictions import PREDICTIONS_FOLDER, folders_of_masks
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
+from napari_glacier.core.wording import counted
 
 __all__ = ["InferenceController", "Outcome", "Region", "Request", "Scope", "Step", "Tta"]
 

@@ -5,11 +5,13 @@ from itertools import takewhile
 
 import numpy as np
 
-from napari_glacier.controllers.session import Session, approved_sentence, listed
+from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.reviews import approved_sentence
 from napari_glacier.core.correction.strokes import Stroke, StrokeInfo
 from napari_glacier.core.errors import DataError, JournalError
+from napari_glacier.core.wording import listed
 
 # Strokes are asked of the journal in pages.
 _PAGE = 200

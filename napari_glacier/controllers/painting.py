@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_glacier.controllers.session import Session, counted
+from napari_glacier.controllers.session import Session
 from napari_glacier.core.correction.strokes import Stroke
 from napari_glacier.core.tiling import Window
+from napari_glacier.core.wording import counted
 
 
 def draw(layer: Any, window: Window, plane: int = 0) -> None:

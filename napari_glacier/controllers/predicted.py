@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.controllers.workspace import Workspace, tag_of
+from napari_glacier.controllers.layers import tag_of
+from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.classes import coarser_classes
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.evidence import BoolArray, FloatArray, soft_labels

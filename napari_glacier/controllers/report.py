@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_glacier import __version__
-from napari_glacier.controllers.session import Session, counted
+from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.steps import Step, as_steps
 from napari_glacier.core.correction.journal_place import is_writable_folder, user_data_dir
 from napari_glacier.core.data.predictions import PREDICTIONS_FOLDER, PROBABILITY_FOLDER, folders_of_masks, holds_masks
 from napari_glacier.core.errors import ConfigError, DataError, GlacierError
 from napari_glacier.core.files import file_name_of
+from napari_glacier.core.wording import counted
 
 if TYPE_CHECKING:
     from napari_glacier.core.inventory.map_source import MapSource

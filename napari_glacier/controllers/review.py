@@ -4,10 +4,10 @@ from typing import Any
 
 from psygnal import Signal
 
-from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.correction.reviews import APPROVED, REVIEW_STATES, TODO, ReviewEvent
 from napari_glacier.core.errors import DataError
+from napari_glacier.core.wording import counted
 
 ALL, UNFINISHED = "all tiles", "not approved"
 # What the walk can be kept to.

@@ -12,10 +12,10 @@ from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.desk import Desk, Point
 from napari_glacier.controllers.preview import DARK, Preview
 from napari_glacier.controllers.prompting import Prompting
-from napari_glacier.controllers.session import counted
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools.components import Area
+from napari_glacier.core.wording import counted
 
 
 class SamTool:

@@ -5,10 +5,10 @@ from typing import Any
 
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import COMPOSITES, KEY
+from napari_glacier.controllers.layers import COMPOSITES, KEY, tag_of
 from napari_glacier.controllers.rendering import is_picture
 from napari_glacier.controllers.swipe import Swipe
-from napari_glacier.controllers.workspace import Workspace, tag_of
+from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 
 SWIPE, SIDE_BY_SIDE, FLICKER = "swipe", "side by side", "flicker"

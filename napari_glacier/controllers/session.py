@@ -8,7 +8,7 @@ import atexit
 import logging
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,16 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import (
-    LayerData,
-    derived_layer,
-    quality_layer,
-    scene_layers,
-    sources_layer,
-    why_no_quality,
-    why_no_sources,
-    why_not,
-)
+from napari_glacier.controllers.layers import LayerData, scene_layers
+from napari_glacier.controllers.recovered import Recovered
 from napari_glacier.core.classes import ClassScheme, get_scheme
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
@@ -41,81 +33,14 @@ from napari_glacier.core.correction.saving import (
 from napari_glacier.core.data.dataset import Dataset, open_dataset
 from napari_glacier.core.data.mosaic import Mosaic, Placement, plan_scenes
 from napari_glacier.core.data.validity import LazyValidity
-from napari_glacier.core.derived import DERIVED, derived
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.raster.georef import GeoRef
 from napari_glacier.core.tiling import Window
+from napari_glacier.core.wording import listed
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SCHEME = "glacier4"
-# The key of the layer that shows what the scene's quality bands say.
-QUALITY = "quality"
-# And of the one that shows which scene each pixel of a mosaic is of.
-SOURCES = "sources"
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """Strokes of an earlier sitting that were never written to mask files."""
-
-    num_strokes: int
-    tile_ids: tuple[str, ...]
-    # Of how many strokes of the journal something could not be read.
-    num_damaged: int = 0
-
-    @property
-    def sentence(self) -> str:
-        """What a person is told."""
-        return " ".join(filter(None, (self._restored, self._lost)))
-
-    @property
-    def _lost(self) -> str:
-        if not self.num_damaged:
-            return ""
-        return (
-            f"The journal is damaged: of {counted(self.num_damaged, 'stroke')} not all could be read, and what could "
-            f"not is lost. Look at {listed(self.tile_ids)} before you save."
-        )
-
-    @property
-    def _restored(self) -> str:
-        if not self.num_strokes:
-            return ""
-        strokes = "1 stroke" if self.num_strokes == 1 else f"{self.num_strokes} strokes"
-        was = "was" if self.num_strokes == 1 else "were"
-        keep = "it" if self.num_strokes == 1 else "them"
-        return (
-            f"{strokes} from an earlier session {was} restored ({listed(self.tile_ids)}); "
-            f"Save keeps {keep}, Discard drops {keep}."
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """A layer that can be added on request, or why it cannot."""
-
-    key: str
-    title: str
-    reason: str
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 tile``, ``3 tiles``."""
-    return f"1 {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """``a, b, c and 4 more``."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
-def approved_sentence(tile_ids: Sequence[str]) -> str:
-    """What a person is told who would change approved tiles."""
-    if len(tile_ids) == 1:
-        return f"Tile {tile_ids[0]} is approved and stays as it is. Take the approval back to change it."
-    return f"Tiles {listed(tile_ids)} are approved and stay as they are. Take the approval back to change them."
 
 
 class Session:
@@ -371,28 +296,6 @@ class Session:
         layers = scene_layers(scenes, self.mask_of(number), self.scheme, self.dataset.bands, tag)
         self.scene_number = number
         return layers
-
-    def extra_layers(self) -> list[Extra]:
-        """What can be added to the scene on screen: indices, reflectance, temperature, clouds."""
-        scenes = self.current_scenes
-        found = [Extra(wanted.key, wanted.title, why_not(scenes, wanted)) for wanted in DERIVED]
-        found.append(Extra(QUALITY, "Clouds and shadows", why_no_quality(scenes)))
-        return found if (reason := why_no_sources(scenes)) else [*found, Extra(SOURCES, "Scenes and dates", reason)]
-
-    def extra_layer(self, key: str) -> LayerData:
-        """One of `extra_layers` for napari.
-
-        Raises
-        ------
-        DataError
-            If it cannot be made of these data; says why, and the mend.
-        """
-        tag = {"session": self, "role": ""}
-        if key == QUALITY:
-            return quality_layer(self.current_scenes, tag)
-        if key == SOURCES:
-            return sources_layer(self.current_scenes, tag)
-        return derived_layer(self.current_scenes, derived(key), tag)
 
     def commit(self) -> None:
         """Write what was drawn a moment ago into the journal."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_glacier.controllers.models import bundled_path
-from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.channels import check_channels
@@ -16,6 +15,7 @@ from napari_glacier.core.errors import ConfigError, DataError
 from napari_glacier.core.models.promotion import BUNDLED, keep
 from napari_glacier.core.models.shelf import Card, ShelfModel, find_models
 from napari_glacier.core.plain_yaml import read_pairs, write_line
+from napari_glacier.core.wording import counted
 
 if TYPE_CHECKING:
     from napari_glacier.nn.importing import Fit, Wanted

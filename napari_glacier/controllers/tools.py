@@ -22,12 +22,12 @@ from napari_glacier.controllers.probe import describe_pixel
 from napari_glacier.controllers.region_tools import ACCEPT_ALL, MAX_STRENGTH, Options, RegionTools
 from napari_glacier.controllers.sam_tool import SamTool
 from napari_glacier.controllers.scribble_tool import SCRIBBLE_PX, ScribbleTool
-from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.workspace import Workspace
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tiling import Window
 from napari_glacier.core.tools import load_libraries
 from napari_glacier.core.tools.components import Area
+from napari_glacier.core.wording import counted
 
 _WHEEL_STEP = 3
 _MOST_READ_AHEAD_PX = 2048

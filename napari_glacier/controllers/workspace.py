@@ -4,16 +4,17 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from psygnal import Signal
 
 from napari_glacier.controllers import painting
-from napari_glacier.controllers.layers import KEY, LayerData, say_where
-from napari_glacier.controllers.pictures import LazyPainting
-from napari_glacier.controllers.session import Session, approved_sentence
+from napari_glacier.controllers.extra_layers import extra_layer
+from napari_glacier.controllers.layers import KEY, LayerData, say_where, tag_of
+from napari_glacier.controllers.opening import Opening
+from napari_glacier.controllers.session import Session
+from napari_glacier.core.correction.reviews import approved_sentence
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.tiling import Window
 
@@ -44,26 +45,6 @@ def attach(viewer: Any, session: Session) -> "Workspace":
     return workspace
 
 
-def tag_of(layer: Any) -> dict[str, Any]:
-    """What the plugin wrote into a layer's metadata; empty for other people's layers."""
-    tag = layer.metadata.get(KEY)
-    return tag if isinstance(tag, dict) else {}
-
-
-class SpareTime(Protocol):
-    """A window's time between its other work."""
-
-    @property
-    def is_there(self) -> bool:
-        """Whether there will be any: the window is on screen."""
-
-    def paint(self) -> None:
-        """Paint what is new, if that can be done now."""
-
-    def spend_on(self, step: Callable[[], bool]) -> None:
-        """Call `step` again and again, the window alive in between, until it gives False."""
-
-
 class Workspace:
     """Follows the layers of one viewer and ties the Labels layer to the journal.
 
@@ -81,6 +62,8 @@ class Workspace:
 
     Attributes
     ----------
+    opening : Opening
+        The order in which layers come.
     compares : bool
         Layers are shown and hidden for a moment, to be compared: what is seen is nobody's choice.
     """
@@ -101,9 +84,7 @@ class Workspace:
         self._replacing = False
         # Whether somebody takes layers away at this moment, and whether a person has taken the Labels layer.
         self._removing = self._labels_taken = False
-        # Set where there is a window; layers that nobody sees yet are then added in it.
-        self.spare_time: SpareTime | None = None
-        self._unseen: list[LayerData] = []
+        self.opening = Opening(self)
         self._told: tuple[tuple[str, ...], float] = ((), 0.0)
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -196,46 +177,25 @@ class Workspace:
             self._put_layers(session.layer_data())
 
     def _put_layers(self, layers: Sequence[LayerData]) -> None:
-        self._replacing = True
-        try:
+        with self.quietly():
             self._remove_layers_of(self._need_session())
-            for data, arguments, kind in self.picture_first(layers):
+            for data, arguments, kind in self.opening.picture_first(layers):
                 getattr(self.viewer, f"add_{kind}")(data, **arguments)
-        finally:
-            self._replacing = False
         self.viewer.layers.selection.active = self.labels_layer
         self.viewer.reset_view()
         self.layers_changed.emit()
 
-    def seen_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
-        """Those of a scene's layers that are on show; where no window is on screen, all.
-
-        What nobody sees yet follows below them, in the window's spare time, once the Labels layer is there.
-        """
-        self._unseen = []
-        if self.spare_time is None or not self.spare_time.is_there:
-            return list(layers)
-        self._unseen = [one for one in layers if not one[1].get("visible", True)]
-        return [one for one in layers if one[1].get("visible", True)]
-
-    def picture_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
-        """`seen_first`, and the picture put into the window and painted at once; gives what belongs over it."""
-        # Maps have no depth. In three dimensions napari fails to add a hidden composite, and to take it away again.
-        self.viewer.dims.ndisplay = 2
-        seen = self.seen_first(layers)
-        if self.spare_time is None or not self.spare_time.is_there:
-            return seen
-        for data, arguments, kind in seen:
-            if kind == "image":
-                # napari computes as long on its first layer as the files take.
-                if isinstance(data, LazyPainting):
-                    data.read_ahead()
-                self.viewer.add_image(data, **arguments)
-        self.spare_time.paint()
-        return [one for one in seen if one[2] != "image"]
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Move layers of ours, each of which would else be told of by `layers_changed`."""
+        self._replacing = True
+        try:
+            yield
+        finally:
+            self._replacing = False
 
     def add_extra(self, key: str) -> Any:
-        """Show an index, reflectance, temperature or the clouds (see `Session.extra_layers`) below the labels.
+        """Show an index, reflectance, temperature or the clouds (see `extra_layers`) below the labels.
 
         One that is there already is shown again. Gives the layer.
 
@@ -245,7 +205,7 @@ class Workspace:
             If it cannot be made of the data on screen.
         """
         session = self._need_session()
-        data, arguments, kind = session.extra_layer(key)
+        data, arguments, kind = extra_layer(session, key)
         layer = self._find(arguments["metadata"][KEY]["role"])
         if layer is None:
             layer = getattr(self.viewer, f"add_{kind}")(data, **arguments)
@@ -473,34 +433,8 @@ class Workspace:
             self._adopt(event.value)
             if not self._replacing:
                 self.layers_changed.emit()
-        if self._unseen and self.spare_time is not None and tag_of(event.value).get("role") == "labels":
-            lowest = next(layer for layer in self.viewer.layers if tag_of(layer).get("session") is session)
-            self.spare_time.spend_on(partial(self._add_unseen, self._unseen, lowest))
-
-    def _add_unseen(self, unseen: list[LayerData], above: Any) -> bool:
-        """Add the next hidden layer, below `above`, what is selected staying so; whether more are left."""
-        from napari.layers import Layer
-
-        layers, labels = self.viewer.layers, self.labels_layer
-        if unseen is not self._unseen or not unseen or labels is None:
-            # Another scene has come, or the dataset has left.
-            return False
-        if tag_of(labels)["session"] is not unseen[0][1]["metadata"][KEY]["session"]:
-            return False
-        if self.viewer.dims.ndisplay != 2:
-            return True
-        selected, active = set(layers.selection), layers.selection.active
-        self._replacing = True
-        try:
-            layers.insert(layers.index(above if above in layers else labels), Layer.create(*unseen.pop(0)))
-            # napari selects what it adds, which would take the brush from the labels.
-            layers.selection.active = active
-            layers.selection.update(selected)
-        finally:
-            self._replacing = False
-        if not unseen:
-            self.layers_changed.emit()
-        return bool(unseen)
+        if tag_of(event.value).get("role") == "labels":
+            self.opening.add_unseen(event.value)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value

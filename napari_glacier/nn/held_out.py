@@ -11,6 +11,7 @@ from napari_glacier.core.data.dataset import Dataset, Tile
 from napari_glacier.core.data.mosaic import Mosaic, PixelCache, Placement
 from napari_glacier.core.data.seen_tiles import deciding_band, tile_fingerprint
 from napari_glacier.core.errors import ConfigError, DataError
+from napari_glacier.core.wording import listed
 from napari_glacier.nn.augment_tta import TtaMode
 from napari_glacier.nn.ensemble import Ensemble
 from napari_glacier.nn.prediction import Prediction, Progress
@@ -66,7 +67,9 @@ def find_held_out(dataset: Dataset, models: Mapping[str, Ensemble], tile_ids: Se
     labelled = [tile for tile in named or dataset.tiles if tile.mask_path is not None]
     if named is not None and len(labelled) < len(named):
         without = [tile.id for tile in named if tile.mask_path is None]
-        raise DataError(f"No mask: {_listed(without)}. Name tiles that are labelled, or save masks for these first.")
+        raise DataError(
+            f"No mask: {listed(without, _LISTED)}. Name tiles that are labelled, or save masks for these first."
+        )
     if not labelled:
         raise DataError(f"No tile of {dataset.root} has a mask to judge by. Label some, and save them.")
     found, known = [], []
@@ -78,7 +81,7 @@ def find_held_out(dataset: Dataset, models: Mapping[str, Ensemble], tile_ids: Se
             known += [(tile.id, name) for name, of_model in zip(models, members, strict=True) if not of_model]
     if known and (named is not None or not found):
         of = {name: [tile_id for tile_id, knows in known if knows == name] for name in models}
-        who = "; ".join(f"{name}: {_listed(ids)}" for name, ids in of.items() if ids)
+        who = "; ".join(f"{name}: {listed(ids, _LISTED)}" for name, ids in of.items() if ids)
         mend = (
             "Name other tiles." if named is not None else "Label tiles that none has learnt from, or name other data."
         )
@@ -186,7 +189,3 @@ def _warnings(models: Mapping[str, Ensemble], found: Sequence[HeldOutTile]) -> l
             "flatter them."
         )
     return warnings
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

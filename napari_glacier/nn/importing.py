@@ -18,6 +18,7 @@ from napari_glacier.core.data.dataset import Dataset
 from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import CheckpointError, DataError
 from napari_glacier.core.models.shelf import IMPORTED
+from napari_glacier.core.wording import listed
 from napari_glacier.nn.checkpoint import ModelCard, save_checkpoint
 from napari_glacier.nn.weights import load_foreign_state_dict
 from napari_glacier.nn.zoo import build_model, default_encoder
@@ -90,8 +91,7 @@ class Fit:
             ("Not known to the network", self.unused),
         ):
             if names:
-                more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                said.append(f"{title} ({len(names)}): {', '.join(names[:_LISTED])}{more}.")
+                said.append(f"{title} ({len(names)}): {listed(names, _LISTED)}.")
         return said
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.core.tiling import Window
+from napari_glacier.core.wording import listed
 
 _TILES_NAMED = 8
 
@@ -80,8 +81,7 @@ def gaps_warning(scene: Scene, bands: Sequence[str], gaps: Sequence[BandGap]) ->
         if len(ids) == num_tiles:
             said.append(f"{scene.name} has no {lacking}")
             continue
-        more = f" and {len(ids) - _TILES_NAMED} more" if len(ids) > _TILES_NAMED else ""
-        named = ", ".join(ids[:_TILES_NAMED]) + more
+        named = listed(ids, _TILES_NAMED)
         said.append(f"tile {named} has no {lacking}" if len(ids) == 1 else f"tiles {named} have no {lacking}")
     return [
         f"Bands are missing: {'; '.join(said)}. Channels made of them are set to the training mean there, and the "

@@ -6,8 +6,9 @@ from qtpy.QtCore import QEvent, Qt, QThread
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QApplication, QMessageBox, QWidget
 
-from napari_glacier.controllers.session import Session, counted
+from napari_glacier.controllers.session import Session
 from napari_glacier.core.errors import GlacierError
+from napari_glacier.core.wording import counted
 from napari_glacier.views.window_bound import WindowBound
 
 

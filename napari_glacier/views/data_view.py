@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_glacier.controllers.exchange import sample_copy, sample_folder
+from napari_glacier.controllers.extra_layers import extra_layers
 from napari_glacier.controllers.overview import known_findings, share_text, summary
 from napari_glacier.controllers.session import Session
 from napari_glacier.views.background import Background
@@ -318,7 +319,7 @@ class DataView(GlacierView):
     def _show_extras(self, session: Any) -> None:
         chosen = self._extra.currentData()
         self._extra.clear()
-        for number, extra in enumerate(session.extra_layers()):
+        for number, extra in enumerate(extra_layers(session)):
             self._extra.addItem(extra.title if not extra.reason else f"{extra.title} – not here", extra.key)
             self._extra.setItemData(number, extra.reason or None, Qt.ItemDataRole.ToolTipRole)
         self._extra.setCurrentIndex(max(self._extra.findData(chosen), 0))

@@ -24,9 +24,9 @@ from qtpy.QtWidgets import (
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.history import LIMIT
-from napari_glacier.controllers.session import counted, listed
 from napari_glacier.controllers.toolbox import title_of
 from napari_glacier.core.correction.strokes import StrokeInfo
+from napari_glacier.core.wording import counted, listed
 
 _COLUMNS = ("Time", "Author", "Tool", "Tiles", "Pixels", "Model", "State")
 _PIXELS = _COLUMNS.index("Pixels")

@@ -7,7 +7,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QWidget
 
-from napari_glacier.controllers.workspace import tag_of
+from napari_glacier.controllers.layers import tag_of
 from napari_glacier.views.settings import keep_of, kept, kept_of, of_dataset, settings
 from napari_glacier.views.window_bound import WindowBound
 

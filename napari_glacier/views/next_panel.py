@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.disagreement import EVERYBODY
 from napari_glacier.controllers.region_walk import RegionWalk
-from napari_glacier.controllers.session import counted
+from napari_glacier.core.wording import counted
 from napari_glacier.views.desk_panel import DeskPanel
 from napari_glacier.views.pieces import ShrinkingBox
 from napari_glacier.views.settings import kept, settings

@@ -9,9 +9,9 @@ from qtpy.QtWidgets import QComboBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_glacier.controllers.inference import InferenceController, Outcome, Region, Request, Step
 from napari_glacier.controllers.models import ModelChoice
-from napari_glacier.controllers.session import counted
 from napari_glacier.controllers.training import duration
 from napari_glacier.controllers.votes import VotesController
+from napari_glacier.core.wording import counted
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.earlier_button import EarlierButton

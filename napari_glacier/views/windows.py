@@ -30,7 +30,7 @@ def look_after(viewer: Any) -> LastTime | None:
     if isinstance(known, LastTime):
         return known
     free_in_own_context(viewer)
-    workspace_of(viewer).spare_time = SpareTime(window, viewer)
+    workspace_of(viewer).opening.spare_time = SpareTime(window, viewer)
     ClosingQuestion(window, viewer)
     Looks(window, viewer)
     return LastTime(window, viewer)

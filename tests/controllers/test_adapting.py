@@ -5,8 +5,9 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_glacier.controllers.adapting import AdaptController
+from napari_glacier.controllers.layers import tag_of
 from napari_glacier.controllers.models import ModelChoice, known_models
-from napari_glacier.controllers.workspace import tag_of, workspace_of
+from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.errors import DataError
 
 

@@ -8,6 +8,7 @@ import rasterio
 from napari.components import ViewerModel
 
 from napari_glacier.controllers import levels, pictures
+from napari_glacier.controllers.extra_layers import extra_layers
 from napari_glacier.controllers.gallery import Gallery
 from napari_glacier.controllers.levels import Level, level_factors
 from napari_glacier.controllers.overview import summary
@@ -137,7 +138,7 @@ def test_validity_of_a_large_scene_is_read_where_it_is_painted(make_landsat, sma
 def test_layers_on_request_lie_below_the_labels_and_are_made_once(make_landsat, open_in_viewer):
     workspace = open_in_viewer(make_landsat())
     session = workspace.session
-    assert not any(extra.reason for extra in session.extra_layers())
+    assert not any(extra.reason for extra in extra_layers(session))
     layer = workspace.add_extra("temperature")
     assert layer.name == "Brightness temperature (K)"
     names = [other.name for other in workspace.viewer.layers]
@@ -159,7 +160,7 @@ def test_layers_on_request_lie_below_the_labels_and_are_made_once(make_landsat, 
 
 def test_what_cannot_be_made_says_why(make_dataset, make_sentinel2, open_in_viewer):
     workspace = open_in_viewer(make_dataset())
-    reasons = {extra.key: extra.reason for extra in workspace.session.extra_layers()}
+    reasons = {extra.key: extra.reason for extra in extra_layers(workspace.session)}
     assert not reasons["NDSI"]
     assert "landsat-c2-l2" in reasons["temperature"]
     assert "QA_PIXEL" in reasons["quality"]

@@ -8,10 +8,9 @@ import pytest
 
 from napari_glacier.controllers import painting, toolbox
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.controllers.layers import KEY
+from napari_glacier.controllers.layers import KEY, tag_of
 from napari_glacier.controllers.prediction_layers import draw_prediction, prediction_layers
 from napari_glacier.controllers.prediction_map import PredictionMap
-from napari_glacier.controllers.workspace import tag_of
 from napari_glacier.core.tiling import Window
 
 

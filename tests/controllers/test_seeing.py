@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from napari_glacier.controllers.correction import CorrectionController
+from napari_glacier.controllers.extra_layers import extra_layers
 from napari_glacier.controllers.layers import KEY, class_features
 from napari_glacier.controllers.seeing import FLICKER, SIDE_BY_SIDE, SWIPE
 from napari_glacier.controllers.toolbox import OUTLINE
@@ -46,7 +47,7 @@ def test_a_dataset_is_left_in_the_middle_of_a_comparison(workspace, seeing, make
 
 def test_what_comes_during_a_comparison_stays_below_the_labels(workspace, seeing):
     seeing.toggle(SWIPE)
-    added = next(one.key for one in workspace.session.extra_layers() if not one.reason)
+    added = next(one.key for one in extra_layers(workspace.session) if not one.reason)
     before = set(names(workspace))
     workspace.add_extra(added)
     (new,) = set(names(workspace)) - before
@@ -71,7 +72,7 @@ def test_all_layers_are_deleted_together_in_any_order(workspace, controller, see
     grid = viewer.canvas.grid
     before = grid.enabled, grid.stride, grid.shape
     # Something between the two, so that their order changes.
-    workspace.add_extra(next(one.key for one in workspace.session.extra_layers() if not one.reason))
+    workspace.add_extra(next(one.key for one in extra_layers(workspace.session) if not one.reason))
     viewer.layers.move(0, len(viewer.layers))
     seeing.toggle(mode)
     # What a tool has at hand goes as well.

@@ -10,13 +10,14 @@ from napari.components import ViewerModel
 
 from napari_glacier._reader import read_layers
 from napari_glacier.controllers.correction import CorrectionController
-from napari_glacier.controllers.session import Session, listed
+from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.correction.saving import read_present_mask
 from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.errors import DataError, GlacierError, JournalError, RasterError
 from napari_glacier.core.raster import read_raster, write_mask, write_raster
+from napari_glacier.core.wording import listed
 
 
 @pytest.fixture

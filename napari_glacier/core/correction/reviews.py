@@ -1,10 +1,11 @@
 """How far the review of each tile has come, who said so and why; nothing said is ever deleted."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from napari_glacier.core.correction.journal_file import JournalFile
+from napari_glacier.core.wording import listed
 
 REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
 TODO, IN_PROGRESS, EDITED, APPROVED, REJECTED = REVIEW_STATES
@@ -43,6 +44,13 @@ class ReviewEvent:
 def meets(state: str, demand: ReviewDemand) -> bool:
     """Whether a tile in a review state is good enough: edited is met by approved, too."""
     return state in _MEETS[demand]
+
+
+def approved_sentence(tile_ids: Sequence[str]) -> str:
+    """What a person is told who would change approved tiles."""
+    if len(tile_ids) == 1:
+        return f"Tile {tile_ids[0]} is approved and stays as it is. Take the approval back to change it."
+    return f"Tiles {listed(tile_ids)} are approved and stay as they are. Take the approval back to change them."
 
 
 class ReviewLog:
