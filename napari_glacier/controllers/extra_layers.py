@@ -1,4 +1,4 @@
-"""Layers on request: indices, reflectance, temperature, clouds, the scenes of a mosaic; or why one cannot be made."""
+"""Layers on request: indices, reflectance, temperature, clouds, removed pictures; or why one cannot be made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.controllers.layers import KEY, LABELS_OPACITY, LayerData, placement_of
+from napari_glacier.controllers.layers import (
+    KEY,
+    LABELS_OPACITY,
+    LayerData,
+    picture_layers,
+    picture_names,
+    placement_of,
+)
 from napari_glacier.controllers.pictures import (
     LazyPainting,
     LazyQuality,
@@ -39,11 +46,13 @@ class Extra:
 
 
 def extra_layers(session: "Session") -> list[Extra]:
-    """What can be added to the scene on screen: indices, reflectance, temperature, clouds."""
+    """What can be added to the scene on screen: indices, reflectance, temperature, clouds; and its own pictures."""
     scenes = session.current_scenes
     found = [Extra(wanted.key, wanted.title, _why_not(scenes, wanted)) for wanted in DERIVED]
     found.append(Extra(_QUALITY, "Clouds and shadows", _why_no_quality(scenes)))
-    return found if (reason := _why_no_sources(scenes)) else [*found, Extra(_SOURCES, "Scenes and dates", reason)]
+    if not _why_no_sources(scenes):
+        found.append(Extra(_SOURCES, "Scenes and dates", ""))
+    return [*found, *(Extra(name, name, "") for name in picture_names(session.dataset.bands))]
 
 
 def extra_layer(session: "Session", key: str) -> LayerData:
@@ -59,6 +68,9 @@ def extra_layer(session: "Session", key: str) -> LayerData:
         return _quality_layer(session.current_scenes, tag)
     if key == _SOURCES:
         return _sources_layer(session.current_scenes, tag)
+    if key in picture_names(session.dataset.bands):
+        pictures = picture_layers(session.current_scenes, session.dataset.bands, tag)
+        return next(picture for picture in pictures if picture[1]["name"] == key)
     return _derived_layer(session.current_scenes, derived(key), tag)
 
 

@@ -35,6 +35,8 @@ COMPOSITES: dict[str, tuple[str, ...]] = {
 }
 BAND_TITLES = {"B2": "blue", "B3": "green", "B4": "red", "B6": "SWIR", "B10": "thermal"}
 LABELS_OPACITY = 0.55
+# Roles of the layers that show a scene as it is.
+PICTURES = ("composite", "band")
 
 
 def tag_of(layer: Any) -> dict[str, Any]:
@@ -151,6 +153,26 @@ def scene_layers(
     -------
     list of (data, keyword arguments, layer type)
     """
+    layers = picture_layers(scenes, bands, tag)
+    layers.append(
+        (
+            mask,
+            {
+                "name": "Labels",
+                "opacity": LABELS_OPACITY,
+                "colormap": class_colormap(scheme),
+                "features": class_features(scheme),
+                "metadata": {KEY: {**tag, "role": "labels"}},
+                **placement_of(scenes),
+            },
+            "labels",
+        )
+    )
+    return layers
+
+
+def picture_layers(scenes: "Sequence[Mosaic]", bands: Sequence[str], tag: dict[str, Any]) -> list[LayerData]:
+    """The bands and composites among them, named as `picture_names` says, bottom layer first."""
     place = placement_of(scenes)
     limits = band_limits(scenes, bands)
     composites = _composites(bands)
@@ -183,26 +205,12 @@ def scene_layers(
                     "name": name,
                     "rgb": True,
                     "visible": name == list(composites)[-1],
-                    "metadata": {KEY: {**tag, "role": "composite"}},
+                    "metadata": {KEY: {**tag, "role": "composite", "bands": chosen}},
                     **place,
                 },
                 "image",
             )
         )
-    layers.append(
-        (
-            mask,
-            {
-                "name": "Labels",
-                "opacity": LABELS_OPACITY,
-                "colormap": class_colormap(scheme),
-                "features": class_features(scheme),
-                "metadata": {KEY: {**tag, "role": "labels"}},
-                **place,
-            },
-            "labels",
-        )
-    )
     return layers
 
 
@@ -210,6 +218,11 @@ def placement_of(scenes: "Sequence[Mosaic]") -> dict[str, Any]:
     """Layer arguments that put a scene where it lies on the map; a stack has no such place."""
     stacked = len(scenes) > 1
     return world_placement(None if stacked else scenes[0].georef, 3 if stacked else 2)
+
+
+def picture_names(bands: Sequence[str]) -> list[str]:
+    """Names of the composites and of the bands of a scene, the uppermost first."""
+    return [*reversed(_composites(bands)), *(_band_name(band) for band in sorted(bands, key=_band_order))]
 
 
 def composite_bands(bands: Sequence[str]) -> tuple[str, ...]:

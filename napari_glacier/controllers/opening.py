@@ -43,6 +43,11 @@ class Opening:
         self.spare_time: SpareTime | None = None
         self._unseen: list[LayerData] = []
 
+    @property
+    def under_way(self) -> bool:
+        """Whether hidden layers of the dataset are still to come."""
+        return bool(self._unseen) and self._unseen[0][1]["metadata"][KEY]["session"] is self._workspace.session
+
     def picture_first(self, layers: Sequence[LayerData]) -> list[LayerData]:
         """Put the picture into the window and paint it; gives what belongs over it.
 
@@ -84,8 +89,11 @@ class Opening:
         if self._workspace.viewer.dims.ndisplay != 2:
             return True
         selected, active = set(layers.selection), layers.selection.active
+        layer = Layer.create(*unseen.pop(0))
         with self._workspace.quietly():
-            layers.insert(layers.index(above if above in layers else labels), Layer.create(*unseen.pop(0)))
+            # A person may have asked for it meanwhile.
+            if not any(tag_of(one) == tag_of(layer) for one in layers):
+                layers.insert(layers.index(above if above in layers else labels), layer)
             # napari selects what it adds, which would take the brush from the labels.
             layers.selection.active = active
             layers.selection.update(selected)

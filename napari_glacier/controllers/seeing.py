@@ -5,7 +5,7 @@ from typing import Any
 
 from psygnal import Signal
 
-from napari_glacier.controllers.layers import COMPOSITES, KEY, tag_of
+from napari_glacier.controllers.layers import COMPOSITES, KEY, PICTURES, tag_of
 from napari_glacier.controllers.rendering import is_picture
 from napari_glacier.controllers.swipe import Swipe
 from napari_glacier.controllers.workspace import Workspace
@@ -91,14 +91,12 @@ class SeeingController:
     def why_not(self) -> str:
         """Why nothing can be compared, what composites lack for it, and the mend; empty where there is a pair.
 
-        Empty, too, where the bands give two composites: the second one is about to come.
+        Empty, too, while the second composite is about to come.
         """
         session = self.workspace.session
-        if session is None or self.pair is not None:
+        if session is None or self.pair is not None or self.workspace.opening.under_way:
             return ""
         lacking = {name: [band for band in of if band not in session.dataset.bands] for name, of in COMPOSITES.items()}
-        if sum(not bands for bands in lacking.values()) > 1:
-            return ""
         needs = [
             f"{name} needs {' and '.join(bands)}"
             for name, bands in lacking.items()
@@ -106,7 +104,7 @@ class SeeingController:
         ]
         return (
             f"Comparing takes two pictures, and there is one{': ' if needs else ''}{', '.join(needs)}. Predict, show a "
-            "band, too (the eyes in the layer list), or add an index in the Data widget."
+            "band, too (the eyes in the layer list), or add a picture or an index in the Data widget (About)."
         )
 
     def choose(self, left: str, right: str) -> None:
@@ -240,7 +238,7 @@ class SeeingController:
         for layer in (left, right):
             if is_picture(layer):
                 return layer
-        composites = [one for one in self.pictures if tag_of(one).get("role") in ("composite", "band")]
+        composites = [one for one in self.pictures if tag_of(one).get("role") in PICTURES]
         return next((one for one in composites if one.visible), composites[0] if composites else None)
 
     def _show_only(self, wanted: list[Any]) -> None:

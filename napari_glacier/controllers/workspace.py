@@ -11,7 +11,7 @@ from psygnal import Signal
 
 from napari_glacier.controllers import painting
 from napari_glacier.controllers.extra_layers import extra_layer
-from napari_glacier.controllers.layers import KEY, LayerData, say_where, tag_of
+from napari_glacier.controllers.layers import KEY, PICTURES, LayerData, say_where, tag_of
 from napari_glacier.controllers.opening import Opening
 from napari_glacier.controllers.session import Session
 from napari_glacier.core.correction.reviews import approved_sentence
@@ -195,7 +195,7 @@ class Workspace:
             self._replacing = False
 
     def add_extra(self, key: str) -> Any:
-        """Show an index, reflectance, temperature or the clouds (see `extra_layers`) below the labels.
+        """Show one of `extra_layers`: an index or the like below the labels, a picture above the other pictures.
 
         One that is there already is shown again. Gives the layer.
 
@@ -206,16 +206,20 @@ class Workspace:
         """
         session = self._need_session()
         data, arguments, kind = extra_layer(session, key)
-        layer = self._find(arguments["metadata"][KEY]["role"])
+        layers, labels, tag = self.viewer.layers, self.labels_layer, arguments["metadata"][KEY]
+        layer = next((one for one in layers if tag_of(one) == tag), None)
         if layer is None:
+            place = len(layers) if labels is None else layers.index(labels)
+            if tag["role"] in PICTURES:
+                # What is made of them, or predicted, stays above.
+                below = enumerate(list(layers)[:place], 1)
+                place = max((number for number, one in below if tag_of(one).get("role") in PICTURES), default=0)
             layer = getattr(self.viewer, f"add_{kind}")(data, **arguments)
             if kind == "labels":
                 layer.editable = False
-            labels = self.labels_layer
+            layers.move(layers.index(layer), place)
             if labels is not None:
-                index = self.viewer.layers.index(labels)
-                self.viewer.layers.move(self.viewer.layers.index(layer), index)
-                self.viewer.layers.selection.active = labels
+                layers.selection.active = labels
         layer.visible = True
         return layer
 

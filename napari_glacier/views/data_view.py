@@ -140,7 +140,10 @@ class DataView(GlacierView):
     def _make_extras(self) -> QWidget:
         row = QHBoxLayout()
         self._extra = ShrinkingBox()
-        self._extra.setToolTip("Indices, reflectance, temperature and clouds; below the labels, read as you look")
+        self._extra.setToolTip(
+            "Indices, reflectance, temperature and clouds, below the labels, read as you look; and pictures and bands "
+            "that were removed from the layer list"
+        )
         self._extra.activated.connect(self._say_why_not)
         self._add_extra = QPushButton("Add layer")
         self._add_extra.clicked.connect(self.add_extra)

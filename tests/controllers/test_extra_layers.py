@@ -158,6 +158,31 @@ def test_layers_on_request_lie_below_the_labels_and_are_made_once(make_landsat, 
     assert ("Acquired", "2020-07-31") in summary(session)
 
 
+def test_pictures_that_were_removed_come_back_below_what_is_made_of_them(make_landsat, open_in_viewer):
+    workspace = open_in_viewer(make_landsat())
+    layers = workspace.viewer.layers
+    index = workspace.add_extra("NDSI").name
+    before = {layer.name: np.asarray(layer.data) for layer in layers if layer.name in ("True colour", "B10 thermal")}
+    limits = layers["B10 thermal"].contrast_limits
+    for name in before:
+        layers.remove(name)
+
+    for name, pixels in before.items():
+        assert name in [extra.title for extra in extra_layers(workspace.session) if not extra.reason]
+        layer = workspace.add_extra(name)
+        assert layer.visible
+        np.testing.assert_array_equal(np.asarray(layer.data), pixels)
+        assert layers.selection.active is workspace.labels_layer
+        assert [one.name for one in layers][-3:] == [name, index, "Labels"]
+    assert layers["B10 thermal"].contrast_limits == limits
+    assert workspace.add_extra("True colour") is layers["True colour"]
+    # With all of them gone it lies lowest, as pictures do.
+    for layer in [one for one in layers if one.name not in (index, "Labels")]:
+        layers.remove(layer)
+    workspace.add_extra("B2 blue")
+    assert [one.name for one in layers] == ["B2 blue", index, "Labels"]
+
+
 def test_what_cannot_be_made_says_why(make_dataset, make_sentinel2, open_in_viewer):
     workspace = open_in_viewer(make_dataset())
     reasons = {extra.key: extra.reason for extra in extra_layers(workspace.session)}

@@ -45,6 +45,16 @@ def test_a_dataset_is_left_in_the_middle_of_a_comparison(workspace, seeing, make
     assert names(workspace) == []
 
 
+def test_where_a_composite_was_removed_it_is_said_how_a_second_picture_comes(workspace, seeing):
+    for name in ("Prediction", "SWIR-green-blue"):
+        workspace.viewer.layers.remove(name)
+    assert seeing.pair is None
+    assert "there is one. Predict" in seeing.why_not
+    workspace.add_extra("SWIR-green-blue")
+    assert {layer.name for layer in seeing.pair} == {"True colour", "SWIR-green-blue"}
+    assert seeing.why_not == ""
+
+
 def test_what_comes_during_a_comparison_stays_below_the_labels(workspace, seeing):
     seeing.toggle(SWIPE)
     added = next(one.key for one in extra_layers(workspace.session) if not one.reason)
