@@ -116,8 +116,10 @@ class HistoryController:
         self._counted_for: Any = None
 
     def strokes(self, limit: int = LIMIT, tile_id: str = "") -> list[StrokeInfo]:
-        """The latest strokes, newest first; on one tile where it is given."""
-        session = self._need_session()
+        """The latest strokes, newest first; on one tile where it is given. None where no dataset is open."""
+        session = self.workspace.session
+        if session is None:
+            return []
         session.commit()
         return list(session.journal.history(limit, tile_id=tile_id))
 

@@ -287,6 +287,8 @@ class ToolController:
         if self._awaited is not None and (self.waits or self._awaited[0].done()):
             (work, go_on), self._awaited = self._awaited, None
             go_on(work.result())
+            if self.sam.objects is not None:
+                self.changed.emit()
 
     def _later(self, work: Future[Any], go_on: Callable[[Any], None]) -> None:
         """Go on here when a thread has done something; of several only the last counts."""
@@ -316,9 +318,15 @@ class ToolController:
         self.changed.emit()
         return changed
 
+    @property
+    def can_drop(self) -> bool:
+        """Whether there is something to drop: proposed, begun or worked on."""
+        begun = self._scribble.begun or self.sam.objects is not None
+        return self.proposal is not None or begun or self.busy
+
     def drop(self) -> bool:
         """Drop what is proposed; whether there was something."""
-        had = self._has_something or self.busy
+        had = self.can_drop
         self._forget()
         if had:
             self.told.emit("")
@@ -335,7 +343,7 @@ class ToolController:
 
     def follow_plane(self) -> None:
         """Another scene of a stack is on screen: what was proposed, or is worked on, belongs to the one before."""
-        if (self._has_something or self.busy) and self.workspace.plane != self._plane:
+        if self.can_drop and self.workspace.plane != self._plane:
             self.drop()
 
     def find_objects(self) -> None:
@@ -343,10 +351,6 @@ class ToolController:
         self.drop()
         self._plane = self.workspace.plane
         self.sam.find_objects()
-
-    @property
-    def _has_something(self) -> bool:
-        return self.proposal is not None or self._scribble.begun or self.sam.objects is not None
 
     # -- without a click
 

@@ -129,9 +129,11 @@ class ReviewPanel(DeskPanel):
         self._set("in progress" if self._review.is_approved else APPROVED)
 
     def _keep_note(self) -> None:
-        text = self._note.text()
-        self._note.clear()
-        self._attempt(lambda: self._review.add_note(text))
+        def keep() -> None:
+            self._review.add_note(self._note.text())
+            self._note.clear()
+
+        self._attempt(keep)
         self.refresh()
 
 

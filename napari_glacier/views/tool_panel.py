@@ -105,6 +105,8 @@ class ToolPanel(QWidget):
             control.blockSignals(False)
         for take in self._take_buttons:
             take.setEnabled(self._tools.proposal is not None)
+        for drop in self._drop_buttons:
+            drop.setEnabled(self._tools.can_drop)
 
     def show_classes(self) -> None:
         """Offer the classes of the open dataset for accepting."""
@@ -169,6 +171,7 @@ class ToolPanel(QWidget):
         self._strength.valueChanged.connect(self._tools.set_strength)
         row.addWidget(self._strength, 1)
         self._take_buttons: list[QPushButton] = []
+        self._drop_buttons: list[QPushButton] = []
         self._add_take(row)
         return page
 
@@ -178,10 +181,13 @@ class ToolPanel(QWidget):
         return page
 
     def _add_take(self, row: QHBoxLayout) -> None:
-        for text, act in (("Take", self._tools.take), ("Drop", self._tools.drop)):
+        for text, act, buttons in (
+            ("Take", self._tools.take, self._take_buttons),
+            ("Drop", self._tools.drop, self._drop_buttons),
+        ):
             button = QPushButton(text)
             button.clicked.connect(lambda _=False, act=act: self._attempt(act))
-            self._take_buttons.append(button)
+            buttons.append(button)
             row.addWidget(button)
 
     def _make_snap(self) -> QWidget:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QMessageBox
 
 from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.core.errors import JournalError
 
 
 @pytest.fixture
@@ -46,6 +48,35 @@ def test_a_tile_is_approved_locked_and_given_back(desk, qtbot):
     assert workspace.session.review("00_01") == "in progress"
     paint(workspace, place.row + 20, place.col + 20)
     assert not np.array_equal(np.asarray(workspace.session.mask), before)
+
+
+def test_a_note_that_cannot_be_kept_stays_to_be_kept_later(desk, qtbot, monkeypatch):
+    panel, session = desk._review_panel, desk.workspace.session
+    panel._note.setText("a shadow, no lake")
+
+    def full(*_):
+        raise JournalError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.journal, "set_review", full)
+        qtbot.keyClick(panel._note, Qt.Key.Key_Return)
+    assert "disk is full" in desk.notice
+    assert panel._note.text() == "a shadow, no lake"
+    qtbot.keyClick(panel._note, Qt.Key.Key_Return)
+    assert panel._note.text() == ""
+    assert session.journal.reviews.of(desk.controller.review.tile_id)[-1].note == "a shadow, no lake"
+
+
+def test_the_history_is_empty_where_the_dataset_has_left(desk, qtbot):
+    paint(desk.workspace, 20, 20)
+    desk.workspace.session.commit()
+    dialog = desk.show_history()
+    qtbot.waitUntil(lambda: dialog._worker is None)
+    assert dialog._table.rowCount() == 1
+    desk.workspace.viewer.layers.clear()
+    assert dialog._table.rowCount() == 0
+    assert desk.notice == "", "nobody asked for anything"
+    dialog.close()
 
 
 def test_the_walk_keeps_to_the_state_chosen(desk):

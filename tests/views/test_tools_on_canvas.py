@@ -178,17 +178,28 @@ def test_dragging_with_a_click_tool_moves_the_view_and_changes_nothing(hand):
     assert hand.viewer.scene.camera.center != centre
 
 
+def _button(hand, text):
+    panel = hand.view._tool_panel
+    return next(one for one in panel.findChildren(QPushButton) if one.text() == text and one.isVisibleTo(panel))
+
+
 def test_scribbles_are_drawn_and_solved(hand):
     before, centre = _labels(hand), hand.viewer.scene.camera.center
     hand.key(Qt.Key.Key_D)
     hand.key(Qt.Key.Key_0, Qt.KeyboardModifier.AltModifier)
     hand.drag([(70, 30), (70, 60), (70, 100)])
     assert "another class" in hand.view.notice
+    take, drop = (_button(hand, text) for text in ("Take", "Drop"))
+    assert (take.isEnabled(), drop.isEnabled()) == (False, True)
+    drop.click()
+    assert not drop.isEnabled()
+    assert (hand.viewer.layers["Proposed change"].data == 255).all()
+    hand.drag([(70, 30), (70, 60), (70, 100)])
     hand.key(Qt.Key.Key_3, Qt.KeyboardModifier.AltModifier)
     hand.drag([(115, 30), (115, 60), (115, 100)])
     assert hand.viewer.scene.camera.center == centre, "drawing does not move the view"
     assert np.array_equal(_labels(hand), before)
-    hand.view._tool_panel._take_buttons[2].click()
+    take.click()
     labels = _labels(hand)
     assert (labels[115, 35:95] == 3).all()
     assert not labels[70, 35:95].any()
