@@ -146,7 +146,9 @@ class CheckPanel(QWidget):
         self.table.setColumnWidth(1, 70)
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
         self.table.selectionModel().currentRowChanged.connect(lambda index, _: self._explain(index.row()))
-        self.table.clicked.connect(lambda index: self.choose(index.row()))
+        # By the mouse, or by Enter.
+        for chosen in (self.table.clicked, self.table.activated):
+            chosen.connect(lambda index: self.choose(index.row()))
         return self.table
 
     @property

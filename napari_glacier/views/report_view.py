@@ -280,11 +280,12 @@ class ReportView(GlacierView):
         self._fill_truths()
 
     def _fill_truths(self) -> None:
-        chosen = self._truth.currentText()
+        # How many tiles there are of a kind may have changed.
+        kind = self._truth.currentText().partition("(")[0]
         self._truth.clear()
         for truth in self.controller.truths(self._maps.currentData()):
             self._truth.addItem(truth.title, truth)
-        self._truth.setCurrentIndex(max(self._truth.findText(chosen), 0))
+        self._truth.setCurrentIndex(max(self._truth.findText(f"{kind}(", Qt.MatchFlag.MatchStartsWith), 0))
         self._truth.setEnabled(self._truth.count() > 1)
 
     def _show(self) -> None:

@@ -180,7 +180,7 @@ class TilesPanel(QWidget):
         self.table.setColumnHidden(EDITS, not any(row.unsaved for row in self._tiles.rows))
         total = len(self._tiles.rows)
         shown = f"{len(rows):,} of {total:,} tiles." if len(rows) < total else f"{counted(total, 'tile')}."
-        self.count.setText(f"{shown} Click one to fly to it.")
+        self.count.setText(f"{shown} {'Click one to fly to it.' if rows else 'Change what is asked for above.'}")
         self.map.show_states(
             {row.tile_id: row.review for row in self._tiles.rows}, frozenset(row.tile_id for row in rows)
         )

@@ -55,6 +55,7 @@ def test_the_list_is_searched_filtered_and_sorted(data, qtbot):
 
     data.tiles.holds.setCurrentText("No labels")
     assert _shown(data) == []
+    assert data.tiles.count.text() == "0 of 8 tiles. Change what is asked for above."
     data.tiles.holds.setCurrentText("With lake")
     data.tiles.table.sortByColumn(2, Qt.SortOrder.DescendingOrder)
     shares = [row.shares[3] for row in data.tiles.model.rows]
@@ -128,6 +129,10 @@ def test_the_doctor_lists_what_it_finds_and_flies_there(data, qtbot):
     assert data.workspace.tile_under_view().tile.id == tile.id
     assert tile.id in check._detail.toPlainText()
     assert data._facts.tabText(1).startswith("Check (")
+    data.fly_to(session.tile_ids[0])
+    check.table.setCurrentIndex(check.model.index(row, 0))
+    qtbot.keyClick(check.table, Qt.Key.Key_Return)
+    assert data.workspace.tile_under_view().tile.id == tile.id
     check._kinds["error"].setChecked(False)
     assert all(one.severity != "error" for one in check.model.rows)
 
@@ -274,6 +279,18 @@ def test_a_report_is_made_shown_and_outlined(report, qtbot, tmp_path, monkeypatc
     classes = pyogrio.raw.read(target.with_suffix(".geojson"), columns=["class"])[3][0]
     assert set(classes) == {"glacier", "lake"}
     assert "polygons written to ice.geojson" in report.notice
+
+
+def test_tiles_to_calibrate_on_stay_chosen_when_more_are_approved(report):
+    session = report.workspace.session
+    session.set_review(session.tile_ids[0], "approved")
+    report.choose(maps=session.root / "predictions" / "m", truth="Approved tiles")
+    assert report._truth.currentText() == "Approved tiles (1)"
+    session.set_review(session.tile_ids[1], "approved")
+    assert report._truth.currentText() == "Approved tiles (2)"
+    for tile_id in session.tile_ids[:2]:
+        session.set_review(tile_id, "todo")
+    assert report._truth.currentText() == "Nothing (envelope only)"
 
 
 def test_what_cannot_be_reported_on_is_said_and_cancelling_writes_nothing(report, qtbot):
