@@ -228,10 +228,11 @@ class ComparePanel(QWidget):
             self.failed.emit(error)
 
     def stop(self) -> None:
-        """Let go of the thread."""
+        """Let go of the thread, without a word."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
+            self._say("")
 
     def refresh(self) -> None:
         """Show the state of the job and the last result."""

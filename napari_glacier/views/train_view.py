@@ -141,7 +141,7 @@ class TrainView(GlacierView):
 
         waiting = self.controller.unsaved
         session = self.workspace.session
-        if waiting and session is not None and Path(self.form.data.text()) == session.root:
+        if waiting and session is not None and self.controller.session_of(Path(self.form.data.text())) is not None:
             tiles = "1 tile has" if waiting == 1 else f"{waiting} tiles have"
             answer = QMessageBox.question(
                 self,
@@ -233,6 +233,10 @@ class TrainView(GlacierView):
         self.compare_panel.stop()
         self.compare_panel.fill_models()
         self.compare_panel.refresh()
+        if self._shelf is not None:
+            # A job under way is of the dataset that was here before.
+            self._shelf.cancel()
+            self._shelf.fill()
         self._compare_box.setVisible(session is not None)
         self._empty.setVisible(session is None)
         # A run of the dataset before is nothing to go on with here, nor is its model the one to predict with.

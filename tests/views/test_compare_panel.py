@@ -114,6 +114,22 @@ def test_a_comparison_can_be_cancelled_and_says_what_is_wrong(viewer, qtbot, roo
     assert workspace_of(viewer).session is not None
 
 
+def test_a_comparison_leaves_with_its_dataset(viewer, qtbot, root, make_dataset):
+    viewer.open(str(root), plugin="napari-glacier")
+    _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")
+    panel = view.compare_panel
+    view.fill(device="cpu")
+    panel._champion.setCurrentIndex(0)
+    panel._challenger.setCurrentIndex(1)
+    panel._compare_button.click()
+    task = panel._task
+    assert panel._doing.isVisibleTo(panel)
+    view.workspace.open(make_dataset("other"))
+    assert not panel.running
+    assert not panel._doing.isVisibleTo(panel), "nobody is at work any more"
+    qtbot.waitUntil(lambda: not task.is_alive, timeout=60_000)
+
+
 def test_the_form_knows_review_states_and_gives_commands(viewer, qtbot, root):
     viewer.open(str(root), plugin="napari-glacier")
     _, view = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")

@@ -101,6 +101,12 @@ def test_enter_presses_no_button_but_the_one_with_the_focus(shelf, qtbot):
     assert not shelf.isVisible(), "Distil hides the window and fills in the form"
 
 
+def test_models_are_those_of_the_open_dataset(shelf, make_dataset):
+    assert shelf._list.topLevelItemCount() == 3
+    shelf.parent().workspace.open(make_dataset("other"))
+    assert [shelf._list.topLevelItem(k).text(0) for k in range(shelf._list.topLevelItemCount())] == ["Bundled ensemble"]
+
+
 def test_a_broken_model_is_shown_with_its_reason(shelf, root):
     (root / "runs" / "3-broken").mkdir()
     (root / "runs" / "3-broken" / "best.safetensors").write_bytes(b"cut short")

@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QMessageBox
 
+from napari_glacier.controllers.training import TrainingController
 from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.train_pieces import DeviceBox
@@ -47,6 +49,23 @@ def test_the_map_shows_the_split_and_follows_the_form(train, qtbot):
     assert train.workspace.tile_under_view().tile.id == session.tile_ids[8]
     qtbot.keyClick(panel.map, Qt.Key.Key_Left)
     assert train.workspace.tile_under_view().tile.id == session.tile_ids[7]
+
+
+@pytest.mark.parametrize("data", ["", "train"], ids=["the dataset", "its folder of a split"])
+def test_what_is_not_saved_is_asked_about_wherever_in_the_dataset_one_trains(viewer, make_dataset, monkeypatch, data):
+    root = make_dataset(splits=("train", "val"))
+    viewer.open(str(root), plugin="napari-glacier")
+    _, train = viewer.window.add_plugin_dock_widget("napari-glacier", "Train")
+    layer = workspace_of(viewer).labels_layer
+    layer.paint((20, 20), (int(layer.data[20, 20]) + 1) % 4)
+    train.workspace.session.commit()
+    train.form.data.setText(str(root / data))
+    asked = []
+    monkeypatch.setattr(TrainingController, "_launch", lambda *_: pytest.fail("it was started unasked"))
+    monkeypatch.setattr(QMessageBox, "question", lambda *said: asked.append(said) or QMessageBox.StandardButton.Cancel)
+    train._start_button.click()
+    assert len(asked) == 1
+    assert train.controller.runs(train.form.output_folder) == []
 
 
 def test_curves_of_other_runs_are_laid_over(train, qtbot):
