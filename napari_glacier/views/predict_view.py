@@ -182,14 +182,11 @@ class PredictView(GlacierView):
         if self._task is None:
             return
         self._stop()
+        self.controller.settle()
         if self._request is None:
-            self.controller.settle()
             self.tell("Cancelled: what had been read is shown.")
-        elif self.workspace.session is self._request.session:
-            self.controller.settle()
-            self.tell(self.controller.say_cancelled(self._request, self._last_step))
         else:
-            self.tell("The run was cancelled: its dataset is no longer open.")
+            self.tell(self.controller.say_cancelled(self._request, self._last_step))
         self._show_running()
 
     def _stop(self) -> None:
@@ -258,8 +255,11 @@ class PredictView(GlacierView):
     def _on_session(self, session: Any) -> None:
         self.show_desk(session is not None)
         self.form.take_dataset()
-        # A job under way is of the dataset that was here before.
-        self.cancel()
+        if self.running:
+            # The job is of the dataset that was here before.
+            self._stop()
+            self.tell("Cancelled: its dataset is no longer open.")
+            self._show_running()
         self.votes_panel.button.setChecked(False)
         self._show_result()
 

@@ -220,7 +220,8 @@ def test_a_folder_without_maps_is_told(viewer, qtbot, widget, tmp_path):
     assert widget._job.run_button.isEnabled()
 
 
-def test_reading_an_earlier_prediction_is_cancelled(viewer, qtbot, widget, monkeypatch):
+@pytest.mark.parametrize("how", ["by a person", "by closing the dataset"])
+def test_reading_an_earlier_prediction_is_cancelled(viewer, qtbot, widget, monkeypatch, how):
     from napari_glacier.core.data.predictions import PredictedTile
 
     workspace = workspace_of(viewer)
@@ -240,10 +241,16 @@ def test_reading_an_earlier_prediction_is_cancelled(viewer, qtbot, widget, monke
     monkeypatch.setattr(PredictedTile, "read_index", held)
     widget.show_earlier(widget.controller.earlier()[0][0])
     qtbot.waitUntil(lambda: workspace.prediction_layer is not None, timeout=10_000)
-    widget._job.cancel_button.click()
+    if how == "by a person":
+        widget._job.cancel_button.click()
+    else:
+        workspace.close_session()
     opened.set()
 
     assert not widget.running
+    if how == "by closing the dataset":
+        assert widget.notice == "Cancelled: its dataset is no longer open."
+        return
     assert widget.notice == "Cancelled: what had been read is shown."
     assert "Incomplete" in widget._shown.text()
     assert workspace.prediction_layer.name == "Prediction (incomplete)"
