@@ -7,17 +7,19 @@ from napari_glacier.core.wording import counted, listed
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Strokes of an earlier sitting that were never written to mask files."""
+    """Strokes of an earlier sitting that were never written to mask files; what came back of a damaged journal."""
 
     num_strokes: int
     tile_ids: tuple[str, ...]
     # Of how many strokes of the journal something could not be read.
     num_damaged: int = 0
+    # What came back of a damaged journal, in words.
+    mended: str = ""
 
     @property
     def sentence(self) -> str:
         """What a person is told."""
-        return " ".join(filter(None, (self._restored, self._lost)))
+        return " ".join(filter(None, (self.mended, self._restored, self._lost)))
 
     @property
     def _lost(self) -> str:

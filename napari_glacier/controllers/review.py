@@ -5,7 +5,8 @@ from typing import Any
 from psygnal import Signal
 
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.correction.reviews import APPROVED, REVIEW_STATES, TODO, ReviewEvent
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES
+from napari_glacier.core.correction.reviews import APPROVED, TODO, ReviewEvent
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.wording import counted
 

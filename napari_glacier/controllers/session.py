@@ -439,11 +439,11 @@ class Session:
         """Note what an earlier sitting left, and whether it still fits the files it was drawn on."""
         settle_saves(self.dataset, self.journal)
         waiting = self.unsaved()
-        if not waiting:
+        if not waiting and not self.journal.mended:
             return
         strokes = [s for s in self.journal.unsaved() if any(patch.tile_id in waiting for patch in s.patches)]
         lost = self.journal.damaged & {stroke.id for stroke in self.journal.unsaved()}
-        self.recovered = Recovered(len(strokes), tuple(sorted(waiting)), len(lost))
+        self.recovered = Recovered(len(strokes), tuple(sorted(waiting)), len(lost), self.journal.mended)
         self.conflicts = changed_outside(self.dataset, self.journal)
 
     def _reload_tiles(self) -> None:

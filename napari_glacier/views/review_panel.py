@@ -9,7 +9,8 @@ from qtpy.QtWidgets import QComboBox, QLabel, QLineEdit, QPushButton
 
 from napari_glacier.controllers.correction import CorrectionController
 from napari_glacier.controllers.review import FILTERS
-from napari_glacier.core.correction.reviews import APPROVED, REVIEW_STATES, ReviewEvent
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES
+from napari_glacier.core.correction.reviews import APPROVED, ReviewEvent
 from napari_glacier.views.desk_panel import DeskPanel
 from napari_glacier.views.tool_panel import shown_key
 

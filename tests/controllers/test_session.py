@@ -593,3 +593,29 @@ def test_a_damaged_stroke_takes_no_other_with_it(make_dataset, open_session, spo
     assert session.save().saved == (tile.id,)
     assert np.array_equal(read_present_mask(session.dataset, tile), expected)
     assert not session.unsaved()
+
+
+def test_a_damaged_journal_opens_with_its_strokes_and_says_so(make_dataset, open_session):
+    root = make_dataset()
+    session = open_session(root)
+    tile = session.dataset.tiles[0]
+    for k in (1, 2, 3):
+        shift(session, tile.id, *np.s_[20:30, 10 * k : 10 * k + 10])
+    drawn = session.mask.tile(tile.id)
+    path = session.journal.path
+    session.close()
+    content = path.read_bytes()
+    # The page that leads to all others.
+    path.write_bytes(bytes(4096) + content[4096:])
+
+    session = open_session(root)
+    assert np.array_equal(session.mask.tile(tile.id), drawn)
+    told = CorrectionController(session_workspace := workspace_of(viewer := ViewerModel()))
+    session_workspace.open(root)
+    assert "was damaged: all 3 strokes came back" in told.recovered
+    assert "3 strokes from an earlier session were restored" in told.recovered
+    assert session.save().saved == (tile.id,)
+    assert np.array_equal(read_present_mask(session.dataset, tile), drawn)
+    told.close()
+    session_workspace.close()
+    del viewer

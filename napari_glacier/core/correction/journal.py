@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.correction.journal_file import SCHEMA_VERSION, JournalFile
+from napari_glacier.core.correction.journal_file import JournalFile
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
+from napari_glacier.core.correction.journal_schema import DISCARDED, REVIEW_STATES, SAVED, SCHEMA_VERSION, UNSAVED
 from napari_glacier.core.correction.reviews import (
     APPROVED,
     EDITED,
     IN_PROGRESS,
-    REVIEW_STATES,
     SET_STATE,
     TODO,
     ReviewEvent,
@@ -29,7 +29,16 @@ from napari_glacier.core.correction.reviews import (
 )
 from napari_glacier.core.correction.seen import SeenArea, SeenAreas
 from napari_glacier.core.correction.settled import SettledArea, SettledAreas
-from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo, come_to_nothing, pack, unpack, within
+from napari_glacier.core.correction.strokes import (
+    Patch,
+    Stroke,
+    StrokeInfo,
+    come_to_nothing,
+    pack_patch,
+    seal_patch,
+    unpack_patch,
+    within,
+)
 from napari_glacier.core.errors import JournalError
 from napari_glacier.core.files import replacing
 
@@ -39,7 +48,6 @@ __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "Str
 _MOVES = frozenset(("undo", "redo", "revert"))
 NO_WORK = _MOVES | {"accept"}
 
-_UNSAVED, _SAVED, _DISCARDED = 0, 1, 2
 # Later than any.
 _NO_STROKE = 2**62
 # The base of a tile's first save is kept as its origin: it tells a mask that came with the data from one made
@@ -69,6 +77,8 @@ class Journal:
         Another process holds the journal: nothing can be recorded here.
     holder : str or None
         Who holds it, where that is another process.
+    mended : str
+        What came back of a damaged file on opening, and what did not; empty where it was sound.
     author : str
         Written with each stroke.
     seen : SeenAreas
@@ -96,6 +106,7 @@ class Journal:
         self._taken_back: dict[tuple[str, int, int, int], bool] = {}
         self.read_only = file.read_only
         self.holder = file.holder
+        self.mended = file.mended
 
     @classmethod
     def open(cls, root: Path, author: str | None = None) -> "Journal":
@@ -107,7 +118,8 @@ class Journal:
         Raises
         ------
         JournalError
-            If the journal is damaged, was written by a newer version, or cannot be created.
+            If the file is no journal, was written by a newer version, or cannot be created. Of a damaged one
+            everything that can be read comes back; see `mended`.
         """
         root = Path(root).absolute()
         author = author or user_name()
@@ -188,13 +200,7 @@ class Journal:
         set_aside: Collection[str] = (),
     ) -> int:
         """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones."""
-        rows = [
-            (
-                *(p.tile_id, p.row, p.col, *p.before_HW.shape, pack(p.before_HW), pack(p.after_HW)),
-                _DISCARDED if p.tile_id in set_aside else _UNSAVED,
-            )
-            for p in stroke.patches
-        ]
+        packed = [(pack_patch(p), DISCARDED if p.tile_id in set_aside else UNSAVED) for p in stroke.patches]
         with self._file.writing() as connection:
             cursor = connection.execute(
                 "INSERT INTO stroke (grp, tool, author, time, model) VALUES (?, ?, ?, ?, ?)",
@@ -204,8 +210,8 @@ class Journal:
             assert stroke_id is not None
             connection.executemany(
                 "INSERT INTO patch (stroke_id, tile_id, row, col, height, width, before, after, state) "
-                f"VALUES ({stroke_id}, ?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(stroke_id, *seal_patch(patch, stroke_id), state) for patch, state in packed],
             )
             connection.executemany(_SET_BASE, bases.items())
             if begins_review:
@@ -221,7 +227,7 @@ class Journal:
 
         Patches already saved are left out: replaying them would bring old values back.
         """
-        where, values = f"state = {_UNSAVED}", ()
+        where, values = f"state = {UNSAVED}", ()
         if tile_id is not None:
             return self._strokes(f"{where} AND tile_id = ?", (tile_id,))
         return self._strokes(where, values)
@@ -229,7 +235,7 @@ class Journal:
     def drawn(self, except_tools: Sequence[str] = ()) -> list[Patch]:
         """Patches of all strokes that were not discarded, oldest first, but for those of some tools."""
         places = ", ".join("?" * len(except_tools))
-        strokes = self._strokes(f"state != {_DISCARDED} AND s.tool NOT IN ({places})", tuple(except_tools))
+        strokes = self._strokes(f"state != {DISCARDED} AND s.tool NOT IN ({places})", tuple(except_tools))
         return [patch for stroke in strokes for patch in stroke.patches]
 
     def touched(self, tile_id: str, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -237,7 +243,7 @@ class Journal:
         where_HW = np.zeros(shape, bool)
         names = tuple(sorted(NO_WORK))
         places = ", ".join("?" * len(names))
-        drawn = f"state != {_DISCARDED} AND tile_id = ? AND s.tool NOT IN ({places})"
+        drawn = f"state != {DISCARDED} AND tile_id = ? AND s.tool NOT IN ({places})"
         for stroke in self._strokes(drawn, (tile_id, *names)):
             for patch in stroke.patches:
                 if patch.fits(shape):
@@ -250,7 +256,7 @@ class Journal:
     def unsaved_tiles(self) -> dict[str, int]:
         """Tiles with unsaved patches, and how many strokes those belong to."""
         rows = self._file.read(
-            f"SELECT tile_id, COUNT(DISTINCT stroke_id) FROM patch WHERE state = {_UNSAVED} GROUP BY tile_id"
+            f"SELECT tile_id, COUNT(DISTINCT stroke_id) FROM patch WHERE state = {UNSAVED} GROUP BY tile_id"
         )
         return dict(rows)
 
@@ -262,7 +268,7 @@ class Journal:
         rows = self._file.read(
             "SELECT tile_id, first, last, number, tool FROM (SELECT tile_id, MIN(stroke_id) AS first, "
             "MAX(stroke_id) AS last, COUNT(DISTINCT stroke_id) AS number FROM patch "
-            f"WHERE state = {_UNSAVED} GROUP BY tile_id) JOIN stroke ON id = last"
+            f"WHERE state = {UNSAVED} GROUP BY tile_id) JOIN stroke ON id = last"
         )
         changed = {}
         for tile_id, first, last, number, tool in rows:
@@ -276,7 +282,7 @@ class Journal:
     def _comes_to_nothing(self, tile_id: str) -> bool:
         left = self._file.read(
             "SELECT SUM(CASE tool WHEN 'undo' THEN -1 ELSE 1 END), MAX(tool = 'revert') FROM "
-            f"(SELECT DISTINCT stroke_id FROM patch WHERE state = {_UNSAVED} AND tile_id = ?) "
+            f"(SELECT DISTINCT stroke_id FROM patch WHERE state = {UNSAVED} AND tile_id = ?) "
             "JOIN stroke ON id = stroke_id GROUP BY grp",
             (tile_id,),
         )
@@ -300,7 +306,7 @@ class Journal:
         tiles = [(tile_id,) for tile_id in tile_ids]
         with self._file.writing() as connection:
             connection.executemany(
-                f"UPDATE patch SET state = {_DISCARDED} WHERE state = {_UNSAVED} AND tile_id = ?", tiles
+                f"UPDATE patch SET state = {DISCARDED} WHERE state = {UNSAVED} AND tile_id = ?", tiles
             )
             connection.executemany(
                 "UPDATE tile SET base = NULL, origin = NULLIF(origin, base) WHERE tile_id = ?", tiles
@@ -308,7 +314,7 @@ class Journal:
 
     def on_tile(self, tile_id: str) -> list[Stroke]:
         """Strokes on a tile that were not discarded, oldest first, each with its patches there, saved or not."""
-        return self._strokes(f"state != {_DISCARDED} AND tile_id = ?", (tile_id,))
+        return self._strokes(f"state != {DISCARDED} AND tile_id = ?", (tile_id,))
 
     def num_pixels(self, stroke_ids: Iterable[int]) -> dict[int, int]:
         """How many pixels each stroke changed."""
@@ -341,8 +347,8 @@ class Journal:
         for stroke_id, group, tool, author, time, model, tile, state in rows:
             before = found.get(stroke_id)
             tiles = (*before.tile_ids, tile) if before else (tile,)
-            unsaved = state == _UNSAVED or (before is not None and before.unsaved)
-            discarded = state == _DISCARDED and (before is None or before.discarded)
+            unsaved = state == UNSAVED or (before is not None and before.unsaved)
+            discarded = state == DISCARDED and (before is None or before.discarded)
             found[stroke_id] = StrokeInfo(stroke_id, group, tool, author, time, model, tiles, unsaved, discarded)
         return list(found.values())
 
@@ -398,7 +404,7 @@ class Journal:
         """
         with self._file.writing() as connection:
             connection.execute(
-                f"UPDATE patch SET state = {_SAVED} WHERE state = {_UNSAVED} AND tile_id = ? "
+                f"UPDATE patch SET state = {SAVED} WHERE state = {UNSAVED} AND tile_id = ? "
                 "AND stroke_id <= (SELECT saving_up_to FROM tile WHERE tile_id = ?)",
                 (tile_id, tile_id),
             )
@@ -438,11 +444,9 @@ class Journal:
         )
         patches: dict[tuple[Any, ...], list[Patch]] = {}
         for row in rows:
-            tile_id, top, left, height, width, before, after = row[6:]
             found = patches.setdefault(row[:6], [])
-            before_HW, after_HW = unpack(before, height, width), unpack(after, height, width)
-            if before_HW is not None and after_HW is not None:
-                found.append(Patch(tile_id, top, left, before_HW, after_HW))
+            if (patch := unpack_patch(row[0], *row[6:])) is not None:
+                found.append(patch)
             elif row[0] not in self.damaged:
                 # It does not take the others with it.
                 _logger.warning("%s is damaged: not all of stroke %d could be read", self.path, row[0])
@@ -532,10 +536,10 @@ class Journal:
         """Mark patches that wait here and were saved or discarded in another journal, which began as a copy of this."""
         query = "SELECT p.id, p.state, p.tile_id, p.row, p.col, s.grp, s.tool, s.author, s.time FROM patch p "
         query += "JOIN stroke s ON s.id = p.stroke_id "
-        waiting = {tuple(row[2:]): row[0] for row in self._file.read(f"{query} WHERE p.state = {_UNSAVED}")}
+        waiting = {tuple(row[2:]): row[0] for row in self._file.read(f"{query} WHERE p.state = {UNSAVED}")}
         settled = [
             (state, waiting[tuple(patch)], patch[0])
-            for _, state, *patch in other._file.read(f"{query} WHERE p.state != {_UNSAVED}")
+            for _, state, *patch in other._file.read(f"{query} WHERE p.state != {UNSAVED}")
             if tuple(patch) in waiting
         ]
         tiles = sorted({tile_id for _, _, tile_id in settled})

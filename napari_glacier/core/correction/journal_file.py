@@ -1,6 +1,7 @@
 """The SQLite file of a journal: its lock, its schema, and transactions that a crash cannot halve."""
 
 import contextlib
+import logging
 import os
 import socket
 import sqlite3
@@ -13,31 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from napari_glacier.core.correction.journal_place import is_network_path, user_name
+from napari_glacier.core.correction.journal_rescue import is_damaged, rescue
+from napari_glacier.core.correction.journal_schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 from napari_glacier.core.errors import JournalError
 
-SCHEMA_VERSION = 2
-
 _BUSY_TIMEOUT_S = 5.0
-_SCHEMA = """
-CREATE TABLE holder (id INTEGER PRIMARY KEY CHECK (id = 1), pid INTEGER, host TEXT, user TEXT, since TEXT);
-CREATE TABLE stroke (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, grp TEXT NOT NULL, tool TEXT NOT NULL,
-    author TEXT NOT NULL, time TEXT NOT NULL, model TEXT
-);
-CREATE TABLE patch (
-    id INTEGER PRIMARY KEY, stroke_id INTEGER NOT NULL REFERENCES stroke (id), tile_id TEXT NOT NULL,
-    row INTEGER NOT NULL, col INTEGER NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL,
-    before BLOB NOT NULL, after BLOB NOT NULL, state INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX patch_of_stroke ON patch (stroke_id);
-CREATE INDEX patch_unsaved ON patch (tile_id, stroke_id) WHERE state = 0;
-CREATE TABLE tile (
-    tile_id TEXT PRIMARY KEY, review TEXT NOT NULL DEFAULT 'todo', base TEXT, origin TEXT,
-    saving_up_to INTEGER, saving_fingerprint TEXT, review_time TEXT
-);
-"""
-# What turns a journal of version k into one of version k + 1.
-_MIGRATIONS = {1: "ALTER TABLE tile ADD COLUMN review_time TEXT"}
+_logger = logging.getLogger(__name__)
 
 
 class JournalFile:
@@ -56,11 +38,13 @@ class JournalFile:
         Another process holds the lock.
     holder : str or None
         Who holds it, where that is another process.
+    mended : str
+        What came back of a damaged file, and what did not; empty where it was sound.
 
     Raises
     ------
     JournalError
-        If the file is damaged, was written by a newer version, or cannot be created.
+        If the file is no journal, was written by a newer version, or cannot be created.
     OSError, NotImplementedError
         If the lock file cannot be written or locked: no permission, no space, a file system without locks.
     """
@@ -68,6 +52,7 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.holder: str | None = None
+        self.mended = ""
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = FileLock(f"{path}.lock", thread_local=False)
@@ -77,6 +62,9 @@ class JournalFile:
             self._file_lock = None
         self.read_only = self._file_lock is None
         try:
+            if not self.read_only and is_damaged(path):
+                self.mended = rescue(path)
+                _logger.warning("%s", self.mended)
             self._connect()
         except BaseException:
             self.close()
@@ -128,6 +116,8 @@ class JournalFile:
                 self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             self._connection = connection
+            # A spoilt letter of a name keeps nobody from the strokes.
+            connection.text_factory = lambda text: text.decode(errors="replace")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise JournalError(
@@ -147,7 +137,7 @@ class JournalFile:
                 self._create(connection)
             for old in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
                 with self.writing():
-                    connection.execute(_MIGRATIONS[old])
+                    connection.execute(MIGRATIONS[old])
                     connection.execute(f"PRAGMA user_version = {old + 1}")
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
         with self.writing() as connection:
@@ -162,7 +152,7 @@ class JournalFile:
                 f"{self.path} is an SQLite file of another program. Move it out of the data set's folder."
             )
         with self.writing():
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -189,5 +179,5 @@ class JournalFile:
             if isinstance(error, sqlite3.OperationalError):
                 mend = "Free disk space, check that the folder can be written, then try again."
             else:
-                mend = "The file is damaged or no journal: rename it, and a new one is made."
+                mend = "The file is damaged: close the data set and open it again, and what can be read comes back."
             raise JournalError(f"{self.path} could not be {done} ({error}). {mend}") from error

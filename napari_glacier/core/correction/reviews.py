@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_glacier.core.correction.journal_file import JournalFile
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES, REVIEW_TABLE
 from napari_glacier.core.wording import listed
 
-REVIEW_STATES = ("todo", "in progress", "edited", "approved", "rejected")
 TODO, IN_PROGRESS, EDITED, APPROVED, REJECTED = REVIEW_STATES
 
 # What training, outlines and reports may ask of a tile.
@@ -16,14 +16,6 @@ _MEETS: dict[ReviewDemand, frozenset[str]] = {
     "edited": frozenset((EDITED, APPROVED)),
     "approved": frozenset((APPROVED,)),
 }
-
-# Made when first written to: journals without it stay readable, here and in older versions.
-_TABLE = """
-CREATE TABLE IF NOT EXISTS review (
-    id INTEGER PRIMARY KEY, tile_id TEXT NOT NULL, state TEXT NOT NULL, note TEXT NOT NULL,
-    author TEXT NOT NULL, time TEXT NOT NULL
-)
-"""
 SET_STATE = """
 INSERT INTO tile (tile_id, review, review_time) VALUES (?, ?, ?)
 ON CONFLICT (tile_id) DO UPDATE SET review = excluded.review, review_time = excluded.review_time
@@ -80,7 +72,7 @@ class ReviewLog:
         """
         events = list(events)
         with self._file.writing() as connection:
-            connection.execute(_TABLE)
+            connection.execute(REVIEW_TABLE)
             connection.executemany(
                 "INSERT INTO review (tile_id, state, note, author, time) VALUES (?, ?, ?, ?, ?)",
                 [(event.tile_id, event.state, event.note, event.author, event.time) for event in events],

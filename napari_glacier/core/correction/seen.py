@@ -5,16 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from napari_glacier.core.correction.journal_file import JournalFile
+from napari_glacier.core.correction.journal_schema import SEEN_TABLE
 from napari_glacier.core.correction.strokes import pack, unpack
 from napari_glacier.core.tools.evidence import BoolArray
-
-# Made when first written to: journals without it stay readable, here and in older versions.
-_TABLE = """
-CREATE TABLE IF NOT EXISTS seen (
-    id INTEGER PRIMARY KEY, tile_id TEXT NOT NULL, row INTEGER NOT NULL, col INTEGER NOT NULL,
-    height INTEGER NOT NULL, width INTEGER NOT NULL, pixels BLOB NOT NULL, author TEXT NOT NULL, time TEXT NOT NULL
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +45,7 @@ class SeenAreas:
             for area in areas
         ]
         with self._file.writing() as connection:
-            connection.execute(_TABLE)
+            connection.execute(SEEN_TABLE)
             connection.executemany(
                 "INSERT INTO seen (tile_id, row, col, height, width, pixels, author, time) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -5,15 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from napari_glacier.core.correction.journal_file import JournalFile
+from napari_glacier.core.correction.journal_schema import SETTLED_TABLE
 from napari_glacier.core.correction.strokes import MaskArray, pack, unpack
-
-# Made when first written to: journals without it stay readable, here and in older versions.
-_TABLE = """
-CREATE TABLE IF NOT EXISTS settled (
-    id INTEGER PRIMARY KEY, tile_id TEXT NOT NULL, row INTEGER NOT NULL, col INTEGER NOT NULL,
-    height INTEGER NOT NULL, width INTEGER NOT NULL, pixels BLOB NOT NULL, author TEXT NOT NULL, time TEXT NOT NULL
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ class SettledAreas:
             (area.tile_id, area.row, area.col, *area.class_HW.shape, pack(area.class_HW), author, now) for area in areas
         ]
         with self._file.writing() as connection:
-            connection.execute(_TABLE)
+            connection.execute(SETTLED_TABLE)
             connection.executemany(
                 "INSERT INTO settled (tile_id, row, col, height, width, pixels, author, time) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
