@@ -19,6 +19,7 @@ from rasterio.transform import Affine
 from sklearn.metrics import matthews_corrcoef, recall_score
 
 from napari_glacier.cli import main
+from napari_glacier.core.bands import CANONICAL_BANDS
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.errors import OutlineError, PairingError, SaveError
 from napari_glacier.core.prepare import hkh as module
@@ -526,3 +527,30 @@ def test_numbers_of_classes_keep_their_signs_and_points(tmp_path):
     )
     rule = ClassRule.parse("kind", ["1=glacier", "-1=debris", "*=background"])
     assert read_outlines(tmp_path / "o.gpkg", rule).index_N.tolist() == [1, 2, 0]
+
+
+def test_corrected_tiles_of_a_scene_do_not_keep_another_from_being_cut(tmp_path, capsys):
+    """Tiles of S1_2 begin with the name of S1."""
+    folder, out = tmp_path / "scenes", tmp_path / "out"
+    for name, west in (("S1", 500_000.0), ("S1_2", 600_000.0)):
+        georef = GeoRef.from_epsg(32643, (30.0, 0.0, west, 0.0, -30.0, 3_800_000.0))
+        for band in CANONICAL_BANDS:
+            (folder / band).mkdir(parents=True, exist_ok=True)
+            write_raster(folder / band / f"{name}.tif", np.ones((64, 64), "u2"), georef, nodata=0)
+    boxes = [shapely.box(west + 300, 3_799_000, west + 900, 3_799_600) for west in (500_000, 600_000)]
+    _write_vector(tmp_path / "o.gpkg", boxes, ["glacier"] * 2, crs="EPSG:32643")
+    command = ["prepare", "tiles", str(folder), "--outlines", str(tmp_path / "o.gpkg"), "--out", str(out)]
+    command += ["--tile-px", "64", "--attribute", "Glaciers", "--class", "glacier=glacier"]
+    assert main(command) == 0
+    kept = out / "labels_original" / "train_masks"
+    kept.mkdir(parents=True)
+    shutil.copy(out / "train_masks" / "S1_2_00_00.tif", kept)
+    georef = GeoRef.from_epsg(32643, (30.0, 0.0, 500_000.0, 0.0, -30.0, 3_800_000.0))
+    write_raster(folder / "B2" / "S1.tif", np.full((64, 64), 7, "u2"), georef, nodata=0)
+    assert main(command) == 0, capsys.readouterr().err
+    assert (read_raster(out / "train" / "B2" / "S1_00_00.tif") == 7).all()
+    # Its own corrected tile does.
+    shutil.copy(out / "train_masks" / "S1_00_00.tif", kept)
+    write_raster(folder / "B2" / "S1.tif", np.full((64, 64), 8, "u2"), georef, nodata=0)
+    assert main(command) == 2
+    assert "Masks of S1 in" in capsys.readouterr().err

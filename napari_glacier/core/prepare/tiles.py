@@ -1,5 +1,6 @@
 """`napari-glacier prepare tiles`: scenes and outlines to a dataset folder, `train/B2 …` and `train_masks`."""
 
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -143,7 +144,9 @@ def prepare_tiles(
 def _refuse_corrected(out: Path, name: str) -> None:
     """Raise `SaveError` where a person has corrected masks of a scene that is to be cut anew."""
     originals = out / ORIGINALS_FOLDER / "train_masks"
-    if any(originals.glob(f"{name}_*.tif")):
+    # The tiles of another scene may begin with the name of this one, too.
+    own = re.compile(rf"{re.escape(name)}_\d+_\d+\.tif")
+    if any(own.fullmatch(path.name) for path in originals.glob("*.tif")):
         raise SaveError(
             f"Masks of {name} in {out} were corrected since ({originals} has them as they came), and its images or "
             "outlines have changed: cutting it anew would replace them. Give another --out."
