@@ -21,7 +21,7 @@ from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.data.statistics import PooledStatistics
 from napari_glacier.core.errors import DataError, GlacierError, SchemeError
 from napari_glacier.core.findings import Diagnosis, Examined, Finding, damaged_findings
-from napari_glacier.core.raster import read_info
+from napari_glacier.core.raster import read_info, read_raster
 
 # Largest value of whole numbers of few bits; others saturate as 16-bit digital numbers do.
 _LARGEST = {"uint8": 255, "int16": 32_767}
@@ -62,6 +62,7 @@ def examine_by_tile(path: Path, scheme: str | None = None) -> Generator[Examined
         findings += own
         yield Examined(number, len(dataset.tiles), tuple(own))
     findings += _examine_unlabelled(dataset)
+    findings += _examine_nodata(census)
     findings += _examine_order(census)
     findings += _examine_copies(dataset, census)
     findings += _examine_terrain(dataset)
@@ -88,6 +89,9 @@ class _Census:
     statistics: dict[str, PooledStatistics] = field(default_factory=dict)
     seen: dict[str, Evidence] = field(default_factory=dict)
     digests: dict[bytes, list[str]] = field(default_factory=dict)
+    # Masks that hold nothing but background and what their files call nodata, and whether another tells that it is.
+    only_nodata: dict[str, Path] = field(default_factory=dict)
+    nodata_is_none: bool = False
 
 
 def _open(path: Path, scheme: str | None, findings: list[Finding]) -> Dataset:
@@ -229,8 +233,43 @@ def _examine_mask(dataset: Dataset, tile: Tile, valid_HW: npt.NDArray[np.bool_],
             f"{labelled_nodata} nodata pixels carry a class; they count for nothing.",
             "Check that mask and bands are of the same tile, and not shifted.",
         )
+    _note_nodata(dataset, tile, mask_HW, valid_HW, census)
     indices, numbers = np.unique(mask_HW[valid_HW], return_counts=True)
     census.classes.update(dict(zip(indices.tolist(), numbers.tolist(), strict=True)))
+
+
+def _note_nodata(
+    dataset: Dataset, tile: Tile, mask_HW: npt.NDArray[np.uint8], valid_HW: npt.NDArray[np.bool_], census: _Census
+) -> None:
+    """Note a mask whose file calls the code of a class nodata, which is read as background then."""
+    assert dataset.scheme is not None
+    path = tile.mask_path
+    if path is None or path.suffix.lower() not in (".tif", ".tiff"):
+        return
+    nodata = read_info(path).nodata
+    if nodata not in dataset.scheme.codes[1:]:
+        return
+    gone_HW = (read_raster(path)[0] == nodata) & (mask_HW == 0)
+    if gone_HW.any() and mask_HW.any():
+        census.nodata_is_none = True
+    elif (gone_HW & valid_HW).any():
+        census.only_nodata[tile.id] = path
+
+
+def _examine_nodata(census: _Census) -> Iterator[Finding]:
+    """Masks that say nothing but nodata, where no other one has classes beside it."""
+    if census.nodata_is_none or not census.only_nodata:
+        return
+    tiles = list(census.only_nodata)
+    example = census.only_nodata[tiles[0]]
+    value = read_info(example).nodata
+    yield Finding(
+        "warning",
+        tiles[0] if len(tiles) == 1 else None,
+        f"The masks of {len(tiles)} tile(s) ({', '.join(tiles[:5])}{', …' if len(tiles) > 5 else ''}) hold 0 and "
+        f"{value:g} alone, and their files call {value:g} nodata: all of it is read as background.",
+        f"If {value:g} is a class, take the nodata value off the files: gdal_edit.py -unsetnodata {example}",
+    )
 
 
 def _examine_order(census: _Census) -> Iterator[Finding]:

@@ -48,6 +48,43 @@ def test_masks_in_a_folder_of_another_name_are_pointed_at(make_dataset):
     assert findings[1].mend == "If they are masks, call it label."
 
 
+def _two_class_masks(root: Path, nodata: float | None, *values: tuple[int, ...]) -> None:
+    """Masks of one value a row of 4 pixels, written as a GIS writes them."""
+    for path, held in zip(sorted((root / "label").glob("*.tif")), values, strict=True):
+        with rasterio.open(path) as file:
+            profile = file.profile | {"nodata": nodata, "dtype": "uint8", "count": 1}
+        codes_HW = np.zeros((profile["height"], profile["width"]), np.uint8)
+        for row, value in enumerate(held):
+            codes_HW[20 + 4 * row : 24 + 4 * row] = value
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(codes_HW, 1)
+
+
+@pytest.mark.parametrize("scheme", [None, "glacier2"])
+def test_a_mask_whose_only_class_is_its_nodata_value_is_named_with_the_mend(make_dataset, scheme):
+    root = make_dataset()
+    _two_class_masks(root, 255, (255,), (255,), (), (255,))
+    (finding,) = (f for f in examine(root, scheme).findings if "nodata" in f.message)
+    assert (finding.severity, finding.tile) == ("warning", None)
+    assert "3 tile(s) (00_00, 00_01, 01_01) hold 0 and 255 alone" in finding.message
+    assert "-unsetnodata" in finding.mend
+    # The mend, as gdal_edit does it.
+    for path in (root / "label").glob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.nodata = None
+    diagnosis = examine(root, scheme)
+    assert not [f for f in diagnosis.findings if "nodata" in f.message]
+    assert diagnosis.summary["class_mix"]["glacier"] > 0
+
+
+def test_nodata_beside_classes_in_any_mask_is_nodata(make_dataset):
+    root = make_dataset()
+    _two_class_masks(root, 255, (1, 255), (255,), (), (1,))
+    assert not [f for f in examine(root).findings if "call 255 nodata" in f.message]
+    _two_class_masks(root, None, (255,), (255,), (), ())
+    assert not [f for f in examine(root).findings if "call 255 nodata" in f.message]
+
+
 def test_each_fault_is_found_in_its_tile(make_dataset):
     root = make_dataset()
     write_raster(root / "Band3" / "B4_00_01.tif", np.full((64, 64), 9, "u2"))
