@@ -7,28 +7,27 @@ who holds it. Nothing is ever deleted: patches are unsaved, saved, or discarded.
 import logging
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_glacier.core.correction.journal_elsewhere import copy_once, take_over
 from napari_glacier.core.correction.journal_file import JournalFile
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
 from napari_glacier.core.correction.journal_schema import DISCARDED, REVIEW_STATES, SAVED, SCHEMA_VERSION, UNSAVED
 from napari_glacier.core.correction.reviews import (
-    APPROVED,
     EDITED,
     IN_PROGRESS,
-    SET_STATE,
     TODO,
     ReviewEvent,
     ReviewLog,
 )
-from napari_glacier.core.correction.seen import SeenArea, SeenAreas
-from napari_glacier.core.correction.settled import SettledArea, SettledAreas
+from napari_glacier.core.correction.seen import SeenAreas
+from napari_glacier.core.correction.settled import SettledAreas
 from napari_glacier.core.correction.strokes import (
     Patch,
     Stroke,
@@ -37,10 +36,10 @@ from napari_glacier.core.correction.strokes import (
     pack_patch,
     seal_patch,
     unpack_patch,
+    utc_now,
     within,
 )
 from napari_glacier.core.errors import JournalError
-from napari_glacier.core.files import replacing
 
 __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
 
@@ -63,8 +62,6 @@ WHERE review = '{TODO}'
 """
 _logger = logging.getLogger(__name__)
 
-_Area = TypeVar("_Area", SeenArea, SettledArea)
-
 
 class Journal:
     """The journal of one data set; open it with `Journal.open`. Safe to use from several threads.
@@ -72,7 +69,9 @@ class Journal:
     Attributes
     ----------
     path : Path
-        The SQLite file.
+        Where it lies.
+    file : JournalFile
+        What holds it; for queries of other modules that keep something in it.
     read_only : bool
         Another process holds the journal: nothing can be recorded here.
     holder : str or None
@@ -92,7 +91,7 @@ class Journal:
     """
 
     def __init__(self, file: JournalFile, author: str) -> None:
-        self._file = file
+        self.file = file
         self.author = author
         self.path = file.path
         self.seen = SeenAreas(file)
@@ -136,7 +135,7 @@ class Journal:
                 return journal
         try:
             elsewhere.parent.mkdir(parents=True, exist_ok=True)
-            _copy_once(root / JOURNAL_NAME, elsewhere)
+            copy_once(root / JOURNAL_NAME, elsewhere)
             return cls(JournalFile(elsewhere), author)
         except (OSError, NotImplementedError) as error:
             raise JournalError(
@@ -147,7 +146,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and give up the lock; again is harmless."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> "Journal":
         return self
@@ -188,10 +187,10 @@ class Journal:
         JournalError
             If the disk is full or the journal is held by another process; nothing was written then.
         """
-        stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, _now(), model, tuple(patches))
-        return self._insert(stroke, bases or {}, begins_review=tool not in NO_WORK)
+        stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, utc_now(), model, tuple(patches))
+        return self.insert(stroke, bases or {}, begins_review=tool not in NO_WORK)
 
-    def _insert(
+    def insert(
         self,
         stroke: Stroke,
         bases: Mapping[str, str],
@@ -201,7 +200,7 @@ class Journal:
     ) -> int:
         """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones."""
         packed = [(pack_patch(p), DISCARDED if p.tile_id in set_aside else UNSAVED) for p in stroke.patches]
-        with self._file.writing() as connection:
+        with self.file.writing() as connection:
             cursor = connection.execute(
                 "INSERT INTO stroke (grp, tool, author, time, model) VALUES (?, ?, ?, ?, ?)",
                 (stroke.group, stroke.tool, stroke.author, stroke.time, stroke.model),
@@ -255,7 +254,7 @@ class Journal:
 
     def unsaved_tiles(self) -> dict[str, int]:
         """Tiles with unsaved patches, and how many strokes those belong to."""
-        rows = self._file.read(
+        rows = self.file.read(
             f"SELECT tile_id, COUNT(DISTINCT stroke_id) FROM patch WHERE state = {UNSAVED} GROUP BY tile_id"
         )
         return dict(rows)
@@ -265,7 +264,7 @@ class Journal:
 
         Classes that a hand painted over and painted back count as changed.
         """
-        rows = self._file.read(
+        rows = self.file.read(
             "SELECT tile_id, first, last, number, tool FROM (SELECT tile_id, MIN(stroke_id) AS first, "
             "MAX(stroke_id) AS last, COUNT(DISTINCT stroke_id) AS number FROM patch "
             f"WHERE state = {UNSAVED} GROUP BY tile_id) JOIN stroke ON id = last"
@@ -280,7 +279,7 @@ class Journal:
         return changed
 
     def _comes_to_nothing(self, tile_id: str) -> bool:
-        left = self._file.read(
+        left = self.file.read(
             "SELECT SUM(CASE tool WHEN 'undo' THEN -1 ELSE 1 END), MAX(tool = 'revert') FROM "
             f"(SELECT DISTINCT stroke_id FROM patch WHERE state = {UNSAVED} AND tile_id = ?) "
             "JOIN stroke ON id = stroke_id GROUP BY grp",
@@ -304,7 +303,7 @@ class Journal:
         The tiles' bases are forgotten: the next strokes are drawn on the files as they are then.
         """
         tiles = [(tile_id,) for tile_id in tile_ids]
-        with self._file.writing() as connection:
+        with self.file.writing() as connection:
             connection.executemany(
                 f"UPDATE patch SET state = {DISCARDED} WHERE state = {UNSAVED} AND tile_id = ?", tiles
             )
@@ -336,7 +335,7 @@ class Journal:
             Only strokes on this tile, where one is given.
         """
         on_tile = "AND id IN (SELECT stroke_id FROM patch WHERE tile_id = ?) " if tile_id else ""
-        rows = self._file.read(
+        rows = self.file.read(
             "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, p.tile_id, MIN(p.state) FROM "
             f"(SELECT * FROM stroke WHERE id < ? {on_tile}ORDER BY id DESC LIMIT ?) s "
             "JOIN patch p ON p.stroke_id = s.id "
@@ -357,7 +356,7 @@ class Journal:
         with self._authors_lock:
             # While this process holds the journal nobody else adds one.
             if self._authors is None or self.read_only:
-                rows = self._file.read("SELECT author FROM stroke GROUP BY author ORDER BY MIN(id)")
+                rows = self.file.read("SELECT author FROM stroke GROUP BY author ORDER BY MIN(id)")
                 self._authors = [name for (name,) in rows]
             return list(self._authors)
 
@@ -367,13 +366,13 @@ class Journal:
 
     def review_states(self) -> dict[str, str]:
         """Review state of every tile that the journal knows."""
-        return dict(self._file.read("SELECT tile_id, review FROM tile"))
+        return dict(self.file.read("SELECT tile_id, review FROM tile"))
 
     def set_review(self, tile_id: str, state: str, note: str = "") -> None:
         """Set the review state of a tile; the state, the note, the author and the time are kept in `reviews`."""
         if state not in REVIEW_STATES:
             raise JournalError(f"{state!r} is no review state. Use one of: {', '.join(REVIEW_STATES)}.")
-        self.reviews.add([ReviewEvent(tile_id, state, note.strip(), self.author, _now())])
+        self.reviews.add([ReviewEvent(tile_id, state, note.strip(), self.author, utc_now())])
 
     def base_fingerprint(self, tile_id: str) -> str | None:
         """Fingerprint of the mask that a tile's unsaved strokes were drawn on; None before the first stroke."""
@@ -385,12 +384,12 @@ class Journal:
 
     def set_base_fingerprint(self, tile_id: str, fingerprint: str) -> None:
         """Say which mask the unsaved strokes of a tile belong on."""
-        with self._file.writing() as connection:
+        with self.file.writing() as connection:
             connection.execute(_SET_BASE, (tile_id, fingerprint))
 
     def begin_save(self, tile_id: str, up_to: int, fingerprint_after: str) -> None:
         """Note that the strokes of a tile up to id `up_to` are about to be written, giving `fingerprint_after`."""
-        with self._file.writing() as connection:
+        with self.file.writing() as connection:
             connection.execute(
                 "INSERT INTO tile (tile_id, saving_up_to, saving_fingerprint) VALUES (?, ?, ?) ON CONFLICT (tile_id) "
                 "DO UPDATE SET saving_up_to = excluded.saving_up_to, saving_fingerprint = excluded.saving_fingerprint",
@@ -402,7 +401,7 @@ class Journal:
 
         A tile that was ``in progress`` is ``edited`` then.
         """
-        with self._file.writing() as connection:
+        with self.file.writing() as connection:
             connection.execute(
                 f"UPDATE patch SET state = {SAVED} WHERE state = {UNSAVED} AND tile_id = ? "
                 "AND stroke_id <= (SELECT saving_up_to FROM tile WHERE tile_id = ?)",
@@ -415,28 +414,26 @@ class Journal:
             )
             connection.execute(
                 f"UPDATE tile SET review = '{EDITED}', review_time = ? WHERE tile_id = ? AND review = '{IN_PROGRESS}'",
-                (_now(), tile_id),
+                (utc_now(), tile_id),
             )
 
     def forget_save(self, tile_id: str) -> None:
         """Drop the note of `begin_save`: nothing was written."""
-        with self._file.writing() as connection:
+        with self.file.writing() as connection:
             connection.execute(
                 "UPDATE tile SET saving_up_to = NULL, saving_fingerprint = NULL WHERE tile_id = ?", (tile_id,)
             )
 
     def begun_saves(self) -> dict[str, str]:
         """Tiles whose save was begun and not finished, with the fingerprint the file has if it was written."""
-        return dict(
-            self._file.read("SELECT tile_id, saving_fingerprint FROM tile WHERE saving_fingerprint IS NOT NULL")
-        )
+        return dict(self.file.read("SELECT tile_id, saving_fingerprint FROM tile WHERE saving_fingerprint IS NOT NULL"))
 
     def _tile_field(self, field: str, tile_id: str) -> str | None:
-        rows = self._file.read(f"SELECT {field} FROM tile WHERE tile_id = ?", (tile_id,))
+        rows = self.file.read(f"SELECT {field} FROM tile WHERE tile_id = ?", (tile_id,))
         return rows[0][0] if rows else None
 
     def _strokes(self, where: str, values: tuple[Any, ...]) -> list[Stroke]:
-        rows = self._file.read(
+        rows = self.file.read(
             "SELECT s.id, s.grp, s.tool, s.author, s.time, s.model, "
             "p.tile_id, p.row, p.col, p.height, p.width, p.before, p.after "
             f"FROM patch p JOIN stroke s ON s.id = p.stroke_id WHERE {where} ORDER BY s.id, p.id",
@@ -467,7 +464,8 @@ class Journal:
             with Journal(JournalFile(elsewhere), self.author) as other:
                 if other.read_only:
                     return
-                self._take_over(other)
+                take_over(self, other)
+                self.mended = f"{self.mended} {other.mended}".strip()
             elsewhere.replace(elsewhere.with_suffix(f".taken-over-{datetime.now():%Y%m%d-%H%M%S}.sqlite"))
         except (OSError, NotImplementedError) as error:
             _logger.warning("%s could not be taken over and is kept: %s", elsewhere, _reason(error))
@@ -475,118 +473,6 @@ class Journal:
             self.close()
             raise
 
-    def _take_over(self, other: "Journal") -> None:
-        """Take over another journal's unsaved strokes, and review states that were set later than the ones here.
-
-        What was saved or discarded there is so here.
-
-        Tiles that are approved here stay as they are: strokes on them are kept as discarded ones, and a note on the
-        tile tells of them.
-        """
-        here, there = self._reviews(), other._reviews()
-        # States of journals before version 2 have no time; one of them only takes the place of ``todo``.
-        reviews = [
-            (tile_id, state, time or None)
-            for tile_id, (time, state) in there.items()
-            if tile_id not in here or time > here[tile_id][0]
-        ]
-        overruled = {tile_id for tile_id, _, _ in reviews}
-        locked = {tile_id for tile_id, (_, state) in here.items() if state == APPROVED and tile_id not in overruled}
-        self._settle_as(other)
-        known = set(self._file.read("SELECT grp, tool, author, time FROM stroke"))
-        # The other journal began as a copy of this one.
-        strokes = [s for s in other.unsaved() if (s.group, s.tool, s.author, s.time) not in known]
-        aside: dict[str, int] = {}
-        for stroke in strokes:
-            tiles = {patch.tile_id for patch in stroke.patches}
-            for tile_id in tiles & locked:
-                aside[tile_id] = aside.get(tile_id, 0) + 1
-            bases = {tile: base for tile in tiles - locked if (base := other.base_fingerprint(tile)) is not None}
-            self._insert(stroke, bases, set_aside=locked)
-        with self._file.writing() as connection:
-            connection.executemany(SET_STATE, reviews)
-        notes = [
-            ReviewEvent(
-                tile_id,
-                APPROVED,
-                f"Set aside: {number} stroke(s) made while the folder was read-only; the tile was approved meanwhile.",
-                self.author,
-                _now(),
-            )
-            for tile_id, number in aside.items()
-        ]
-        # They come again with each time that the folder was read-only.
-        if looked_at := _not_among(other.seen.all(), self.seen.all()):
-            self.seen.add(looked_at, self.author)
-        if settled := _not_among(other.settled.all(), self.settled.all()):
-            self.settled.add(settled, self.author)
-        said = [event for event in other.reviews.all() if event not in set(self.reviews.all())]
-        if said or notes:
-            self.reviews.add([*said, *notes], set_state=False)
-        if strokes or reviews:
-            _logger.info(
-                "%d unsaved strokes and %d review states were taken over from %s; set aside on approved tiles: %d",
-                len(strokes),
-                len(reviews),
-                other.path,
-                sum(aside.values()),
-            )
-
-    def _settle_as(self, other: "Journal") -> None:
-        """Mark patches that wait here and were saved or discarded in another journal, which began as a copy of this."""
-        query = "SELECT p.id, p.state, p.tile_id, p.row, p.col, s.grp, s.tool, s.author, s.time FROM patch p "
-        query += "JOIN stroke s ON s.id = p.stroke_id "
-        waiting = {tuple(row[2:]): row[0] for row in self._file.read(f"{query} WHERE p.state = {UNSAVED}")}
-        settled = [
-            (state, waiting[tuple(patch)], patch[0])
-            for _, state, *patch in other._file.read(f"{query} WHERE p.state != {UNSAVED}")
-            if tuple(patch) in waiting
-        ]
-        tiles = sorted({tile_id for _, _, tile_id in settled})
-        fields = [(other.base_fingerprint(one), other.origin_fingerprint(one), one) for one in tiles]
-        with self._file.writing() as connection:
-            connection.executemany("UPDATE patch SET state = ? WHERE id = ?", [one[:2] for one in settled])
-            connection.executemany("UPDATE tile SET base = ?, origin = ? WHERE tile_id = ?", fields)
-
-    def _reviews(self) -> dict[str, tuple[str, str]]:
-        """When the review state of a tile was set (empty where that is not known), and to what."""
-        rows = self._file.read(
-            "SELECT tile_id, COALESCE(review_time, ''), review FROM tile "
-            f"WHERE review_time IS NOT NULL OR review != '{REVIEW_STATES[0]}'"
-        )
-        return {tile_id: (time, state) for tile_id, time, state in rows}
-
-
-def _not_among(theirs: Sequence[_Area], ours: Sequence[_Area]) -> list[_Area]:
-    """Areas of a journal that another one does not know."""
-    known = {_key_of(area) for area in ours}
-    return [area for area in theirs if _key_of(area) not in known]
-
-
-def _key_of(area: SeenArea | SettledArea) -> tuple[object, ...]:
-    values_HW = area.where_HW if isinstance(area, SeenArea) else area.class_HW
-    return area.tile_id, area.row, area.col, values_HW.shape, values_HW.tobytes()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
 
 def _reason(error: OSError | NotImplementedError) -> str:
     return getattr(error, "strerror", None) or str(error) or "its file system gives no locks"
-
-
-def _copy_once(source: Path, target: Path) -> None:
-    """Copy a journal with its write-ahead log, so that what it knows is known in the user's folder, too.
-
-    A copy is there whole, or not at all: the log comes first.
-    """
-    if target.exists() or not source.is_file():
-        return
-    log = Path(f"{target}-wal")
-    # Of a copy that failed.
-    log.unlink(missing_ok=True)
-    for beside, copy in ((Path(f"{source}-wal"), log), (source, target)):
-        if beside.is_file():
-            with replacing(copy) as temporary:
-                temporary.write_bytes(beside.read_bytes())

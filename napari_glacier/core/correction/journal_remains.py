@@ -8,13 +8,13 @@ import re
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 from napari_glacier.core.correction.journal_schema import DISCARDED, REVIEW_STATES, SAVED, UNSAVED
 from napari_glacier.core.correction.sqlite_pages import Pages, Values
-from napari_glacier.core.correction.strokes import unpack, unpack_patch
+from napari_glacier.core.correction.strokes import unpack, unpack_patch, utc_now
 
 # A stroke of which nothing came back: its number is not missed again.
 LOST = "lost"
@@ -212,7 +212,7 @@ def _lacking(
 
 
 def _stroke(number: int, row: Row | None, earlier: list[Row], *, is_lost: bool) -> Row:
-    time = earlier[-1][4] if earlier else datetime.now(UTC).isoformat(timespec="milliseconds")
+    time = earlier[-1][4] if earlier else utc_now()
     _, group, tool, author, said, model = row or (None, uuid.uuid4().hex, _UNKNOWN, _UNKNOWN, time, None)
     return number, group, LOST if is_lost else tool, author, said if is_time(said) else time, model
 

@@ -72,7 +72,7 @@ def rescue(path: Path) -> str:
         raise JournalError(
             f"{path} is damaged or no journal: nothing of one can be read. Rename it, and a new one is made."
         )
-    kept = path.with_suffix(f".damaged-{datetime.now():%Y%m%d-%H%M%S}{path.suffix}")
+    kept = path.with_suffix(f".damaged-{datetime.now():%Y%m%d-%H%M%S-%f}{path.suffix}")
     for ending in (*_BESIDE, ""):
         beside = Path(f"{path}{ending}")
         if beside.is_file():

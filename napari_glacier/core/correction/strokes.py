@@ -8,6 +8,7 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,11 @@ class StrokeInfo:
     tile_ids: tuple[str, ...]
     unsaved: bool
     discarded: bool = False
+
+
+def utc_now() -> str:
+    """The time as the journal keeps it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def fingerprint(index_HW: MaskArray) -> str:

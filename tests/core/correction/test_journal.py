@@ -198,7 +198,7 @@ def test_local_disks_get_a_write_ahead_log_and_network_folders_do_not(tmp_path, 
     def mode(root: Path) -> str:
         root.mkdir()
         with Journal.open(root) as journal:
-            return journal._file.read("PRAGMA journal_mode")[0][0]
+            return journal.file.read("PRAGMA journal_mode")[0][0]
 
     monkeypatch.setattr("napari_glacier.core.correction.journal_file.is_network_path", lambda path: False)
     assert mode(tmp_path / "local") == "wal"
@@ -263,7 +263,7 @@ def write_away(root: Path, monkeypatch, reviews: dict[str, str]) -> None:
 
 def test_review_states_kept_in_the_user_folder_come_home_where_they_are_newer(tmp_path, monkeypatch):
     times = iter(f"2026-01-01T00:00:{second:02d}.000+00:00" for second in range(60))
-    monkeypatch.setattr("napari_glacier.core.correction.journal._now", lambda: next(times))
+    monkeypatch.setattr("napari_glacier.core.correction.journal.utc_now", lambda: next(times))
     with Journal.open(tmp_path) as journal:
         for tile_id in ("untouched", "away is newer", "home is newer", "set back"):
             journal.set_review(tile_id, "in progress")
@@ -391,7 +391,7 @@ def test_a_journal_of_version_1_is_brought_up_to_date(tmp_path):
             assert journal.unsaved_tiles() == {"a": 1}
             assert journal.base_fingerprint("a") == "fp"
             assert journal.review("a") == "edited"
-            assert journal._file.read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
+            assert journal.file.read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
             journal.set_review("b", "approved")
 
 

@@ -49,7 +49,7 @@ def draw(root: Path, num_strokes: int = 60) -> None:
 def drawn(journal: Journal) -> dict[int, list[tuple]]:
     """Everything of each stroke but its author: places, pixels, and whether they are saved."""
     states = {
-        tuple(row[:4]): row[4] for row in journal._file.read("SELECT stroke_id, tile_id, row, col, state FROM patch")
+        tuple(row[:4]): row[4] for row in journal.file.read("SELECT stroke_id, tile_id, row, col, state FROM patch")
     }
     return {
         stroke.id: sorted(
@@ -132,7 +132,7 @@ def test_all_come_back_where_no_stroke_lies_on_the_damaged_page(tmp_path, sound)
     """The page through which SQLite reaches all others of a table; the one of the schema; the header."""
     with Journal.open(sound.parent) as journal:
         truth = drawn(journal)
-        (root_page,) = journal._file.read("SELECT rootpage FROM sqlite_master WHERE name = 'patch'")[0]
+        (root_page,) = journal.file.read("SELECT rootpage FROM sqlite_master WHERE name = 'patch'")[0]
     for at, length in ((PAGE * (root_page - 1), PAGE), (0, PAGE), (0, 16), (16, 2)):
         root = tmp_path / f"{at}-{length}"
         root.mkdir()
@@ -214,7 +214,7 @@ def test_a_patch_whose_place_was_spoilt_is_not_believed(tmp_path, column):
         for tile in "abc":
             journal.record([Patch(tile, 3, 5, 0 * one, one)], tool="paint")
         spoilt = {"tile_id": "a", "stroke_id": 1}.get(column, 2)
-        with journal._file.writing() as connection:
+        with journal.file.writing() as connection:
             connection.execute(f"UPDATE patch SET {column} = ? WHERE id = 2", (spoilt,))
         assert [p.tile_id for stroke in journal.unsaved() for p in stroke.patches] == ["a", "c"]
         assert journal.damaged == {1 if column == "stroke_id" else 2}
