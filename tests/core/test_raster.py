@@ -349,6 +349,24 @@ def test_a_mask_tells_what_carries_data_and_goes_on_telling_it(tmp_path):
     np.testing.assert_array_equal(read_mask_codes(path)[~changed_HW], index_HW[~changed_HW] * 85)
 
 
+@pytest.mark.parametrize("held", [0, 1])
+def test_a_class_written_with_the_code_of_nodata_is_read_back(tmp_path, held):
+    """The glacier-free tile of a two-class data set, as a GIS writes it: 255 is its nodata value, and the class's code."""
+    path = tmp_path / "mask.tif"
+    codes_HW = np.zeros((20, 30), np.uint8)
+    codes_HW[:2] = held
+    write_raster(path, codes_HW, UTM, nodata=255)
+    index_HW = (codes_HW > 0).astype(np.uint8)
+    index_HW[10:15, 5:9] = 1
+    changed_HW = index_HW != (codes_HW > 0)
+    rewrite_mask(path, index_HW, changed_HW, get_scheme("glacier2"))
+    np.testing.assert_array_equal(get_scheme("glacier2").decode(read_mask_codes(path, codes=(0, 255))), index_HW)
+    with rasterio.open(path) as file:
+        # What another program takes for valid.
+        assert (file.read_masks(1)[changed_HW] > 0).all()
+        assert file.nodata == (255 if held else None)
+
+
 def test_a_code_of_the_scheme_is_a_class_though_a_file_calls_it_nodata(tmp_path):
     path, codes_HW = tmp_path / "mask.tif", np.zeros((20, 20), np.uint8)
     codes_HW[5:9, 5:9] = 255

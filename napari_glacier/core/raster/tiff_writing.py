@@ -165,8 +165,9 @@ def rewrite_mask(
     """Change pixels of an existing mask file and nothing else, atomically.
 
     The file keeps its type, compression, codes and tags; pixels outside `changed_HW` keep their very values, but for
-    those that the file calls nodata: they become background, as in all masks here (see `read_mask_codes`). Overviews
-    are dropped, also those beside the file, since they would show the old labels.
+    those that the file calls nodata: they become background, as in all masks here (see `read_mask_codes`). Where a class
+    is written with that very code, the file calls nothing nodata any more. Overviews are dropped, also those beside the
+    file, since they would show the old labels.
 
     Raises
     ------
@@ -187,10 +188,14 @@ def rewrite_mask(
                 f"{path} holds {pixels.shape[:2]} pixels in {pixels.ndim} dimensions, the labels {index_HW.shape}. "
                 "A mask has one band of the tile's size; replace the file by such a mask."
             )
+        keeps_nodata = pixels is stored
+        pixels[changed_HW] = scheme.encode_like(index_HW, pixels)[changed_HW]
+        # A class may have been written with the code that the file calls nodata: it would be background to all readers.
+        keeps_nodata &= without_nodata(pixels, info.nodata, scheme.codes) is pixels
         tags = [
             (tag.code, int(tag.dtype), tag.count, _storable(tag.value))
             for tag in page.tags.values()
-            if tag.code not in _MANAGED_TAGS and (pixels is stored or tag.code != GDAL_NODATA)
+            if tag.code not in _MANAGED_TAGS and (keeps_nodata or tag.code != GDAL_NODATA)
         ]
         layout = {
             "photometric": page.photometric,
@@ -205,7 +210,6 @@ def rewrite_mask(
             "software": _storable(page.software) or False,
         }
         valid_HW = mask_band(tif)
-    pixels[changed_HW] = scheme.encode_like(index_HW, pixels)[changed_HW]
     _write(path, pixels, tags, layout, valid_HW)
 
 
