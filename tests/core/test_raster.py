@@ -351,7 +351,7 @@ def test_a_mask_tells_what_carries_data_and_goes_on_telling_it(tmp_path):
 
 @pytest.mark.parametrize("held", [0, 1])
 def test_a_class_written_with_the_code_of_nodata_is_read_back(tmp_path, held):
-    """The glacier-free tile of a two-class data set, as a GIS writes it: 255 is its nodata value, and the class's code."""
+    """A tile without glaciers as a GIS writes it: 255 is its nodata value, and the code of the class."""
     path = tmp_path / "mask.tif"
     codes_HW = np.zeros((20, 30), np.uint8)
     codes_HW[:2] = held

@@ -1,6 +1,7 @@
 """A journal away from its data set: the copy in the user's folder, and bringing home what was drawn there."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -57,15 +58,8 @@ def take_over(here: "Journal", there: "Journal") -> None:
     known = set(here.file.read("SELECT grp, tool, author, time FROM stroke"))
     # The other journal began as a copy of this one.
     strokes = [s for s in there.unsaved() if (s.group, s.tool, s.author, s.time) not in known]
-    aside: dict[str, int] = {}
-    for stroke in strokes:
-        tiles = {patch.tile_id for patch in stroke.patches}
-        for tile_id in tiles & locked:
-            aside[tile_id] = aside.get(tile_id, 0) + 1
-        bases = {tile: base for tile in tiles - locked if (base := there.base_fingerprint(tile)) is not None}
-        here.insert(stroke, bases, set_aside=locked)
-    with here.file.writing() as connection:
-        connection.executemany(SET_STATE, reviews)
+    tiles_of = [{patch.tile_id for patch in stroke.patches} for stroke in strokes]
+    aside = Counter(tile_id for tiles in tiles_of for tile_id in tiles & locked)
     notes = [
         ReviewEvent(
             tile_id,
@@ -76,21 +70,27 @@ def take_over(here: "Journal", there: "Journal") -> None:
         )
         for tile_id, number in aside.items()
     ]
+    # Before the strokes: these are known when it is begun anew, and nobody would be told of what was set aside.
+    said = [event for event in there.reviews.all() if event not in set(here.reviews.all())]
+    if said or notes:
+        here.reviews.add([*said, *notes], set_state=False)
+    for stroke, tiles in zip(strokes, tiles_of, strict=True):
+        bases = {tile: base for tile in tiles - locked if (base := there.base_fingerprint(tile)) is not None}
+        here.insert(stroke, bases, set_aside=locked)
+    with here.file.writing() as connection:
+        connection.executemany(SET_STATE, reviews)
     # They come again with each time that the folder was read-only.
     if looked_at := _not_among(there.seen.all(), here.seen.all()):
         here.seen.add(looked_at, here.author)
     if settled := _not_among(there.settled.all(), here.settled.all()):
         here.settled.add(settled, here.author)
-    said = [event for event in there.reviews.all() if event not in set(here.reviews.all())]
-    if said or notes:
-        here.reviews.add([*said, *notes], set_state=False)
     if strokes or reviews:
         _logger.info(
             "%d unsaved strokes and %d review states were taken over from %s; set aside on approved tiles: %d",
             len(strokes),
             len(reviews),
             there.path,
-            sum(aside.values()),
+            aside.total(),
         )
 
 

@@ -165,9 +165,9 @@ def rewrite_mask(
     """Change pixels of an existing mask file and nothing else, atomically.
 
     The file keeps its type, compression, codes and tags; pixels outside `changed_HW` keep their very values, but for
-    those that the file calls nodata: they become background, as in all masks here (see `read_mask_codes`). Where a class
-    is written with that very code, the file calls nothing nodata any more. Overviews are dropped, also those beside the
-    file, since they would show the old labels.
+    those that the file calls nodata: they become background, as in all masks here (see `read_mask_codes`). Where a
+    class is written with that very code, the file calls nothing nodata any more. Overviews are dropped, also those
+    beside the file, since they would show the old labels.
 
     Raises
     ------

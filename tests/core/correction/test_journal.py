@@ -307,6 +307,33 @@ def test_strokes_that_come_home_leave_approved_tiles_as_they_are(tmp_path, monke
         assert "Set aside: 1 stroke(s) made while the folder was read-only" in journal.reviews.of("locked")[-1].note
 
 
+def test_strokes_set_aside_are_told_of_though_bringing_them_home_was_interrupted(tmp_path, monkeypatch):
+    write_away(tmp_path, monkeypatch, {})
+    with monkeypatch.context() as patched:
+        patched.setattr("napari_glacier.core.correction.journal.is_writable_folder", lambda folder: False)
+        with Journal.open(tmp_path) as journal:
+            journal.record([patch("locked")], tool="accept")
+    elsewhere = user_journal_path(tmp_path)
+    hidden = elsewhere.rename(elsewhere.with_suffix(".hidden"))
+    with Journal.open(tmp_path) as journal:
+        journal.set_review("locked", "approved")
+    hidden.rename(elsewhere)
+
+    insert = Journal.insert
+
+    def insert_and_stop(self, *arguments, **options):
+        insert(self, *arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "insert", insert_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            Journal.open(tmp_path)
+    with Journal.open(tmp_path) as journal:
+        assert [info.tile_ids for info in journal.history()] == [("locked",)]
+        assert "Set aside: 1 stroke(s)" in journal.reviews.of("locked")[-1].note
+
+
 @pytest.mark.parametrize("act", ["discarded", "saved"])
 def test_what_was_saved_or_discarded_in_the_user_folder_is_so_at_home(tmp_path, monkeypatch, act):
     with Journal.open(tmp_path, author="anna") as journal:
