@@ -5,7 +5,6 @@ is ever deleted, so that a number without a row is a loss.
 """
 
 import re
-import uuid
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +13,12 @@ from typing import Any
 
 from napari_glacier.core.correction.journal_schema import DISCARDED, REVIEW_STATES, SAVED, UNSAVED
 from napari_glacier.core.correction.sqlite_pages import Pages, Values
-from napari_glacier.core.correction.strokes import unpack, unpack_patch, utc_now
+from napari_glacier.core.correction.strokes import unpack, unpack_patch
 
 # A stroke of which nothing came back: its number is not missed again.
 LOST = "lost"
 _UNKNOWN = "unknown"
+_LONG_AGO = "1970-01-01T00:00:00.000+00:00"
 # A stroke takes several times as much, but the end of the file may be gone.
 _FEWEST_BYTES = 20
 
@@ -212,8 +212,9 @@ def _lacking(
 
 
 def _stroke(number: int, row: Row | None, earlier: list[Row], *, is_lost: bool) -> Row:
-    time = earlier[-1][4] if earlier else utc_now()
-    _, group, tool, author, said, model = row or (None, uuid.uuid4().hex, _UNKNOWN, _UNKNOWN, time, None)
+    """A stroke as it is kept; of one that has no row any more each rescue says the same, so that copies stay copies."""
+    time = earlier[-1][4] if earlier else _LONG_AGO
+    _, group, tool, author, said, model = row or (None, f"{_UNKNOWN} {number}", _UNKNOWN, _UNKNOWN, time, None)
     return number, group, LOST if is_lost else tool, author, said if is_time(said) else time, model
 
 
