@@ -74,7 +74,8 @@ class Pages:
         return _FILE_HEADER if number == 1 else (number - 1) * self._size
 
     def _kind(self, number: int) -> int:
-        return self._content[self._start(number)]
+        start = self._start(number)
+        return int.from_bytes(self._content[start : start + 1])
 
     def _places(self, number: int, header: int) -> list[int]:
         """Where the cells of a page begin."""

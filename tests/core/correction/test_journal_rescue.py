@@ -222,7 +222,7 @@ def test_a_patch_whose_place_was_spoilt_is_not_believed(tmp_path, column):
 
 def test_what_is_no_journal_is_refused_and_left_alone(tmp_path):
     path = tmp_path / JOURNAL_NAME
-    for content in (bytes(3 * PAGE), b"a text " * 5000):
+    for content in (bytes(3 * PAGE), b"a text " * 5000, b"SQLite format 3\0" + bytes(50)):
         path.write_bytes(content)
         with pytest.raises(JournalError, match="no journal"):
             Journal.open(tmp_path)
