@@ -470,6 +470,36 @@ def test_a_mask_that_a_save_wrote_and_could_not_note_was_changed_by_nobody(
     assert np.array_equal(session.mask, came)
 
 
+@pytest.mark.parametrize("afterwards", ["undone", "painted as it was", "reverted"])
+def test_what_comes_after_keep_counts_from_the_other_programs_file(workspace, controller, make_dataset, afterwards):
+    session = workspace.open(make_dataset())
+    tile, at = session.dataset.tiles[0], (slice(30, 32), slice(30, 32))
+    came = np.array(session.mask)
+    was = int(came[30, 30])
+    _paint(session, *at, (was + 1) % 4)
+    theirs = read_present_mask(session.dataset, tile)
+    theirs[at] = (was + 2) % 4
+    write_mask(tile.mask_path, theirs, session.scheme, tile.georef)
+    with pytest.raises(SaveError, match="another program"):
+        controller.save()
+    controller.keep_on_top()
+    assert np.all(np.asarray(session.mask)[at] == (was + 1) % 4)
+
+    if afterwards == "undone":
+        controller.undo()
+    elif afterwards == "reverted":
+        controller.history.revert_stroke(session.journal.history(1)[0].id)
+    else:
+        _paint(session, *at, was)
+    expected = was if afterwards == "painted as it was" else (was + 2) % 4
+    assert np.all(np.asarray(session.mask)[at] == expected)
+    controller.save()
+    assert np.all(read_present_mask(session.dataset, tile)[at] == expected)
+    held, root = np.array(session.mask), session.root
+    workspace.close_session()
+    assert np.array_equal(workspace.open(root).mask, held)
+
+
 def test_keep_leaves_what_was_drawn_and_taken_back_to_the_other_program(workspace, controller, make_dataset):
     session = workspace.open(make_dataset())
     tile = session.dataset.tiles[0]

@@ -43,9 +43,11 @@ from napari_glacier.core.errors import JournalError
 
 __all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
 
+# The tool of a stroke that stands for others, on a mask file that another program changed.
+KEEP = "keep"
 # Accepting everything at once, and going back and forth, is no work on a tile.
 _MOVES = frozenset(("undo", "redo", "revert"))
-NO_WORK = _MOVES | {"accept"}
+NO_WORK = _MOVES | {"accept", KEEP}
 
 # Later than any.
 _NO_STROKE = 2**62
@@ -197,10 +199,15 @@ class Journal:
         *,
         begins_review: bool = False,
         set_aside: Collection[str] = (),
+        settled: str = "",
     ) -> int:
-        """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones."""
+        """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones.
+
+        What waits on a tile that is `settled` counts as saved.
+        """
         packed = [(pack_patch(p), DISCARDED if p.tile_id in set_aside else UNSAVED) for p in stroke.patches]
         with self.file.writing() as connection:
+            connection.execute(f"UPDATE patch SET state = {SAVED} WHERE state = {UNSAVED} AND tile_id = ?", (settled,))
             cursor = connection.execute(
                 "INSERT INTO stroke (grp, tool, author, time, model) VALUES (?, ?, ?, ?, ?)",
                 (stroke.group, stroke.tool, stroke.author, stroke.time, stroke.model),
@@ -386,6 +393,25 @@ class Journal:
         """Say which mask the unsaved strokes of a tile belong on."""
         with self.file.writing() as connection:
             connection.execute(_SET_BASE, (tile_id, fingerprint))
+
+    def rebase(self, whole: Patch, fingerprint: str) -> int:
+        """Let one stroke stand for all unsaved ones of a tile, on another base; these count as saved from then on.
+
+        Parameters
+        ----------
+        whole : Patch
+            The tile as it is without its unsaved strokes and with them.
+        fingerprint : str
+            Of the mask without them.
+
+        Returns
+        -------
+        int
+            The new stroke's id.
+        """
+        group, tile_id = uuid.uuid4().hex, whole.tile_id
+        stroke = Stroke(0, group, KEEP, self.author, utc_now(), None, (whole,))
+        return self.insert(stroke, {tile_id: fingerprint}, settled=tile_id)
 
     def begin_save(self, tile_id: str, up_to: int, fingerprint_after: str) -> None:
         """Note that the strokes of a tile up to id `up_to` are about to be written, giving `fingerprint_after`."""

@@ -175,7 +175,10 @@ def changed_outside(dataset: Dataset, journal: Journal) -> tuple[str, ...]:
 
 
 def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[str]) -> list[Stroke]:
-    """Agree to outside changes: the unsaved strokes of these tiles go on top of the files as they are now.
+    """Agree to outside changes: what the unsaved strokes of these tiles come to goes on top of the files as they are.
+
+    It becomes one stroke of each tile. What the strokes were drawn on is in no file any more: one that was then taken
+    back, or painted over with what had been there, would count as no change, and the file keep its own.
 
     Returns
     -------
@@ -192,8 +195,15 @@ def keep_outside_changes(dataset: Dataset, journal: Journal, tile_ids: Iterable[
     present = [read_present_mask(dataset, tile) for tile in tiles]
     strokes = []
     for tile, present_HW in zip(tiles, present, strict=True):
-        journal.set_base_fingerprint(tile.id, ABSENT if present_HW is None else fingerprint(present_HW))
+        base = ABSENT if present_HW is None else fingerprint(present_HW)
         index_HW = np.zeros((tile.height, tile.width), np.uint8) if present_HW is None else present_HW
+        patches = [patch for stroke in journal.unsaved(tile.id) for patch in stroke.patches]
+        if all(patch.fits(index_HW.shape) for patch in patches):
+            values_HW, drawn_HW = net_changes(patches, index_HW.shape)
+            journal.rebase(Patch(tile.id, 0, 0, index_HW, np.where(drawn_HW, values_HW, index_HW)), base)
+        else:
+            # They reach beyond the tile, and wait for the larger one.
+            journal.set_base_fingerprint(tile.id, base)
         # A patch changes pixels whose values before and after differ: here all of them.
         whole = Patch(tile.id, 0, 0, ~index_HW, index_HW)
         strokes.append(Stroke(0, "", "file", "", "", None, (whole,)))
