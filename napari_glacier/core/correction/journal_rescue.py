@@ -83,7 +83,7 @@ def rescue(path: Path) -> str:
         Path(f"{path}{ending}").unlink(missing_ok=True)
     with replacing(path) as temporary:
         _write(temporary, remains)
-    return _sentence(path, kept, remains)
+    return _sentence(kept, remains)
 
 
 def _is_sound(connection: sqlite3.Connection) -> bool:
@@ -148,9 +148,9 @@ def _write(path: Path, remains: Remains) -> None:
         connection.commit()
 
 
-def _sentence(path: Path, kept: Path, remains: Remains) -> str:
+def _sentence(kept: Path, remains: Remains) -> str:
     number, lacking = len(remains.tables["stroke"]), remains.lacking
-    said = f"The journal {path} was damaged: "
+    said = "The journal was damaged: "
     if not number:
         said += "no stroke could be read."
     elif lacking:
@@ -164,7 +164,7 @@ def _sentence(path: Path, kept: Path, remains: Remains) -> str:
         said += f" Who drew {len(remains.nameless)} of them, and when, could not be read."
     if remains.unsure_tiles:
         said += f" Look at the review states of {', '.join(remains.unsure_tiles)}."
-    return f"{said} The damaged file is kept as {kept.name}."
+    return f"{said} The damaged file is kept as {kept}."
 
 
 def _named(lacking: dict[int, set[str]]) -> str:
