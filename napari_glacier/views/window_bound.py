@@ -75,7 +75,10 @@ def free_in_own_context(viewer: Any) -> None:
     napari 0.9 frees the buffers and textures of a layer that was taken away at once, outside painting, where Qt's own
     context for the window is current: the canvas then draws with what is gone, and the process ends.
     """
-    canvas = viewer.window._qt_viewer.canvas._scene_canvas
+    # All three are napari's own affair: where one is missing the window does without.
+    canvas = getattr(getattr(getattr(viewer.window, "_qt_viewer", None), "canvas", None), "_scene_canvas", None)
+    if canvas is None:
+        return
     finish = canvas.context.finish
 
     def finish_here() -> None:
