@@ -11,7 +11,8 @@ the smart tools she chooses what mends most for an action:
 - growing, shrinking, opening or closing the patch or one beside it by 1 to 3 px, or smoothing it by 2 to 6 px; or
   these, and sieving by 4 to 8 px, with all of a class in a loop round the view (two actions); a change of operation or
   of radius is one more each;
-- balancing all in view that she has not drawn yet (three actions: class, probability, button);
+- balancing what is in view, from near or from far, but for what she drew herself (the button; another class or
+  probability than last time is one action more each);
 - flipping all inside a loop round the patch, or round the patch and up to 4 to 32 px of what is of its true class
   beside it, which takes in other mistakes there (drawn as a polygon that keeps within 2, 4 or 8 px of the outline; each
   80 px of the hand's path is an action, as with a brush that is dragged);

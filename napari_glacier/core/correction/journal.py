@@ -199,15 +199,17 @@ class Journal:
         *,
         begins_review: bool = False,
         set_aside: Collection[str] = (),
-        settled: str = "",
+        stands_for: str | None = None,
     ) -> int:
         """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones.
 
-        What waits on a tile that is `settled` counts as saved.
+        What waits on the tile that it `stands_for` waits no longer.
         """
         packed = [(pack_patch(p), DISCARDED if p.tile_id in set_aside else UNSAVED) for p in stroke.patches]
         with self.file.writing() as connection:
-            connection.execute(f"UPDATE patch SET state = {SAVED} WHERE state = {UNSAVED} AND tile_id = ?", (settled,))
+            if stands_for is not None:
+                waiting = f"state = {UNSAVED} AND tile_id = ?"
+                connection.execute(f"UPDATE patch SET state = {SAVED} WHERE {waiting}", (stands_for,))
             cursor = connection.execute(
                 "INSERT INTO stroke (grp, tool, author, time, model) VALUES (?, ?, ?, ?, ?)",
                 (stroke.group, stroke.tool, stroke.author, stroke.time, stroke.model),
@@ -411,7 +413,7 @@ class Journal:
         """
         group, tile_id = uuid.uuid4().hex, whole.tile_id
         stroke = Stroke(0, group, KEEP, self.author, utc_now(), None, (whole,))
-        return self.insert(stroke, {tile_id: fingerprint}, settled=tile_id)
+        return self.insert(stroke, {tile_id: fingerprint}, stands_for=tile_id)
 
     def begin_save(self, tile_id: str, up_to: int, fingerprint_after: str) -> None:
         """Note that the strokes of a tile up to id `up_to` are about to be written, giving `fingerprint_after`."""
