@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_glacier.controllers.session import Session
-from napari_glacier.core.correction.journal import REVIEW_STATES
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES
 
 Key = Literal["tile", "split", "classes", "edits", "review"]
 # A class counts as present in a tile from this share of its valid pixels on; less is a stray pixel or two.

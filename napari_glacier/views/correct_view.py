@@ -25,7 +25,7 @@ from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.history_dialog import HistoryDialog
 from napari_glacier.views.keys_dialog import KeysDialog, use_kept_keys
 from napari_glacier.views.next_panel import NextPanel
-from napari_glacier.views.pieces import checked_style, clear_layout, swatch_icon, theme_icon
+from napari_glacier.views.pieces import checked_style, clear_layout, literal, swatch_icon, theme_icon
 from napari_glacier.views.review_panel import ReviewPanel
 from napari_glacier.views.seeing_panel import SeeingPanel
 from napari_glacier.views.tool_panel import ToolPanel
@@ -313,7 +313,7 @@ class CorrectView(GlacierView):
         self._class_buttons, self._lock_buttons = [], []
         before: QWidget = self._keep_button
         for row, item in enumerate(self.controller.classes):
-            button = QPushButton(swatch_icon(item.color), f" {item.name}")
+            button = QPushButton(swatch_icon(item.color), f" {literal(item.name)}")
             button.setCheckable(True)
             button.setStyleSheet("QPushButton { text-align: left; padding: 5px; }")
             button.setToolTip(f"Paint {item.name} ({item.key.replace('-', '+')})")

@@ -27,7 +27,7 @@ from napari_glacier.controllers.session import Session
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.check_panel import CheckPanel
-from napari_glacier.views.pieces import Legend, ShareBar, ShrinkingBox
+from napari_glacier.views.pieces import Legend, ShareBar, ShrinkingBox, literal
 from napari_glacier.views.settings import recent_folders
 from napari_glacier.views.tiles_panel import TilesPanel
 
@@ -251,7 +251,7 @@ class DataView(GlacierView):
         folders = [folder for folder in recent_folders() if folder != now]
         self._recent.setVisible(bool(folders))
         for folder in folders:
-            action = menu.addAction(_shortened(folder))
+            action = menu.addAction(literal(_shortened(folder)))
             action.triggered.connect(partial(self._open_again, folder))
             action.setToolTip(folder)
 
@@ -361,10 +361,9 @@ def _opened(path: Path, given_up: Event) -> Generator[None, None, Session]:
 
 
 def _shortened(folder: str) -> str:
-    """The last parts of a path, which tell datasets apart; an & would be taken for a key."""
+    """The last parts of a path, which tell datasets apart."""
     parts = Path(folder).parts
-    text = folder if len(folder) <= _MENU_LETTERS else f"…/{'/'.join(parts[-2:])}"
-    return text.replace("&", "&&")
+    return folder if len(folder) <= _MENU_LETTERS else f"…/{'/'.join(parts[-2:])}"
 
 
 def _no_steps(_: Any) -> None:

@@ -7,6 +7,7 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton
 
 from napari_glacier.controllers.inference import InferenceController
+from napari_glacier.views.pieces import literal
 
 
 class EarlierButton(QPushButton):
@@ -37,7 +38,8 @@ class EarlierButton(QPushButton):
     def _fill(self) -> None:
         self.list.clear()
         for folder, time in self._controller.earlier():
-            action = self.list.addAction(f"{folder.name}, {datetime.fromtimestamp(time).strftime('%d %b %Y, %H:%M')}")
+            made = datetime.fromtimestamp(time).strftime("%d %b %Y, %H:%M")
+            action = self.list.addAction(literal(f"{folder.name}, {made}"))
             action.setToolTip(str(folder))
             action.triggered.connect(lambda _=False, folder=folder: self.chosen.emit(folder))
         self.list.addSeparator()

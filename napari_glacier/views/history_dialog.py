@@ -27,6 +27,7 @@ from napari_glacier.controllers.history import LIMIT
 from napari_glacier.controllers.toolbox import title_of
 from napari_glacier.core.correction.strokes import StrokeInfo
 from napari_glacier.core.wording import counted, listed
+from napari_glacier.views.pieces import literal
 
 _COLUMNS = ("Time", "Author", "Tool", "Tiles", "Pixels", "Model", "State")
 _PIXELS = _COLUMNS.index("Pixels")
@@ -189,7 +190,7 @@ class HistoryDialog(QDialog):
         can_revert = chosen is not None and writable and not chosen.discarded
         self._revert_button.setEnabled(can_revert)
         self._sitting_button.setEnabled(can_revert)
-        self._tile_button.setText(f"Revert tile {tile_id}…" if tile_id else "Revert tile…")
+        self._tile_button.setText(f"Revert tile {literal(tile_id)}…" if tile_id else "Revert tile…")
         self._tile_button.setEnabled(bool(tile_id) and writable)
         self._export_button.setEnabled(bool(self._rows))
         self._more.setVisible(len(self._rows) >= self._limit)

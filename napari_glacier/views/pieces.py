@@ -81,6 +81,11 @@ def swatch_label(color: str) -> QLabel:
     return label
 
 
+def literal(text: str) -> str:
+    """A person's own text for a button or a menu, where Qt takes an & for the mark of a key."""
+    return text.replace("&", "&&")
+
+
 def browse_button(tip: str) -> QPushButton:
     """A narrow button beside a field, for what is chosen elsewhere."""
     button = QPushButton("…")

@@ -22,7 +22,7 @@ from napari_glacier.controllers.training import TrainingController
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.views.base import hint
 from napari_glacier.views.curves import MAX_OTHERS, CurvesPlot
-from napari_glacier.views.pieces import ShrinkingBox, browse_button
+from napari_glacier.views.pieces import ShrinkingBox, browse_button, literal
 
 
 class RunPanel(QWidget):
@@ -123,7 +123,7 @@ class RunPanel(QWidget):
         followed = self._controller.run
         for run in self.listed:
             if followed is None or run.path != followed.path:
-                action = self._menu.addAction(run.path.name)
+                action = self._menu.addAction(literal(run.path.name))
                 assert action is not None
                 action.setCheckable(True)
                 action.setChecked(run.path in chosen)

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 from napari_glacier.controllers.footprints import REVIEW_COLORS, Footprints, footprints
 from napari_glacier.controllers.gallery import Gallery, Seen, class_shares
 from napari_glacier.controllers.tile_list import Filter, Key, TileList
-from napari_glacier.core.correction.journal import REVIEW_STATES
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES
 from napari_glacier.core.wording import counted
 from napari_glacier.views.background import Background
 from napari_glacier.views.base import hint

@@ -470,7 +470,7 @@ def test_a_mask_that_a_save_wrote_and_could_not_note_was_changed_by_nobody(
     assert np.array_equal(session.mask, came)
 
 
-@pytest.mark.parametrize("afterwards", ["undone", "painted as it was", "reverted"])
+@pytest.mark.parametrize("afterwards", ["undone", "painted as it was", "reverted", "its tile reverted"])
 def test_what_comes_after_keep_counts_from_the_other_programs_file(workspace, controller, make_dataset, afterwards):
     session = workspace.open(make_dataset())
     tile, at = session.dataset.tiles[0], (slice(30, 32), slice(30, 32))
@@ -489,6 +489,8 @@ def test_what_comes_after_keep_counts_from_the_other_programs_file(workspace, co
         controller.undo()
     elif afterwards == "reverted":
         controller.history.revert_stroke(session.journal.history(1)[0].id)
+    elif afterwards == "its tile reverted":
+        controller.history.revert_tile(tile.id)
     else:
         _paint(session, *at, was)
     expected = was if afterwards == "painted as it was" else (was + 2) % 4

@@ -198,16 +198,17 @@ def test_an_earlier_prediction_is_chosen_from_the_menu(viewer, qtbot, widget):
     assert workspace.prediction_layer is None
     workspace.open(root)
     assert not widget._result.isVisible()
+    (root / "predictions" / "tiny").rename(root / "predictions" / "dry & wet")
 
     widget._earlier.list.aboutToShow.emit()
     earlier, _, from_a_folder = widget._earlier.list.actions()
-    assert earlier.text().startswith("tiny, ")
+    assert earlier.text().startswith("dry && wet, "), "a single & would be swallowed"
     assert from_a_folder.text() == "From a folder…"
     earlier.trigger()
     qtbot.waitUntil(lambda: not widget.running, timeout=10_000)
 
     assert np.array_equal(workspace.prediction_layer.data, before)
-    assert widget.notice == "Shown: the map of tiny in predictions/tiny."
+    assert widget.notice == "Shown: the map of tiny in predictions/dry & wet."
     assert widget._result.isVisible()
     assert "Incomplete" not in widget._shown.text()
 

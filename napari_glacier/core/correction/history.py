@@ -176,6 +176,7 @@ class _Piles:
 
     def put(self, at: _Ints, before: MaskArray, after: MaskArray, stroke: Stroke, chosen: Collection[int]) -> None:
         """Lay a stroke's pixels on, or go back and forth where it is one that does."""
+        self._forget_chosen(at[self._is_foreign(at, before)])
         self._note_chosen(at, before, stroke.id in chosen)
         self._last[at] = after
         group = self._group_numbers.setdefault(stroke.group, len(self._group_numbers) + 1)
@@ -213,6 +214,18 @@ class _Piles:
             top[off] = level
             covered |= ours & (self._height > level) & ~off & ~alone
         return values, int(np.count_nonzero(covered))
+
+    def _is_foreign(self, at: _Ints, before: MaskArray) -> npt.NDArray[np.bool_]:
+        """Where a stroke counts from a class that no stroke below it left or found: another program wrote it."""
+        foreign = self._height[at] > 0
+        for level in range(len(self._owner)):
+            found = (self._before[level][at] == before) | (self._after[level][at] == before)
+            foreign &= ~(found & (self._known[at] > level))
+        return foreign
+
+    def _forget_chosen(self, at: _Ints) -> None:
+        """What another program wrote is nobody's stroke, and is not taken out with those below it."""
+        self._begun[at] = self._mixed[at] = False
 
     def _note_chosen(self, at: _Ints, before: MaskArray, is_chosen: bool) -> None:
         if is_chosen:

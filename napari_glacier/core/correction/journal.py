@@ -18,7 +18,7 @@ import numpy.typing as npt
 from napari_glacier.core.correction.journal_elsewhere import copy_once, take_over
 from napari_glacier.core.correction.journal_file import JournalFile
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_writable_folder, user_journal_path, user_name
-from napari_glacier.core.correction.journal_schema import DISCARDED, REVIEW_STATES, SAVED, SCHEMA_VERSION, UNSAVED
+from napari_glacier.core.correction.journal_schema import DISCARDED, REVIEW_STATES, SAVED, UNSAVED
 from napari_glacier.core.correction.reviews import (
     EDITED,
     IN_PROGRESS,
@@ -41,7 +41,7 @@ from napari_glacier.core.correction.strokes import (
 )
 from napari_glacier.core.errors import JournalError
 
-__all__ = ["REVIEW_STATES", "SCHEMA_VERSION", "Journal", "Patch", "Stroke", "StrokeInfo"]
+__all__ = ["Journal", "Patch", "Stroke", "StrokeInfo"]
 
 # The tool of a stroke that stands for others, on a mask file that another program changed.
 KEEP = "keep"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.correction.journal import REVIEW_STATES
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES
 from napari_glacier.core.inventory.class_maps import ClassMap, MaskFile
 from napari_glacier.core.inventory.vectorize import Polygons, to_map
 from napari_glacier.core.raster.projection import (

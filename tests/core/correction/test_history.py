@@ -145,6 +145,15 @@ def test_a_pixel_that_another_program_changed_stays():
     assert not found.where_HW.any()
 
 
+@pytest.mark.parametrize("chosen", [{1, 2, 3}, {1, 2}, {3}, {1}])
+def test_what_another_program_wrote_between_strokes_is_not_taken_out_with_them(chosen):
+    """Strokes 1 and 2 took the pixel from 0 to 2, another program wrote 3, and stroke 3 made it 1."""
+    (first, second), _ = one_pixel(0, 1, 2)
+    (third,), present = one_pixel(3, 1)
+    found = reversal([first, second, replace(third, id=3)], "t", chosen, present)
+    assert found.values_HW.item() == (3 if 3 in chosen else 1)
+
+
 def test_a_sitting_ends_with_a_rest_or_another_person():
     def info(number, minute, author="anna"):
         time = f"2026-01-01T{10 + minute // 60:02d}:{minute % 60:02d}:00+00:00"

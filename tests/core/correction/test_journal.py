@@ -14,8 +14,9 @@ import pytest
 from filelock import FileLock
 
 from napari_glacier.core.correction import journal_place
-from napari_glacier.core.correction.journal import REVIEW_STATES, SCHEMA_VERSION, Journal, Patch
+from napari_glacier.core.correction.journal import Journal, Patch
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_network_path, user_data_dir, user_journal_path
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES, SCHEMA_VERSION
 from napari_glacier.core.correction.seen import SeenArea
 from napari_glacier.core.correction.settled import SettledArea
 from napari_glacier.core.errors import JournalError

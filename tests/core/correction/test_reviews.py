@@ -3,8 +3,9 @@ import pytest
 
 from napari_glacier.core.correction.edits import EditableMask
 from napari_glacier.core.correction.journal import Journal
+from napari_glacier.core.correction.journal_schema import REVIEW_STATES
 from napari_glacier.core.correction.review_states import journal_states
-from napari_glacier.core.correction.reviews import REVIEW_STATES, meets
+from napari_glacier.core.correction.reviews import meets
 from napari_glacier.core.correction.saving import save_tiles
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
