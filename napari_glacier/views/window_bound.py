@@ -86,3 +86,30 @@ def free_in_own_context(viewer: Any) -> None:
         finish()
 
     canvas.context.finish = finish_here
+
+
+# What a layer's row in napari's list shows of it.
+_SHOWN_IN_LIST = frozenset(("thumbnail", "name", "visible", "loaded", "locked"))
+
+
+def spare_layer_list(viewer: Any) -> None:
+    """Let napari's list of layers hear of a layer what its row shows, and nothing else.
+
+    It lays all rows out anew and paints them, in Python, whatever it hears of any layer: also at every step of a
+    brush, and while the view moves.
+    """
+    # The list is napari's own affair, as above.
+    view = getattr(getattr(viewer.window, "_qt_viewer", None), "layers", None)
+    model = view.model().sourceModel() if view is not None else None
+    hear = getattr(model, "_process_event", None)
+    if hear is None:
+        return
+    heard = weakref.WeakMethod(hear)
+
+    def hear_what_is_shown(event: Any) -> None:
+        hear = heard() if event.type in _SHOWN_IN_LIST else None
+        if hear is not None:
+            hear(event)
+
+    viewer.layers.events.disconnect(hear)
+    viewer.layers.events.connect(hear_what_is_shown)

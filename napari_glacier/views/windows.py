@@ -8,7 +8,7 @@ from napari_glacier.controllers.workspace import workspace_of
 from napari_glacier.views.closing import ClosingQuestion
 from napari_glacier.views.last_time import LastTime
 from napari_glacier.views.looks import Looks
-from napari_glacier.views.window_bound import SpareTime, free_in_own_context
+from napari_glacier.views.window_bound import SpareTime, free_in_own_context, spare_layer_list
 
 
 def look_after(viewer: Any) -> LastTime | None:
@@ -30,6 +30,7 @@ def look_after(viewer: Any) -> LastTime | None:
     if isinstance(known, LastTime):
         return known
     free_in_own_context(viewer)
+    spare_layer_list(viewer)
     workspace_of(viewer).opening.spare_time = SpareTime(window, viewer)
     ClosingQuestion(window, viewer)
     Looks(window, viewer)
