@@ -87,6 +87,8 @@ def write_mosaic(root: Path) -> Path:
             plane_HW = 8_000 + 9_000.0 * index_HW * (1 - 0.1 * k) + noise_HW
             write_raster(root / f"Band{k + 1}" / f"{band}_{number:02d}.tif", plane_HW.astype(np.uint16), georef)
         write_mask(root / "label" / f"mask_{number:02d}.tif", index_HW, scheme, georef)
+    # Or the first strokes wait until the disk has taken all of it.
+    os.sync()
     return root
 
 

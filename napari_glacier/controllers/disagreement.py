@@ -23,7 +23,7 @@ from napari_glacier.core.correction.disagreement import (
     words,
 )
 from napari_glacier.core.correction.settled import SettledArea
-from napari_glacier.core.correction.strokes import MaskArray, Patch
+from napari_glacier.core.correction.strokes import MOVES, MaskArray, Patch
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.tools.components import Area
 
@@ -33,7 +33,6 @@ ROLE, LAYER = "second opinion", "Second opinion"
 EVERYBODY = "everybody"
 
 _OPACITY = 0.9
-_MOVES = ("undo", "redo", "revert")
 
 
 @dataclass(frozen=True)
@@ -274,7 +273,7 @@ class DisagreementController(RegionWalk):
 
     def _on_recorded(self, stroke_id: int) -> None:
         session = self._watched[0]
-        if session is not None and not session.closed and session.journal.stroke(stroke_id).tool in _MOVES:
+        if session is not None and not session.closed and session.journal.stroke(stroke_id).tool in MOVES:
             # What was agreed upon may be so no longer, also where it is being compared at this moment.
             self.stale = True
         super()._on_recorded(stroke_id)

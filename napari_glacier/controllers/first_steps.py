@@ -14,8 +14,8 @@ from napari_glacier.controllers.exchange import SAMPLE_NAME, UNMAPPED_TILES, sam
 from napari_glacier.controllers.prediction_layers import is_whole
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.correction.history import REVERT
 from napari_glacier.core.correction.journal_place import user_data_dir
+from napari_glacier.core.correction.strokes import REVERT
 from napari_glacier.core.errors import DataError
 from napari_glacier.core.runfiles import RunFolder
 from napari_glacier.core.wording import listed

@@ -9,10 +9,10 @@ import numpy as np
 
 from napari_glacier.controllers.session import Session
 from napari_glacier.controllers.workspace import Workspace
-from napari_glacier.core.correction.history import REVERT, Sitting, reversal, revert_group, sittings
+from napari_glacier.core.correction.history import Sitting, reversal, revert_group, sittings
 from napari_glacier.core.correction.patch_files import By, export_corrections
 from napari_glacier.core.correction.reviews import approved_sentence
-from napari_glacier.core.correction.strokes import StrokeInfo
+from napari_glacier.core.correction.strokes import REVERT, StrokeInfo
 from napari_glacier.core.errors import DataError, JournalError
 from napari_glacier.core.wording import counted
 

@@ -14,11 +14,8 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from napari_glacier.core.correction.strokes import MaskArray, Stroke, StrokeInfo
+from napari_glacier.core.correction.strokes import MOVES, REVERT, MaskArray, Stroke, StrokeInfo
 
-REVERT = "revert"
-# Tools that draw nothing new.
-_MOVES = frozenset(("undo", "redo", REVERT))
 # A longer rest ends a sitting.
 REST = timedelta(minutes=30)
 
@@ -182,12 +179,12 @@ class _Piles:
         group = self._group_numbers.setdefault(stroke.group, len(self._group_numbers) + 1)
         new = np.ones(len(at), bool)
         out = _taken_out(stroke.group)
-        if out is not None and stroke.tool in _MOVES:
+        if out is not None and stroke.tool in MOVES:
             moved = self._bring_back(group) if stroke.tool == "undo" else self._take_out(out, group)
             new = ~moved[at]
             if stroke.id not in chosen:
                 self._mixed |= moved & self._begun
-        if stroke.tool in _MOVES:
+        if stroke.tool in MOVES:
             by_group = (self._lower, self._raise)
             by_value = (self._raise, self._lower) if stroke.tool == "redo" else (self._lower, self._raise)
             for moves, wanted_group in ((by_group, group), (by_value, None)):

@@ -29,16 +29,17 @@ from napari_glacier.core.correction.reviews import (
 from napari_glacier.core.correction.seen import SeenAreas
 from napari_glacier.core.correction.settled import SettledAreas
 from napari_glacier.core.correction.strokes import (
+    MOVES,
     Patch,
     Stroke,
     StrokeInfo,
-    come_to_nothing,
     pack_patch,
     seal_patch,
     unpack_patch,
     utc_now,
     within,
 )
+from napari_glacier.core.correction.unsaved_changes import UnsavedChanges
 from napari_glacier.core.errors import JournalError
 
 __all__ = ["Journal", "Patch", "Stroke", "StrokeInfo"]
@@ -46,8 +47,7 @@ __all__ = ["Journal", "Patch", "Stroke", "StrokeInfo"]
 # The tool of a stroke that stands for others, on a mask file that another program changed.
 KEEP = "keep"
 # Accepting everything at once, and going back and forth, is no work on a tile.
-_MOVES = frozenset(("undo", "redo", "revert"))
-NO_WORK = _MOVES | {"accept", KEEP}
+NO_WORK = MOVES | {"accept", KEEP}
 
 # Later than any.
 _NO_STROKE = 2**62
@@ -103,8 +103,7 @@ class Journal:
         # Asked for with every look at the desk; finding them takes a walk through all strokes.
         self._authors: list[str] | None = None
         self._authors_lock = Lock()
-        # Whether the unsaved strokes of a tile come to nothing; asked for with every look, too.
-        self._taken_back: dict[tuple[str, int, int, int], bool] = {}
+        self._unsaved_changes = UnsavedChanges(file, self._strokes)
         self.read_only = file.read_only
         self.holder = file.holder
         self.mended = file.mended
@@ -273,31 +272,7 @@ class Journal:
 
         Classes that a hand painted over and painted back count as changed.
         """
-        rows = self.file.read(
-            "SELECT tile_id, first, last, number, tool FROM (SELECT tile_id, MIN(stroke_id) AS first, "
-            "MAX(stroke_id) AS last, COUNT(DISTINCT stroke_id) AS number FROM patch "
-            f"WHERE state = {UNSAVED} GROUP BY tile_id) JOIN stroke ON id = last"
-        )
-        changed = {}
-        for tile_id, first, last, number, tool in rows:
-            key = tile_id, first, last, number
-            if tool in _MOVES and key not in self._taken_back:
-                self._taken_back[key] = self._comes_to_nothing(tile_id)
-            if not self._taken_back.get(key):
-                changed[tile_id] = number
-        return changed
-
-    def _comes_to_nothing(self, tile_id: str) -> bool:
-        left = self.file.read(
-            "SELECT SUM(CASE tool WHEN 'undo' THEN -1 ELSE 1 END), MAX(tool = 'revert') FROM "
-            f"(SELECT DISTINCT stroke_id FROM patch WHERE state = {UNSAVED} AND tile_id = ?) "
-            "JOIN stroke ON id = stroke_id GROUP BY grp",
-            (tile_id,),
-        )
-        # Reading all patches takes long: not where a stroke is left for sure.
-        if any(number for number, _ in left) and not any(reverts for _, reverts in left):
-            return False
-        return come_to_nothing([patch for stroke in self.unsaved(tile_id) for patch in stroke.patches])
+        return self._unsaved_changes.tiles()
 
     def stroke(self, stroke_id: int) -> Stroke:
         """One stroke with all its patches, saved or not; `JournalError` where there is none of that id."""

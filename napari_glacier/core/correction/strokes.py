@@ -7,7 +7,7 @@ laid out anew, and replaying them twice gives the same pixels as replaying them 
 import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 MaskArray = npt.NDArray[np.uint8]
+
+# Tools that draw nothing new: they go back and forth along what was drawn.
+REVERT = "revert"
+MOVES = frozenset(("undo", "redo", REVERT))
 
 # The base fingerprint of a tile that has no mask file.
 ABSENT = "absent"
@@ -64,7 +68,60 @@ class Patch:
         np.copyto(index_HW[self.slices], self.after_HW, where=self.edited)
 
 
-def net_changes(patches: Iterable[Patch], shape: tuple[int, ...]) -> tuple[MaskArray, npt.NDArray[np.bool_]]:
+class NetChanges:
+    """What patches of a tile come to, counted as they are added, oldest first: drawn and taken back is no change.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        What is kept of the tile from its corner on, at least; it grows where a patch reaches beyond.
+
+    Attributes
+    ----------
+    num_px : int
+        Pixels whose value after the last patch differs from that before the first.
+    first_HW, last_HW : uint8 arrays
+        Values before the first and after the last patch of what is kept, from `corner` on; 0 where nothing was drawn.
+    """
+
+    def __init__(self, shape: tuple[int, int] = (0, 0)) -> None:
+        self.num_px = 0
+        self.corner = (0, 0)
+        self.first_HW, self.last_HW = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        self._touched_HW = np.zeros(shape, bool)
+
+    def add(self, patches: Sequence[Patch]) -> None:
+        """Add later patches."""
+        self._reach(patches)
+        top, left = self.corner
+        for patch in patches:
+            height, width = patch.before_HW.shape
+            where = np.s_[patch.row - top : patch.row - top + height, patch.col - left : patch.col - left + width]
+            first_HW, last_HW, touched_HW = self.first_HW[where], self.last_HW[where], self._touched_HW[where]
+            edited_HW = patch.edited
+            before = np.count_nonzero(first_HW != last_HW)
+            np.copyto(first_HW, patch.before_HW, where=edited_HW & ~touched_HW)
+            np.copyto(last_HW, patch.after_HW, where=edited_HW)
+            touched_HW |= edited_HW
+            self.num_px += int(np.count_nonzero(first_HW != last_HW) - before)
+
+    def _reach(self, patches: Sequence[Patch]) -> None:
+        """Keep as much of the tile as these patches need; no more, as a tile may be a whole scene."""
+        if not patches:
+            return
+        corners = np.array([(p.row, p.col, p.slices[0].stop, p.slices[1].stop) for p in patches])
+        low_2, high_2 = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
+        kept_2 = np.array(self.corner if self.first_HW.size else low_2)
+        low_2, high_2 = np.minimum(low_2, kept_2), np.maximum(high_2, kept_2 + self.first_HW.shape)
+        around_22 = np.stack([kept_2 - low_2, high_2 - kept_2 - self.first_HW.shape], axis=1)
+        self.corner = int(low_2[0]), int(low_2[1])
+        if around_22.any():
+            self.first_HW, self.last_HW, self._touched_HW = (
+                np.pad(kept_HW, around_22) for kept_HW in (self.first_HW, self.last_HW, self._touched_HW)
+            )
+
+
+def net_changes(patches: Iterable[Patch], shape: tuple[int, int]) -> tuple[MaskArray, npt.NDArray[np.bool_]]:
     """What patches of a tile, oldest first, changed in the end: what was drawn and taken back is no change.
 
     Patches that do not fit the shape are passed over.
@@ -74,25 +131,16 @@ def net_changes(patches: Iterable[Patch], shape: tuple[int, ...]) -> tuple[MaskA
     uint8 array, bool array
         The values after the last patch, and where they differ from those before the first.
     """
-    first_HW, last_HW, touched_HW = (np.zeros(shape, kind) for kind in (np.uint8, np.uint8, bool))
-    for patch in patches:
-        if patch.fits(shape):
-            new_HW = patch.edited & ~touched_HW[patch.slices]
-            first_HW[patch.slices][new_HW] = patch.before_HW[new_HW]
-            patch.apply(last_HW)
-            touched_HW[patch.slices] |= patch.edited
-    return last_HW, touched_HW & (first_HW != last_HW)
+    net = NetChanges(shape)
+    net.add([patch for patch in patches if patch.fits(shape)])
+    return net.last_HW, net.first_HW != net.last_HW
 
 
 def come_to_nothing(patches: Sequence[Patch]) -> bool:
     """Whether patches of a tile, oldest first, changed nothing in the end: what was drawn was taken back."""
-    corners = np.array([(p.row, p.col, p.slices[0].stop, p.slices[1].stop) for p in patches], int).reshape(-1, 4)
-    if not len(corners):
-        return True
-    # Of a large tile no more than what was drawn on.
-    (row, col), (bottom, right) = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
-    moved = [replace(patch, row=patch.row - row, col=patch.col - col) for patch in patches]
-    return not net_changes(moved, (bottom - row, right - col))[1].any()
+    net = NetChanges()
+    net.add(patches)
+    return not net.num_px
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ import rasterio
 
 from napari_glacier.cli import main
 from napari_glacier.core.correction.edits import EditableMask
-from napari_glacier.core.correction.history import REVERT, reversal, revert_group, sittings
+from napari_glacier.core.correction.history import reversal, revert_group, sittings
 from napari_glacier.core.correction.journal import Journal
 from napari_glacier.core.correction.patch_files import UNCHANGED, export_corrections
-from napari_glacier.core.correction.strokes import Patch, Stroke, StrokeInfo
+from napari_glacier.core.correction.strokes import REVERT, Patch, Stroke, StrokeInfo
 from napari_glacier.core.data.dataset import open_dataset
 from napari_glacier.core.data.mosaic import plan_scenes
 from napari_glacier.core.errors import DataError, SaveError

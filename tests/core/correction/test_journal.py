@@ -517,3 +517,46 @@ def test_neither_folder_writable_is_an_error_with_a_mend(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_glacier.core.correction.journal.is_writable_folder", lambda folder: False)
     with pytest.raises(JournalError, match="NAPARI_GLACIER_DATA_DIR"):
         Journal.open(tmp_path)
+
+
+def test_tiles_are_changed_as_long_as_a_stroke_is_left_of_them(tmp_path):
+    """Random strokes, moves back and forth, saves and discards, against the pixels that each tile had and has."""
+    rng = np.random.default_rng(0)
+    num_nothing = 0
+    for run in range(12):
+        root = tmp_path / str(run)
+        root.mkdir()
+        now = {tile_id: np.zeros((9, 12), np.uint8) for tile_id in "ab"}
+        saved, drawn = {tile_id: values.copy() for tile_id, values in now.items()}, dict.fromkeys(now, "")
+        journal = Journal.open(root, "anna")
+        for _ in range(40):
+            tile_id, act = str(rng.choice(["a", "b"])), rng.random()
+            if act < 0.8:
+                tool = "paint" if rng.random() < 0.3 else "revert"
+                # Often all of the tile, so that nothing is left.
+                row, col, height, width = (0, 0, 9, 12) if rng.random() < 0.4 else (*rng.integers(0, 6, 2), 3, 6)
+                where, before = (slice(row, row + height), slice(col, col + width)), now[tile_id].copy()
+                fresh = rng.integers(0, 3, before[where].shape)
+                now[tile_id][where] = saved[tile_id][where] if tool == "revert" else fresh
+                if np.array_equal(now[tile_id], before):
+                    continue
+                patch = Patch(tile_id, int(row), int(col), before[where], now[tile_id][where].copy())
+                journal.record([patch], tool=tool)
+                drawn[tile_id] = tool
+            elif act < 0.85:
+                last = journal.unsaved(tile_id)
+                if last:
+                    journal.begin_save(tile_id, last[-1].id, "print")
+                    journal.finish_save(tile_id)
+                    saved[tile_id], drawn[tile_id] = now[tile_id].copy(), ""
+            elif act < 0.9:
+                journal.discard_unsaved([tile_id])
+                now[tile_id], drawn[tile_id] = saved[tile_id].copy(), ""
+            elif act < 0.95:
+                journal.close()
+                journal = Journal.open(root, "anna")
+            nothing = {t for t in now if drawn[t] == "revert" and np.array_equal(now[t], saved[t])}
+            num_nothing += len(nothing)
+            assert set(journal.changed_tiles()) == {t for t in now if drawn[t]} - nothing
+        journal.close()
+    assert num_nothing > 30
