@@ -6,7 +6,8 @@ def load_libraries() -> None:
 
     The modules can be imported without: a command line pays for what it uses.
     """
-    import cv2  # noqa: F401
+    import cv2
+    import numpy as np
     import scipy.ndimage
     import scipy.sparse.csgraph
     import scipy.sparse.linalg
@@ -14,3 +15,6 @@ def load_libraries() -> None:
     import shapely  # noqa: F401
     from skimage.draw import polygon2mask  # noqa: F401
     from skimage.segmentation import watershed  # noqa: F401
+
+    # OpenCV looks at what the processor can do when it filters for the first time.
+    cv2.dilate(np.eye(3, dtype=np.uint8), np.ones((3, 3), np.uint8))
