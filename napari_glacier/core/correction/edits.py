@@ -187,7 +187,7 @@ class EditableMask(CopyingArray):
         return self._tile_locks.count((range(plane, plane + 1), rows, cols), where_HW[np.newaxis])
 
     def commit(self, tool: str | None = None, *, model: str | None = None, group: str | None = None) -> int | None:
-        """Record the pending edits as one stroke; it is durable when this returns.
+        """Record the pending edits as one stroke; it outlives the process when this returns.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The journal of a data set: every stroke, durable once drawn; what is saved; the tiles' review states.
+"""The journal of a data set: every stroke, in the file once drawn; what is saved; the tiles' review states.
 
 One SQLite file beside the tiles. The process that holds its lock file writes; another one reads, and learns
 who holds it. Nothing is ever deleted: patches are unsaved, saved, or discarded.
@@ -164,7 +164,9 @@ class Journal:
         group: str | None = None,
         bases: Mapping[str, str] | None = None,
     ) -> int:
-        """Write one stroke; it is on disk when this returns. Tiles that were ``todo`` are ``in progress`` then.
+        """Write one stroke. Tiles that were ``todo`` are ``in progress`` then.
+
+        It outlives the process when this returns; the disk has it a moment later (`JournalFile.wait_for_disk`).
 
         Parameters
         ----------
@@ -189,7 +191,7 @@ class Journal:
             If the disk is full or the journal is held by another process; nothing was written then.
         """
         stroke = Stroke(0, group or uuid.uuid4().hex, tool, self.author, utc_now(), model, tuple(patches))
-        return self.insert(stroke, bases or {}, begins_review=tool not in NO_WORK)
+        return self.insert(stroke, bases or {}, begins_review=tool not in NO_WORK, waits=False)
 
     def insert(
         self,
@@ -199,13 +201,14 @@ class Journal:
         begins_review: bool = False,
         set_aside: Collection[str] = (),
         stands_for: str | None = None,
+        waits: bool = True,
     ) -> int:
         """Write a stroke; its patches on tiles that are `set_aside` are kept as discarded ones.
 
-        What waits on the tile that it `stands_for` waits no longer.
+        What waits on the tile that it `stands_for` waits no longer. Returns when the disk has it, if it `waits`.
         """
         packed = [(pack_patch(p), DISCARDED if p.tile_id in set_aside else UNSAVED) for p in stroke.patches]
-        with self.file.writing() as connection:
+        with self.file.writing(waits) as connection:
             if stands_for is not None:
                 waiting = f"state = {UNSAVED} AND tile_id = ?"
                 connection.execute(f"UPDATE patch SET state = {SAVED} WHERE {waiting}", (stands_for,))
@@ -468,6 +471,7 @@ class Journal:
                 if other.read_only:
                     return
                 take_over(self, other)
+                self.file.wait_for_disk()
                 self.mended = f"{self.mended} {other.mended}".strip()
             elsewhere.replace(elsewhere.with_suffix(f".taken-over-{datetime.now():%Y%m%d-%H%M%S}.sqlite"))
         except (OSError, NotImplementedError) as error:

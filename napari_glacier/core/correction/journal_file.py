@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from napari_glacier.core.correction.journal_schema import MIGRATIONS, SCHEMA, SC
 from napari_glacier.core.errors import JournalError
 
 _BUSY_TIMEOUT_S = 5.0
+# SQLite brings its log home when it has so many pages, 64 MB, and the stroke waits; else when the journal is closed.
+_LOG_PAGES = 16_384
 _logger = logging.getLogger(__name__)
 
 
 class JournalFile:
     """An open journal file. The process that got its lock file writes; another one reads.
 
-    Safe to use from several threads.
+    Safe to use from several threads. What was written outlives the process at once, and a power cut when the disk has
+    it: a disk takes a few milliseconds, now and then half a second, so that a thread may wait for it in one's place.
 
     Parameters
     ----------
@@ -55,6 +59,11 @@ class JournalFile:
         self.mended = ""
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        # SQLite's write-ahead log, which is what the disk has to take, and who sees to that; None where there is none.
+        self._log: int | None = None
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal to disk")
+        self._taken: Future[None] | None = None
+        self._failed: OSError | None = None
         self._file_lock: FileLock | None = FileLock(f"{path}.lock", thread_local=False)
         try:
             self._file_lock.acquire(timeout=0)
@@ -73,10 +82,15 @@ class JournalFile:
     def close(self) -> None:
         """Close the file and give up the lock; again is harmless."""
         with self._lock:
+            self._disk.shutdown()
+            log, self._log = self._log, None
+            if log is not None:
+                os.close(log)
             connection, self._connection = self._connection, None
             if connection is not None:
                 if not self.read_only:
                     with contextlib.suppress(sqlite3.Error):
+                        connection.execute("PRAGMA synchronous = FULL")
                         connection.execute("DELETE FROM holder")
                 connection.close()
             if self._file_lock is not None:
@@ -88,14 +102,34 @@ class JournalFile:
         with self._lock, self._explained("read"):
             return self._open_connection().execute(query, values).fetchall()
 
+    def wait_for_disk(self) -> None:
+        """Return once the disk has all that was written; `JournalError` where it did not take it."""
+        taken = self._taken
+        if taken is not None:
+            taken.result()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise JournalError(
+                f"{self.path} could not be brought to the disk ({failed}): what was drawn last is lost if the computer "
+                "goes down now. Check the disk, then save."
+            ) from failed
+
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is on disk afterwards, or nothing."""
+    def writing(self, waits: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is written afterwards, or nothing.
+
+        Parameters
+        ----------
+        waits : bool
+            Until the disk has it, too. Else a thread does; where it fails, the next transaction says so.
+        """
         if self.read_only:
             raise JournalError(
                 f"{self.path} is held by {self.holder}; here it can only be read. "
                 "Close the data set there, then open it again."
             )
+        if self._failed is not None:
+            self.wait_for_disk()
         with self._lock, self._explained("written"):
             connection = self._open_connection()
             connection.execute("BEGIN IMMEDIATE")
@@ -107,6 +141,18 @@ class JournalFile:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                 raise
+            if self._log is not None and (self._taken is None or self._taken.running() or self._taken.done()):
+                # One that has not begun takes this, too.
+                self._taken = self._disk.submit(self._bring_to_disk, self._log)
+        if waits:
+            self.wait_for_disk()
+
+    def _bring_to_disk(self, log: int) -> None:
+        try:
+            os.fsync(log)
+        except OSError as error:
+            _logger.warning("%s could not be brought to the disk: %s", self.path, error)
+            self._failed = error
 
     def _connect(self) -> None:
         if self.read_only and not self.path.exists():
@@ -131,8 +177,10 @@ class JournalFile:
                 self.holder = self._read_holder()
                 return
             # A write-ahead log needs shared memory; over a network the plain journal is the safe one.
-            connection.execute(f"PRAGMA journal_mode = {'DELETE' if is_network_path(self.path) else 'WAL'}")
+            mode = "DELETE" if is_network_path(self.path) else "WAL"
+            (mode,) = connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             if version == 0:
                 self._create(connection)
             for old in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
@@ -145,6 +193,10 @@ class JournalFile:
                 "INSERT OR REPLACE INTO holder VALUES (1, ?, ?, ?, ?)",
                 (os.getpid(), socket.gethostname(), user_name(), now),
             )
+        if mode == "wal":
+            # Held open, as the folder may be renamed; from now on the log is brought to the disk here.
+            self._log = os.open(f"{self.path}-wal", os.O_RDWR | getattr(os, "O_BINARY", 0))
+            connection.execute("PRAGMA synchronous = NORMAL")
 
     def _create(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:

@@ -71,7 +71,7 @@ class ReviewLog:
             Where another process holds the journal.
         """
         events = list(events)
-        with self._file.writing() as connection:
+        with self._file.writing(waits=False) as connection:
             connection.execute(REVIEW_TABLE)
             connection.executemany(
                 "INSERT INTO review (tile_id, state, note, author, time) VALUES (?, ?, ?, ?, ?)",

@@ -44,7 +44,7 @@ class SeenAreas:
             (area.tile_id, area.row, area.col, *area.where_HW.shape, pack(area.where_HW.astype("uint8")), author, now)
             for area in areas
         ]
-        with self._file.writing() as connection:
+        with self._file.writing(waits=False) as connection:
             connection.execute(SEEN_TABLE)
             connection.executemany(
                 "INSERT INTO seen (tile_id, row, col, height, width, pixels, author, time) "

@@ -42,7 +42,7 @@ class SettledAreas:
         rows = [
             (area.tile_id, area.row, area.col, *area.class_HW.shape, pack(area.class_HW), author, now) for area in areas
         ]
-        with self._file.writing() as connection:
+        with self._file.writing(waits=False) as connection:
             connection.execute(SETTLED_TABLE)
             connection.executemany(
                 "INSERT INTO settled (tile_id, row, col, height, width, pixels, author, time) "

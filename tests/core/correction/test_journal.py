@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from napari_glacier.core.correction import journal_place
 from napari_glacier.core.correction.journal import Journal, Patch
+from napari_glacier.core.correction.journal_file import JournalFile
 from napari_glacier.core.correction.journal_place import JOURNAL_NAME, is_network_path, user_data_dir, user_journal_path
 from napari_glacier.core.correction.journal_schema import REVIEW_STATES, SCHEMA_VERSION
 from napari_glacier.core.correction.seen import SeenArea
@@ -560,3 +561,67 @@ def test_tiles_are_changed_as_long_as_a_stroke_is_left_of_them(tmp_path):
             assert set(journal.changed_tiles()) == {t for t in now if drawn[t]} - nothing
         journal.close()
     assert num_nothing > 30
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """A disk that takes what the journal wrote once `free` is set; `begun` is set when it is asked to."""
+    bring = JournalFile._bring_to_disk
+
+    class Disk:
+        begun, free = threading.Event(), threading.Event()
+
+    def wait_and_bring(file, log):
+        Disk.begun.set()
+        assert Disk.free.wait(30)
+        bring(file, log)
+
+    monkeypatch.setattr(JournalFile, "_bring_to_disk", wait_and_bring)
+    yield Disk
+    Disk.free.set()
+
+
+def test_a_stroke_does_not_wait_for_the_disk_and_a_save_does(tmp_path, slow_disk):
+    slow_disk.free.set()
+    with Journal.open(tmp_path, "anna") as journal:
+        slow_disk.free.clear()
+        first = journal.record([patch()], tool="paint")
+        assert slow_disk.begun.wait(30)
+        # One that was drawn while the disk is busy, and a word on a tile, do not wait either.
+        second = journal.record([patch("b")], tool="paint")
+        journal.set_review("b", "rejected", "a note")
+        # Another process sees all of it, as it would after this one was killed.
+        code = (
+            "import sys; from pathlib import Path; from napari_glacier.core.correction.journal import Journal\n"
+            "j = Journal.open(Path(sys.argv[1])); print(j.read_only, [s.id for s in j.unsaved()], j.review('b'))"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert told.stdout.strip() == f"True [{first}, {second}] rejected", told.stderr
+        saver = threading.Thread(target=journal.begin_save, args=("a", first, "print"))
+        saver.start()
+        saver.join(0.3)
+        assert saver.is_alive(), "a mask file must not be newer than its journal"
+        slow_disk.free.set()
+        saver.join(30)
+        assert journal.begun_saves() == {"a": "print"}
+
+
+def test_a_disk_that_does_not_take_a_stroke_is_told_of_with_the_next_one(tmp_path, monkeypatch):
+    with Journal.open(tmp_path, "anna") as journal:
+
+        def broken(descriptor):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as context:
+            context.setattr(os, "fsync", broken)
+            first = journal.record([patch()], tool="paint")
+            with pytest.raises(JournalError, match=r"could not be brought to the disk .*Input/output error.*then save"):
+                journal.file.wait_for_disk()
+            journal.record([patch()], tool="paint")
+            journal.file._taken.result()
+            with pytest.raises(JournalError, match="could not be brought to the disk"):
+                journal.record([patch()], tool="paint")
+        last = journal.record([patch()], tool="paint")
+        journal.file.wait_for_disk()
+        assert [stroke.id for stroke in journal.unsaved()] == [first, first + 1, last]
