@@ -132,3 +132,24 @@ def test_a_stack_goes_from_beneath_a_picture_that_stays(make_dataset):
     command = [sys.executable, "-c", _STACK_BENEATH_A_PICTURE, str(make_dataset(georeferenced=False))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.stdout.split() == ["alive", "2"], f"exit status {done.returncode}\n{done.stderr[-2000:]}"
+
+
+def test_the_list_of_layers_is_laid_out_anew_for_what_it_shows_and_for_nothing_else(viewer, qtbot, make_dataset):
+    viewer.open(str(make_dataset()), plugin="napari-glacier")
+    _dock(viewer, "Correct")
+    layer = workspace_of(viewer).labels_layer
+    heard = []
+    view = viewer.window._qt_viewer.layers
+    view.model().dataChanged.connect(lambda first, last, roles: heard.append(view.model().data(first)))
+    # The like is told of a layer at every step of a brush, and while the view moves.
+    layer.events.extent()
+    layer.brush_size += 1
+    assert heard == []
+    layer.visible = not layer.visible
+    layer.events.thumbnail()
+    layer.name = "Glaciers"
+    assert heard[:2] == ["Labels", "Labels"]
+    assert heard[-1] == "Glaciers"
+    number = view.model().rowCount()
+    viewer.add_labels(np.zeros((4, 4), np.uint8), name="Another one")
+    assert view.model().rowCount() == number + 1

@@ -212,10 +212,14 @@ class _Pieces:
     def on(self, side: int) -> BoolArray:
         """Pixels of the pieces on a side that end inside the array; none for 0."""
         chosen_N = (self.side_N == side) & ~self.open_N & bool(side)
-        if not chosen_N.any():
-            return np.zeros(self.number_HW.shape, bool)
-        # Several times as fast as indexing with an array of numbers.
-        return np.take(chosen_N, self.number_HW)
+        chosen = np.flatnonzero(chosen_N)
+        if chosen.size > _FEW:
+            # Several times as fast as indexing with an array of numbers.
+            return np.take(chosen_N, self.number_HW)
+        on_HW = np.zeros(self.number_HW.shape, bool)
+        for number in chosen.tolist():
+            on_HW |= self.number_HW == number
+        return on_HW
 
 
 def _wall(region_HW: BoolArray, points_N2: _Points) -> tuple[BoolArray, BoolArray, _Beside]:
