@@ -143,7 +143,11 @@ class JournalFile:
                 raise
             if self._log is not None and (self._taken is None or self._taken.running() or self._taken.done()):
                 # One that has not begun takes this, too.
-                self._taken = self._disk.submit(self._bring_to_disk, self._log)
+                try:
+                    self._taken = self._disk.submit(self._bring_to_disk, self._log)
+                except RuntimeError:
+                    # Python is ending, and starts no thread any more.
+                    self._bring_to_disk(self._log)
         if waits:
             self.wait_for_disk()
 

@@ -625,3 +625,18 @@ def test_a_disk_that_does_not_take_a_stroke_is_told_of_with_the_next_one(tmp_pat
         last = journal.record([patch()], tool="paint")
         journal.file.wait_for_disk()
         assert [stroke.id for stroke in journal.unsaved()] == [first, first + 1, last]
+
+
+def test_a_stroke_that_is_drawn_while_python_ends_is_kept(tmp_path):
+    code = (
+        "import atexit, sys; from pathlib import Path; import numpy as np\n"
+        "from napari_glacier.core.correction.journal import Journal, Patch\n"
+        "journal = Journal.open(Path(sys.argv[1]))\n"
+        "values = np.zeros((2, 2), np.uint8)\n"
+        "atexit.register(lambda: print(journal.record([Patch('a', 0, 0, values, values + 1)], tool='paint')))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (told.stdout.strip(), told.stderr) == ("1", "")
+    with Journal.open(tmp_path) as journal:
+        assert [stroke.id for stroke in journal.unsaved()] == [1]
