@@ -76,8 +76,7 @@ def redraw_outline(
     half_sum = float(extent_2.sum()) / 4
     most_px = int(np.sqrt(max(half_sum**2 + (_MOST_PX**2 - float(extent_2.prod())) / 4, 0.0)) - half_sum)
     most_px = max(most_px, _LEAST_MARGIN_PX)
-    # Half a line's extent holds most of what changes; a second look takes twice as long where it does not.
-    margin_px = min(max(int(extent_2.max()) // 2, _LEAST_MARGIN_PX), most_px)
+    margin_px = min(max(int(extent_2.max()), _LEAST_MARGIN_PX), most_px)
     while True:
         row, col = (int(k) - margin_px for k in first_2)
         height, width = (int(k) + 2 * margin_px for k in extent_2)
