@@ -100,8 +100,8 @@ def spare_layer_list(viewer: Any) -> None:
     """
     # The list is napari's own affair, as above.
     view = getattr(getattr(viewer.window, "_qt_viewer", None), "layers", None)
-    model = view.model().sourceModel() if view is not None else None
-    hear = getattr(model, "_process_event", None)
+    source = getattr(view.model(), "sourceModel", None) if view is not None else None
+    hear = getattr(source(), "_process_event", None) if source is not None else None
     if hear is None:
         return
     heard = weakref.WeakMethod(hear)

@@ -173,7 +173,7 @@ class _Piles:
 
     def put(self, at: _Ints, before: MaskArray, after: MaskArray, stroke: Stroke, chosen: Collection[int]) -> None:
         """Lay a stroke's pixels on, or go back and forth where it is one that does."""
-        self._forget_chosen(at[self._is_foreign(at, before)])
+        self._forget_chosen(self._foreign(at, before))
         self._note_chosen(at, before, stroke.id in chosen)
         self._last[at] = after
         group = self._group_numbers.setdefault(stroke.group, len(self._group_numbers) + 1)
@@ -212,13 +212,16 @@ class _Piles:
             covered |= ours & (self._height > level) & ~off & ~alone
         return values, int(np.count_nonzero(covered))
 
-    def _is_foreign(self, at: _Ints, before: MaskArray) -> npt.NDArray[np.bool_]:
-        """Where a stroke counts from a class that no stroke below it left or found: another program wrote it."""
-        foreign = self._height[at] > 0
-        for level in range(len(self._owner)):
+    def _foreign(self, at: _Ints, before: MaskArray) -> _Ints:
+        """Pixels where a stroke counts from a class that no stroke below it left or found: another program wrote it."""
+        # Mostly none: a stroke counts from what the last one left.
+        unlike = np.flatnonzero((self._height[at] > 0) & (self._last[at] != before))
+        at, before = at[unlike], before[unlike]
+        foreign = np.ones(len(at), bool)
+        for level in range(len(self._owner) if len(at) else 0):
             found = (self._before[level][at] == before) | (self._after[level][at] == before)
             foreign &= ~(found & (self._known[at] > level))
-        return foreign
+        return at[foreign]
 
     def _forget_chosen(self, at: _Ints) -> None:
         """What another program wrote is nobody's stroke, and is not taken out with those below it."""

@@ -52,6 +52,9 @@ class UnsavedChanges:
             "JOIN stroke ON id = last"
         )
         with self._lock:
+            # Of tiles that are saved nothing is kept: they may be whole scenes.
+            waiting = {tile_id for tile_id, *_ in rows}
+            self._sums = {tile_id: known for tile_id, known in self._sums.items() if tile_id in waiting}
             return {
                 tile_id: number
                 for tile_id, last, number, tool in rows
