@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QGridLayout, QKeySequenceE
 
 from napari_glacier.controllers import toolbox
 from napari_glacier.controllers.pointer import Pointer
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.settings import keep_all, kept
 
 _SETTINGS = "keys/"
 _PER_COLUMN = 10
@@ -78,8 +78,7 @@ class KeysDialog(QDialog):
         except ValueError as error:
             self._problem.setText(f"⚠ {error}")
             return
-        for name, key in keys.items():
-            settings().setValue(_SETTINGS + name, key)
+        keep_all({_SETTINGS + name: key for name, key in keys.items()})
         super().accept()
 
 

@@ -8,7 +8,7 @@ from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QWidget
 
 from napari_glacier.controllers.layers import tag_of
-from napari_glacier.views.settings import keep_of, kept, kept_of, of_dataset, settings
+from napari_glacier.views.settings import keep_all, keep_of, kept, kept_of, of_dataset
 from napari_glacier.views.window_bound import WindowBound
 
 # While a slider is dragged, nothing is written.
@@ -58,15 +58,12 @@ class Looks(WindowBound):
 
     def write(self) -> None:
         """Write what was changed."""
-        changed, self._changed = self._changed, {}
-        if changed:
-            store = settings()
-            for key, value in changed.items():
-                store.setValue(key, value)
         of_datasets, self._changed_of_dataset = self._changed_of_dataset, {}
         for key, layers in of_datasets.items():
             before = _layers_kept(key)
             keep_of(key, before | {name: {**before.get(name, {}), **looks} for name, looks in layers.items()})
+        changed, self._changed = self._changed, {}
+        keep_all(changed)
 
     def _on_layers(self) -> None:
         workspace = self.workspace

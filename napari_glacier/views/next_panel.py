@@ -13,7 +13,7 @@ from napari_glacier.controllers.region_walk import RegionWalk
 from napari_glacier.core.wording import counted
 from napari_glacier.views.desk_panel import DeskPanel
 from napari_glacier.views.pieces import ShrinkingBox
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.settings import keep, kept
 from napari_glacier.views.tool_panel import shown_key
 
 _UNCERTAIN = (
@@ -100,7 +100,7 @@ class NextPanel(DeskPanel):
         """Choose the folder of a second reviewer."""
         folder = QFileDialog.getExistingDirectory(self, "A second reviewer's masks or corrections", kept(_KEPT, ""))
         if folder:
-            settings().setValue(_KEPT, folder)
+            keep(_KEPT, folder)
             self._attempt(lambda: self._disagreement.choose_folder(Path(folder)))
         self.refresh()
 

@@ -35,7 +35,7 @@ from napari_glacier.views.background import Background
 from napari_glacier.views.base import GlacierView, group, hint
 from napari_glacier.views.job_row import JobRow
 from napari_glacier.views.pieces import ShrinkingBox, browse_button, clear_layout, label_of, swatch_label
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.settings import keep, keep_all, kept
 
 _FORMATS = "GeoPackage (*.gpkg);;GeoJSON (*.geojson);;Shapefile (*.shp)"
 _SUFFIXES = {"GeoPackage": ".gpkg", "GeoJSON": ".geojson", "Shapefile": ".shp"}
@@ -358,7 +358,7 @@ class ReportView(GlacierView):
     def _browse(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Choose a folder of predicted masks", kept("report/maps", ""))
         if folder:
-            settings().setValue("report/maps", folder)
+            keep("report/maps", folder)
             choice = self.attempt(lambda: self.controller.pick(Path(folder)))
             if choice is not None:
                 self._fill()
@@ -373,7 +373,7 @@ class ReportView(GlacierView):
             path = Path(name)
             if not path.suffix:
                 path = path.with_suffix(_SUFFIXES[chosen.split(" ")[0]])
-            settings().setValue("report/outlines", str(path.parent))
+            keep("report/outlines", str(path.parent))
             self.save_outlines(path)
 
     def _restore(self) -> None:
@@ -383,8 +383,11 @@ class ReportView(GlacierView):
         self._least.setValue(kept("report/least_m2", 0) / 1e6)
 
     def _remember(self) -> None:
-        store = settings()
-        store.setValue("report/level", round(self._level.value() * 10))
-        store.setValue("report/merge", int(self._merge.isChecked()))
-        store.setValue("report/smooth", int(self._smooth.isChecked()))
-        store.setValue("report/least_m2", round(self._least.value() * 1e6))
+        keep_all(
+            {
+                "report/level": round(self._level.value() * 10),
+                "report/merge": int(self._merge.isChecked()),
+                "report/smooth": int(self._smooth.isChecked()),
+                "report/least_m2": round(self._least.value() * 1e6),
+            }
+        )

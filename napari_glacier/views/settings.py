@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from qtpy.QtCore import QSettings
@@ -14,6 +17,11 @@ _MOST_RECENT = 8
 # Read once, for those who opened their folder before there was a list.
 _LAST_FOLDER = "data/folder"
 
+# Qt waits until the disk has what it writes, now and then for half a second: a thread writes in the window's place.
+_disk = ThreadPoolExecutor(1, thread_name_prefix="settings to disk")
+_waiting: dict[str, str | int] = {}
+_waiting_lock = Lock()
+
 
 def settings() -> QSettings:
     """Where the widgets keep what a person chose last."""
@@ -23,10 +31,14 @@ def settings() -> QSettings:
 
 def kept(key: str, default: Kept) -> Kept:
     """What a person chose last, or `default` where nothing (or nothing of its kind) is kept."""
-    store = settings()
-    if not store.contains(key):
-        return default
-    text = str(store.value(key, "", str))
+    with _waiting_lock:
+        value = _waiting.get(key)
+    if value is None:
+        store = settings()
+        if not store.contains(key):
+            return default
+        value = store.value(key, "", str)
+    text = str(value)
     if isinstance(default, str):
         return text
     try:
@@ -38,7 +50,37 @@ def kept(key: str, default: Kept) -> Kept:
 
 def keep(key: str, value: str | int) -> None:
     """Keep a choice."""
-    settings().setValue(key, value)
+    keep_all({key: value})
+
+
+def keep_all(choices: Mapping[str, str | int]) -> None:
+    """Keep several choices: at hand at once, in the file as soon as the disk has taken them."""
+    if not choices:
+        return
+    with _waiting_lock:
+        _waiting.update(choices)
+    try:
+        _disk.submit(_write)
+    except RuntimeError:
+        # Python is ending, and starts no thread any more.
+        _write()
+
+
+def _write() -> None:
+    with _waiting_lock:
+        written = dict(_waiting)
+    if not written:
+        # An earlier turn took it.
+        return
+    store = settings()
+    for key, value in written.items():
+        store.setValue(key, value)
+    # It writes when it goes, and lets the window live on meanwhile; its `sync` would not.
+    del store
+    with _waiting_lock:
+        for key, value in written.items():
+            if _waiting.get(key) is value:
+                del _waiting[key]
 
 
 def kept_of(key: str) -> Any:

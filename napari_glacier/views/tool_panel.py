@@ -28,7 +28,7 @@ from napari_glacier.controllers.probe import PixelReport
 from napari_glacier.controllers.region_tools import MAX_STRENGTH
 from napari_glacier.core.tools.shape import OPERATIONS
 from napari_glacier.views.pieces import checked_style, swatch_icon
-from napari_glacier.views.settings import kept, settings
+from napari_glacier.views.settings import keep, kept
 from napari_glacier.views.spectrum_plot import SpectrumPlot
 
 _COLUMNS = 4
@@ -220,7 +220,7 @@ class ToolPanel(QWidget):
         start = str(self._tools.sam.folder or "")
         folder = QFileDialog.getExistingDirectory(self, "Folder with the weights of SAM 2", start)
         if folder:
-            settings().setValue(_SAM_SETTING, folder)
+            keep(_SAM_SETTING, folder)
             self._tools.sam.folder = Path(folder)
 
     def _make_shape(self) -> QWidget:

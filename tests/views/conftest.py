@@ -6,10 +6,13 @@ import pytest
 from qtpy.QtCore import QSettings
 
 from napari_glacier.controllers.session import Session
+from napari_glacier.views import settings
 
 
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # What the test before kept belongs into its own folder.
+    settings._disk.submit(lambda: None).result()
     folder = tmp_path_factory.mktemp("settings")
     QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(folder))
 

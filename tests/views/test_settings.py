@@ -1,12 +1,18 @@
 """What a person chose comes back in the next window."""
 
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QTabBar
 
 from napari_glacier.controllers.workspace import workspace_of
+from napari_glacier.views import settings as settings_module
 from napari_glacier.views.looks import Looks
-from napari_glacier.views.settings import kept, of_dataset, recent_folders, settings
+from napari_glacier.views.settings import keep, keep_all, kept, of_dataset, recent_folders, settings
 
 pytestmark = pytest.mark.gui
 
@@ -230,3 +236,31 @@ def test_widgets_of_last_time_are_opened_on_request_where_they_lay(make_napari_v
 def test_a_value_of_another_kind_is_passed_over():
     settings().setValue("predict/tta", "seven")
     assert kept("predict/tta", 2) == 2
+
+
+def test_a_choice_is_at_hand_before_the_disk_has_it():
+    # The disk that is waited for.
+    disk = Event()
+    settings_module._disk.submit(disk.wait)
+    keep("predict/model", "first")
+    keep_all({"predict/model": "second", "predict/views": 8})
+    assert (kept("predict/model", ""), kept("predict/views", 0)) == ("second", 8)
+    assert not settings().contains("predict/model")
+    disk.set()
+    settings_module._disk.submit(lambda: None).result()
+    assert not settings_module._waiting
+    text = Path(settings().fileName()).read_text()
+    assert "model=second" in text
+    assert "views=8" in text
+    assert (kept("predict/model", ""), kept("predict/views", 0)) == ("second", 8)
+
+
+@pytest.mark.parametrize("moment", ["keep('data/folder', 'here')", "atexit.register(keep, 'data/folder', 'here')"])
+def test_a_choice_of_the_last_moment_is_kept(tmp_path, moment):
+    program = (
+        "import atexit; from qtpy.QtCore import QSettings; from napari_glacier.views.settings import keep; "
+        f"QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, {str(tmp_path)!r}); {moment}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    (file,) = tmp_path.rglob("*.ini")
+    assert "folder=here" in file.read_text()
