@@ -15,6 +15,7 @@ drives the canvas with mouse and keys. Milliseconds by the clock, from the event
                          view is moved
 `longest_stall_undrawn_ms`  the same without what Qt takes to draw the window: all of it by the processor, here
 `napari_stall_…`         moving the view, strokes and undo in napari alone, with a picture and labels of this size
+`machine_stall_ms`       the longest time that the machine itself stood still meanwhile: no program could run on a core
 
 Medians, but for the stall. A machine that does other things as well stretches them: `load` tells. `…_cpu_ms` is what
 the window's thread worked in the same time, whatever else the machine did.
@@ -34,7 +35,7 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-from napari_window import BLOCK, SIDE_PX, TILE_PX, Heart, Stall, Window
+from napari_window import BLOCK, SIDE_PX, TILE_PX, Heart, Machine, Stall, Window
 
 GOALS_MS = {
     "stroke_durable_ms": 20,
@@ -327,19 +328,22 @@ def measure(root: Path, rounds: int, profile: bool) -> dict[str, float]:
         napari_alone.strokes()
     napari_alone.window.viewer.close()
     profiler = cProfile.Profile() if profile else None
+    machine = Machine()
     measured = Measured(Desk(root), rounds, profiler)
+    machine.rest()
     measured.views()
     measured.strokes()
     measured.fills()
     measured.scribbles()
     measured.outlines()
+    stood_still = machine.rest()
     if profiler is not None:
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(70)
     measured.desk.viewer.close()
     figures = measured.figures()
     for stage, stall in napari_alone.stalls.items():
         figures |= _named(f"napari_stall_{stage}", stall)
-    return figures | {"load": os.getloadavg()[0]}
+    return figures | {"machine_stall_ms": stood_still, "load": os.getloadavg()[0]}
 
 
 def _named(name: str, stall: Stall) -> dict[str, float]:

@@ -3,8 +3,10 @@
 What `desk.py` measures the Correct widget with, and against.
 """
 
+import multiprocessing
 import os
 import time
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -86,6 +88,39 @@ class Heart:
         """The longest stall so far; begins anew."""
         longest, self._longest, self._last = self._longest, Stall(), self._now()
         return longest
+
+
+class Machine:
+    """How long the machine itself stood still: a process for each core, which comes before all others, naps for 2 ms.
+
+    Virtual machines stand still where their host has other work. Without the right to come before all others (Linux,
+    root) the processes wait for their turn as well.
+    """
+
+    def __init__(self) -> None:
+        spawned = multiprocessing.get_context("spawn")
+        self._longest = [spawned.Value("d", 0.0) for _ in range(os.cpu_count() or 1)]
+        for core, longest in enumerate(self._longest):
+            spawned.Process(target=_nap, args=(core, longest), daemon=True).start()
+
+    def rest(self) -> float:
+        """The longest time so far in milliseconds; begins anew."""
+        found = max(longest.value for longest in self._longest)
+        for longest in self._longest:
+            longest.value = 0.0
+        return 1000 * float(found)
+
+
+def _nap(core: int, longest: Any) -> None:
+    with suppress(AttributeError, OSError):
+        os.sched_setaffinity(0, {core})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    last = time.perf_counter()
+    while True:
+        time.sleep(0.002)
+        now = time.perf_counter()
+        longest.value = max(longest.value, now - last)
+        last = now
 
 
 class Window:
