@@ -32,13 +32,11 @@ def settings() -> QSettings:
 def kept(key: str, default: Kept) -> Kept:
     """What a person chose last, or `default` where nothing (or nothing of its kind) is kept."""
     with _waiting_lock:
-        value = _waiting.get(key)
-    if value is None:
-        store = settings()
-        if not store.contains(key):
-            return default
-        value = store.value(key, "", str)
-    text = str(value)
+        waiting = _waiting.get(key)
+    store = settings() if waiting is None else None
+    if store is not None and not store.contains(key):
+        return default
+    text = str(waiting if store is None else store.value(key, "", str))
     if isinstance(default, str):
         return text
     try:
